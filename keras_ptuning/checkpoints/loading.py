@@ -1,0 +1,77 @@
+"""From a checkpoint's tensors to a model's weights."""
+
+from keras_ptuning.checkpoints.names import PER_TOKEN, tensor_names
+
+
+def load_weights(layers, checkpoint, architecture, keep_tokens=None):
+    """Loads a checkpoint into layers; all of it, or nothing.
+
+    Args:
+        layers: Dictionary of built Keras layers by name, as `BERT.layers`.
+        checkpoint: A reader with `path`, `shapes` and `read`, e.g. `TensorFlowCheckpoint`.
+        architecture: Name of a table in `checkpoints.names`, e.g. `"bert"`.
+        keep_tokens: Optional list of token ids, to load only these rows of the vocabulary.
+
+    Raises:
+        ValueError: if the checkpoint lacks tensors of these layers, or they have another shape,
+            or cannot be read. Nothing has been loaded then.
+    """
+    plan = []
+    for layer_name, layer in layers.items():
+        names = tensor_names(architecture, layer_name)
+        # A layer may have weights after its pretrained ones, e.g. a prompt.
+        plan += [
+            (variable, name, layer_name)
+            for variable, name in zip(layer.weights, names)  # noqa: B905
+        ]
+    missing = [(name, layer_name) for _, name, layer_name in plan if name not in checkpoint.shapes]
+    if missing:
+        raise ValueError(_describe_missing(missing, checkpoint))
+    if keep_tokens is not None:
+        rows = next(
+            checkpoint.shapes[name][0] for _, name, layer in plan if layer == "Embedding-Token"
+        )
+        outside = [i for i in keep_tokens if not 0 <= i < rows]
+        if outside:
+            raise ValueError(
+                f"`keep_tokens` names tokens that {checkpoint.path!r} does not have. Received: "
+                f"{outside[:5]} with a vocabulary of {rows}."
+            )
+    for variable, name, layer_name in plan:
+        expected = tuple(variable.shape)
+        found = checkpoint.shapes[name]
+        if keep_tokens is not None and layer_name in PER_TOKEN:
+            found = (len(keep_tokens), *found[1:])
+        if found != expected:
+            raise ValueError(
+                f"The configuration does not match the checkpoint {checkpoint.path!r}: its tensor "
+                f"{name!r} has the shape {found}, and the layer {layer_name!r}, built from the "
+                f"configuration, expects {expected}."
+            )
+    values = []
+    for variable, name, layer_name in plan:
+        value = checkpoint.read(name)
+        if keep_tokens is not None and layer_name in PER_TOKEN:
+            value = value[keep_tokens]
+        values.append((variable, value))
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _describe_missing(missing, checkpoint):
+    parts = {layer_name.split("-")[0] for _, layer_name in missing}
+    names = [name for name, _ in missing]
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if parts == {"MLM"}:
+        what = (
+            "has no MLM head, so it cannot fill in a mask. Use a release that includes the head "
+            "(`cls/predictions/...`); for a plain encoder leave out `with_mlm`."
+        )
+    elif parts == {"Pooler"}:
+        what = "has no pooler. Leave out `with_pool`."
+    else:
+        what = "does not have all the tensors of this architecture."
+    return (
+        f"The checkpoint {checkpoint.path!r} {what} Missing: {shown}. It has "
+        f"{len(checkpoint.shapes)} tensors."
+    )

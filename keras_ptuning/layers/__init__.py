@@ -1,0 +1,16 @@
+"""The layers that transformers and tuning methods are made of."""
+
+from keras_ptuning.layers.attention import MultiHeadAttention
+from keras_ptuning.layers.embeddings import PositionEmbedding, PtuningEmbedding
+from keras_ptuning.layers.feed_forward import FeedForward
+from keras_ptuning.layers.heads import Bias, GatherPositions, Verbalizer
+
+__all__ = [
+    "Bias",
+    "FeedForward",
+    "GatherPositions",
+    "MultiHeadAttention",
+    "PositionEmbedding",
+    "PtuningEmbedding",
+    "Verbalizer",
+]

@@ -1,0 +1,95 @@
+"""Multi-head attention."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class MultiHeadAttention(keras.layers.Layer):
+    """Multi-head self-attention, with the weights laid out as in BERT checkpoints.
+
+    Args:
+        heads: Integer. Number of heads.
+        head_size: Integer. Size of each head.
+        dropout: Float. Share of the attention weights dropped in training. Defaults to `0`.
+        kernel_initializer: Initializer of the four projections.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, length, hidden)`.
+        attention_mask: Boolean tensor that broadcasts to `(batch, heads, length, length)`;
+            `True` where a query (third axis) may look at a key (fourth axis).
+        training: Whether to drop attention weights.
+
+    Returns:
+        Tensor of shape `(batch, length, hidden)`.
+
+    Example:
+
+    >>> layer = MultiHeadAttention(heads=2, head_size=8)
+    >>> x = np.random.rand(3, 5, 16).astype("float32")
+    >>> layer(x, attention_mask=np.ones((3, 1, 1, 5), "bool")).shape
+    (3, 5, 16)
+
+    Reference:
+        - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.2.
+    """
+
+    def __init__(
+        self, heads, head_size, dropout=0.0, kernel_initializer="glorot_uniform", **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.head_size = head_size
+        self.dropout = dropout
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        def dense(units, name, input_size):
+            layer = keras.layers.Dense(
+                units,
+                kernel_initializer=self.kernel_initializer.clone(),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            layer.build((None, None, input_size))
+            return layer
+
+        hidden, size = input_shape[-1], self.heads * self.head_size
+        self.query = dense(size, "query", hidden)
+        self.key = dense(size, "key", hidden)
+        self.value = dense(size, "value", hidden)
+        self.output_dense = dense(hidden, "output", size)
+        self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+
+    def call(self, inputs, attention_mask, training=None):
+        query, key, value = (
+            self._split_heads(dense(inputs)) for dense in (self.query, self.key, self.value)
+        )
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(self.head_size)
+        minus_infinity = -3e4 if self.compute_dtype == "float16" else -1e9
+        scores = ops.where(attention_mask, scores, ops.cast(minus_infinity, scores.dtype))
+        weights = self.attention_dropout(ops.softmax(scores), training=training)
+        outputs = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        batch, length = ops.shape(inputs)[:2]
+        outputs = ops.reshape(outputs, (batch, length, self.heads * self.head_size))
+        return self.output_dense(outputs)
+
+    def _split_heads(self, x):
+        batch, length = ops.shape(x)[:2]
+        x = ops.reshape(x, (batch, length, self.heads, self.head_size))
+        return ops.transpose(x, (0, 2, 1, 3))
+
+    def compute_output_shape(self, inputs_shape, attention_mask_shape=None):
+        return inputs_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "head_size": self.head_size,
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

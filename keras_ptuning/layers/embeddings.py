@@ -1,0 +1,176 @@
+"""Embeddings: positions, and the token embedding of which only chosen rows learn."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class PositionEmbedding(keras.layers.Layer):
+    """Adds a trainable vector for each position.
+
+    Args:
+        input_dim: Integer. The number of positions.
+        embeddings_initializer: Initializer of the vectors.
+        **kwargs: Other arguments of `keras.layers.Layer`, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, length, hidden)`.
+
+    Returns:
+        Tensor of the same shape.
+
+    Raises:
+        ValueError: if `length` is known and greater than `input_dim`.
+
+    Example:
+
+    >>> layer = PositionEmbedding(input_dim=512)
+    >>> layer(np.zeros((2, 7, 16), "float32")).shape
+    (2, 7, 16)
+
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.
+    """
+
+    def __init__(self, input_dim, embeddings_initializer="uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.input_dim = input_dim
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+
+    def build(self, input_shape):
+        self.embeddings = self.add_weight(
+            shape=(self.input_dim, input_shape[-1]),
+            initializer=self.embeddings_initializer,
+            name="embeddings",
+        )
+
+    def call(self, inputs):
+        length = ops.shape(inputs)[1]
+        if isinstance(length, int) and length > self.input_dim:
+            raise ValueError(
+                f"The model has {self.input_dim} positions. Received: a sequence of {length} "
+                "tokens. Shorten the texts (`maxlen`), or use a checkpoint with more positions."
+            )
+        return inputs + ops.cast(self.embeddings[:length], inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "input_dim": self.input_dim,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class PtuningEmbedding(keras.layers.ReversibleEmbedding):
+    """A token embedding of which only chosen rows learn.
+
+    The forward pass, and the gradient of every chosen row, are those of a table
+    `e * mask + stop_gradient(e) * (1 - mask)`, where `mask` is 1 at the rows `tuned_ids`; this
+    holds for the lookup and for the tied projection back to the vocabulary. It is computed
+    otherwise: the chosen rows are a small variable `prompt` laid over the table. So gradients and
+    optimizer state have `len(tuned_ids)` rows, not as many as the vocabulary.
+
+    Args:
+        input_dim: Integer. Size of the vocabulary.
+        output_dim: Integer. Size of an embedding.
+        tuned_ids: List of integers, the token ids whose rows learn. Ids of `input_dim` and above
+            are additional tokens, which can be looked up but are not predicted.
+        table_trainable: Whether the other rows learn too. Defaults to `False`.
+        **kwargs: Other arguments of `keras.layers.ReversibleEmbedding`.
+
+    Call arguments:
+        inputs: Integer tensor of token ids, of any shape. With `reverse=True`, a tensor of shape
+            `(..., output_dim)`.
+        reverse: Whether to project back to the vocabulary. Defaults to `False`.
+
+    Returns:
+        Tensor of shape `(..., output_dim)`; with `reverse=True`, `(..., input_dim)`.
+
+    Raises:
+        ValueError: if `tuned_ids` is empty, has an id twice, or a negative one.
+
+    Example:
+
+    >>> layer = PtuningEmbedding(input_dim=100, output_dim=16, tuned_ids=[1, 2, 3])
+    >>> layer(np.array([[1, 2, 50]])).shape
+    (1, 3, 16)
+    >>> [tuple(w.shape) for w in layer.trainable_weights]
+    [(3, 16)]
+
+    Reference:
+        - [Su, 2021](https://kexue.fm/archives/8295), section on stopped gradients.
+        - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
+    """
+
+    def __init__(self, input_dim, output_dim, tuned_ids, table_trainable=False, **kwargs):
+        super().__init__(input_dim, output_dim, **kwargs)
+        tuned_ids = [int(i) for i in tuned_ids]
+        if not tuned_ids or len(set(tuned_ids)) != len(tuned_ids) or min(tuned_ids) < 0:
+            raise ValueError(
+                "`tuned_ids` must name at least one token id, each once and none negative. "
+                f"Received: tuned_ids={tuned_ids}."
+            )
+        self.tuned_ids = tuned_ids
+        self.table_trainable = table_trainable
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        self.embeddings.trainable = self.table_trainable
+        self.prompt = self.add_weight(
+            shape=(len(self.tuned_ids), self.output_dim),
+            initializer=self.embeddings_initializer,
+            name="prompt",
+        )
+        self.reset_prompt()
+
+    def reset_prompt(self):
+        """Starts the chosen rows from the table's own; additional tokens keep their values."""
+        prompt = ops.convert_to_numpy(self.prompt).copy()
+        in_table = [(k, i) for k, i in enumerate(self.tuned_ids) if i < self.input_dim]
+        if in_table:
+            slots, ids = map(list, zip(*in_table, strict=True))
+            prompt[slots] = ops.convert_to_numpy(ops.take(self.embeddings, ids, axis=0))
+            self.prompt.assign(prompt)
+
+    def call(self, inputs, reverse=False):
+        prompt = ops.cast(self.prompt, self.compute_dtype)
+        if not reverse:
+            hit = ops.equal(ops.expand_dims(inputs, -1), ops.convert_to_tensor(self.tuned_ids))
+            tuned = ops.any(hit, axis=-1)
+            # Additional tokens lie beyond the table: look up any row, it is covered anyway.
+            table = super().call(ops.where(tuned, 0, inputs))
+            # The choice is made by a product, since its gradient is dense on every backend.
+            return ops.where(
+                ops.expand_dims(tuned, -1), ops.matmul(ops.cast(hit, prompt.dtype), prompt), table
+            )
+        logits = super().call(inputs, reverse=True)
+        columns = np.zeros((len(self.tuned_ids), self.input_dim), "bool")
+        for slot, token_id in enumerate(self.tuned_ids):
+            if token_id < self.input_dim:
+                columns[slot, token_id] = True
+        if not columns.any():
+            return logits
+        tuned_logits = ops.matmul(inputs, ops.transpose(prompt))
+        tuned_logits = ops.matmul(tuned_logits, ops.convert_to_tensor(columns, prompt.dtype))
+        return ops.where(columns.any(axis=0), ops.cast(tuned_logits, logits.dtype), logits)
+
+    def save_own_variables(self, store):
+        # Keras's embedding would save the table alone.
+        store["table"] = self.embeddings
+        store["prompt"] = self.prompt
+
+    def load_own_variables(self, store):
+        self.embeddings.assign(store["table"])
+        self.prompt.assign(store["prompt"])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "tuned_ids": self.tuned_ids,
+            "table_trainable": self.table_trainable,
+        }

@@ -1,0 +1,67 @@
+"""The feed-forward half of a transformer block."""
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class FeedForward(keras.layers.Layer):
+    """Two dense layers, the first with an activation, back to the input's size.
+
+    Args:
+        units: Integer. Size between the two.
+        activation: Activation after the first.
+        kernel_initializer: Initializer of both kernels.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., hidden)`.
+
+    Returns:
+        Tensor of the same shape.
+
+    Example:
+
+    >>> layer = FeedForward(units=64, activation="gelu")
+    >>> layer(np.zeros((2, 7, 16), "float32")).shape
+    (2, 7, 16)
+
+    Reference:
+        - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.3.
+    """
+
+    def __init__(self, units, activation, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.activation = keras.activations.get(activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        self.inner = keras.layers.Dense(
+            self.units,
+            self.activation,
+            kernel_initializer=self.kernel_initializer.clone(),
+            name="inner",
+            dtype=self.dtype_policy,
+        )
+        self.outer = keras.layers.Dense(
+            input_shape[-1],
+            kernel_initializer=self.kernel_initializer.clone(),
+            name="outer",
+            dtype=self.dtype_policy,
+        )
+        self.inner.build(input_shape)
+        self.outer.build((*input_shape[:-1], self.units))
+
+    def call(self, inputs):
+        return self.outer(self.inner(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }

@@ -1,0 +1,191 @@
+"""BERT. Other architectures are written as their difference from this class."""
+
+import keras
+from keras import layers, ops
+
+from keras_ptuning.layers import (
+    Bias,
+    FeedForward,
+    GatherPositions,
+    MultiHeadAttention,
+    PositionEmbedding,
+)
+
+
+class BERT:
+    """Builds a BERT as a functional Keras model, with bert4keras's layer names.
+
+    Used through `build_transformer_model`, whose documentation has the arguments. The model
+    reads from top to bottom in `build`; each step is a method, for architectures that differ
+    in it.
+    """
+
+    weight_table = "bert"
+
+    def __init__(
+        self,
+        vocab_size,
+        hidden_size,
+        num_hidden_layers,
+        num_attention_heads,
+        intermediate_size,
+        hidden_act="gelu",
+        max_position=512,
+        segment_vocab_size=2,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        initializer_range=0.02,
+        sequence_length=None,
+        keep_tokens=None,
+        with_pool=False,
+        with_mlm=False,
+        gather_positions=False,
+        layers=None,
+        dtype=None,
+        name=None,
+    ):
+        self.vocab_size = vocab_size if keep_tokens is None else len(keep_tokens)
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.hidden_act = hidden_act
+        self.max_position = max_position
+        self.segment_vocab_size = segment_vocab_size
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.initializer_range = initializer_range
+        self.sequence_length = sequence_length
+        self.keep_tokens = keep_tokens
+        self.with_pool = with_pool
+        self.with_mlm = with_mlm
+        self.gather_positions = gather_positions
+        self.layers = dict(layers or {})
+        self.dtype = dtype
+        self.name = name
+
+    def build(self):
+        """Returns the Keras model."""
+        inputs = self.inputs()
+        x = self.apply_embeddings(inputs)
+        attention_mask = self.attention_mask(inputs)
+        for i in range(self.num_hidden_layers):
+            x = self.apply_block(x, attention_mask, f"Transformer-{i}")
+        outputs = self.apply_heads(x, inputs)
+        return keras.Model(list(inputs.values()), outputs, name=self.name)
+
+    def inputs(self):
+        names = ["Input-Token", "Input-Segment"]
+        inputs = {n: keras.Input((self.sequence_length,), dtype="int32", name=n) for n in names}
+        if self.gather_positions:
+            inputs["Input-Gather"] = keras.Input((None,), dtype="int32", name="Input-Gather")
+        return inputs
+
+    def attention_mask(self, inputs):
+        """Who may look at whom: `(batch, 1, 1, length)`, everybody at all but padding."""
+        return ops.not_equal(inputs["Input-Token"], 0)[:, None, None, :]
+
+    def apply_embeddings(self, inputs):
+        """Token + segment + position, normalised."""
+        x = self.token_embedding()(inputs["Input-Token"])
+        segments = self.layer(
+            "Embedding-Segment",
+            layers.Embedding,
+            input_dim=self.segment_vocab_size,
+            output_dim=self.hidden_size,
+            embeddings_initializer=self.initializer(),
+        )(inputs["Input-Segment"])
+        x = self.layer("Embedding-Token-Segment", layers.Add)([x, segments])
+        x = self.layer(
+            "Embedding-Position",
+            PositionEmbedding,
+            input_dim=self.max_position,
+            embeddings_initializer=self.initializer(),
+        )(x)
+        x = self.norm("Embedding-Norm")(x)
+        return self.dropout("Embedding-Dropout", x)
+
+    def apply_block(self, x, attention_mask, prefix):
+        """Attention -> add -> norm -> feed-forward -> add -> norm."""
+        name = f"{prefix}-MultiHeadSelfAttention"
+        attention = self.layer(
+            name,
+            MultiHeadAttention,
+            heads=self.num_attention_heads,
+            head_size=self.hidden_size // self.num_attention_heads,
+            dropout=self.attention_dropout_rate,
+            kernel_initializer=self.initializer(),
+        )
+        x = self.add_and_norm(name, x, attention(x, attention_mask=attention_mask))
+        name = f"{prefix}-FeedForward"
+        feed_forward = self.layer(
+            name,
+            FeedForward,
+            units=self.intermediate_size,
+            activation=self.hidden_act,
+            kernel_initializer=self.initializer(),
+        )
+        return self.add_and_norm(name, x, feed_forward(x))
+
+    def add_and_norm(self, name, x, residual):
+        residual = self.dropout(f"{name}-Dropout", residual)
+        x = self.layer(f"{name}-Add", layers.Add)([x, residual])
+        return self.norm(f"{name}-Norm")(x)
+
+    def apply_heads(self, x, inputs):
+        """What the model returns: the sequence, or its pooled vector, or predicted tokens."""
+        outputs = []
+        if self.with_pool:
+            outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
+        if self.with_mlm:
+            y = x
+            if self.gather_positions:
+                y = self.layer("MLM-Gather", GatherPositions)(y, inputs["Input-Gather"])
+            y = self.dense("MLM-Dense", self.hidden_act)(y)
+            y = self.norm("MLM-Norm")(y)
+            y = self.token_embedding()(y, reverse=True)
+            y = self.layer("MLM-Bias", Bias)(y)
+            activation = "softmax" if self.with_mlm is True else self.with_mlm
+            # Probabilities need the range and precision of float32.
+            y = self.layer(
+                "MLM-Activation", layers.Activation, activation=activation, dtype="float32"
+            )(y)
+            outputs.append(y)
+        if not outputs:
+            return x
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def token_embedding(self):
+        return self.layer(
+            "Embedding-Token",
+            layers.ReversibleEmbedding,
+            input_dim=self.vocab_size,
+            output_dim=self.hidden_size,
+            embeddings_initializer=self.initializer(),
+        )
+
+    def norm(self, name):
+        return self.layer(name, layers.LayerNormalization, epsilon=1e-12)
+
+    def dense(self, name, activation):
+        return self.layer(
+            name,
+            layers.Dense,
+            units=self.hidden_size,
+            activation=activation,
+            kernel_initializer=self.initializer(),
+        )
+
+    def dropout(self, name, x):
+        if not self.dropout_rate:
+            return x
+        return self.layer(name, layers.Dropout, rate=self.dropout_rate)(x)
+
+    def initializer(self):
+        return keras.initializers.TruncatedNormal(stddev=self.initializer_range)
+
+    def layer(self, name, layer_class, **kwargs):
+        """The layer called `name`: made once, shared after, or the one given from outside."""
+        if name not in self.layers:
+            self.layers[name] = layer_class(**{"dtype": self.dtype, **kwargs}, name=name)
+        return self.layers[name]

@@ -1,0 +1,211 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_ptuning.layers import (
+    Bias,
+    FeedForward,
+    GatherPositions,
+    MultiHeadAttention,
+    PositionEmbedding,
+    PtuningEmbedding,
+    Verbalizer,
+)
+
+VOCAB, SIZE, TUNED = 30, 6, [3, 1, 7]
+
+
+def gradients(function, variables):
+    """The gradients of a scalar function of Keras variables, on any backend."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = function()
+        values = tape.gradient(loss, [v.value for v in variables])
+        return [tf.convert_to_tensor(v).numpy() for v in values]
+    if backend == "torch":
+        for v in variables:
+            v.value.grad = None
+        function().backward()
+        return [v.value.grad.detach().cpu().numpy() for v in variables]
+    import jax
+
+    def of_values(values):
+        pairs = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=pairs):
+            return function()
+
+    return [np.asarray(g) for g in jax.grad(of_values)([v.value for v in variables])]
+
+
+def table():
+    return np.random.default_rng(0).normal(size=(VOCAB, SIZE)).astype("float32")
+
+
+def embedding(tuned_ids=TUNED, **kwargs):
+    layer = PtuningEmbedding(VOCAB, SIZE, tuned_ids, **kwargs)
+    layer.build()
+    layer.embeddings.assign(table())
+    layer.reset_prompt()
+    return layer
+
+
+IDS = np.array([[1, 7, 2, 7, 29], [3, 3, 0, 8, 1]])
+
+
+def test_forward_is_unchanged():
+    layer = embedding()
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(IDS)), table()[IDS])
+    hidden = np.random.default_rng(1).normal(size=(2, 4, SIZE)).astype("float32")
+    logits = ops.convert_to_numpy(layer(hidden, reverse=True))
+    np.testing.assert_allclose(logits, hidden @ table().T, atol=1e-5)
+
+
+@pytest.mark.parametrize("use", ["lookup", "projection", "both"])
+def test_gradient_is_that_of_the_masked_stop_gradient(use):
+    """`e * m + stop_gradient(e) * (1 - m)` over the whole table, against the small variable."""
+    weights = np.random.default_rng(2).normal(size=(2, 5, VOCAB)).astype("float32")
+    full = keras.Variable(table())
+    mask = np.zeros((VOCAB, 1), "float32")
+    mask[TUNED] = 1
+
+    def loss(lookup, project):
+        hidden = lookup() if use != "projection" else ops.convert_to_tensor(table()[IDS])
+        hidden = ops.tanh(hidden)
+        if use == "lookup":
+            return ops.sum(hidden * weights[..., :SIZE])
+        return ops.sum(ops.log_softmax(project(hidden)) * weights)
+
+    def formula():
+        e = ops.convert_to_tensor(full)
+        e = e * mask + ops.stop_gradient(e) * (1 - mask)
+        return loss(lambda: ops.take(e, IDS, axis=0), lambda h: ops.matmul(h, ops.transpose(e)))
+
+    layer = embedding()
+    (expected,) = gradients(formula, [full])
+    (found,) = gradients(
+        lambda: loss(lambda: layer(IDS), lambda h: layer(h, reverse=True)), layer.trainable_weights
+    )
+    assert np.abs(expected[TUNED]).min() > 0
+    np.testing.assert_allclose(found, expected[TUNED], rtol=1e-4, atol=1e-5)
+    assert not np.delete(expected, TUNED, axis=0).any()
+
+
+def test_optimizer_holds_the_chosen_rows_only():
+    layer = embedding()
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(layer.trainable_weights)
+    slots = [tuple(v.shape) for v in optimizer.variables if len(v.shape) == 2]
+    assert slots == [(len(TUNED), SIZE)] * 2
+
+
+def test_tokens_beyond_the_table():
+    layer = embedding([VOCAB + 1, 4, VOCAB])
+    prompt = ops.convert_to_numpy(layer.prompt)
+    np.testing.assert_array_equal(prompt[1], table()[4])
+    found = ops.convert_to_numpy(layer(np.array([[VOCAB, VOCAB + 1, 4, 5]])))[0]
+    np.testing.assert_array_equal(found, [prompt[2], prompt[0], prompt[1], table()[5]])
+    layer.prompt.assign(prompt + 1)
+    logits = ops.convert_to_numpy(layer(np.eye(SIZE, dtype="float32"), reverse=True))
+    expected = table().T.copy()
+    expected[:, 4] += 1
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+def test_the_whole_table_learns_on_request():
+    layer = embedding(table_trainable=True)
+    assert [tuple(w.shape) for w in layer.trainable_weights] == [(VOCAB, SIZE), (3, SIZE)]
+    rows, prompt = gradients(lambda: ops.sum(layer(IDS)), layer.trainable_weights)
+    assert sorted(np.nonzero(rows.any(axis=1))[0]) == [0, 2, 8, 29]
+    np.testing.assert_array_equal(prompt[:, 0], [2, 2, 2])
+
+
+@pytest.mark.parametrize("tuned_ids", [[], [1, 1], [-1]])
+def test_bad_tuned_ids(tuned_ids):
+    with pytest.raises(ValueError, match="tuned_ids"):
+        PtuningEmbedding(VOCAB, SIZE, tuned_ids)
+
+
+def test_verbalizer():
+    """Tokens of a word multiply, words of a label add, and the vocabulary normalises."""
+    logits = np.random.default_rng(0).normal(size=(5, 2, 9)).astype("float32")
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    verbalizer = Verbalizer([[[1, 2], [1, 3]], [[4, 2]]])
+    scores = ops.convert_to_numpy(verbalizer(logits))
+    first = p[:, 0, 1] * p[:, 1, 2] + p[:, 0, 1] * p[:, 1, 3]
+    second = p[:, 0, 4] * p[:, 1, 2]
+    np.testing.assert_allclose(np.exp(scores), np.stack([first, second], axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("word_ids", [[[[1]], [[2, 3]]], [[[1]], []]])
+def test_bad_words(word_ids):
+    with pytest.raises(ValueError, match="same number of tokens"):
+        Verbalizer(word_ids)
+
+
+def test_attention_does_not_look_at_masked_keys():
+    layer = MultiHeadAttention(heads=2, head_size=4)
+    x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
+    changed = x.copy()
+    changed[0, 3:] += 10
+    mask = np.array([[[[True, True, True, False, False]]]])
+    a, b = (ops.convert_to_numpy(layer(v, attention_mask=mask))[0, :3] for v in (x, changed))
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    unmasked = ops.convert_to_numpy(layer(changed, attention_mask=np.ones_like(mask)))[0, :3]
+    assert np.abs(a - unmasked).max() > 0.01
+
+
+def test_attention_dropout_is_on_in_training_only():
+    layer = MultiHeadAttention(heads=2, head_size=4, dropout=0.5)
+    x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
+    mask = np.ones((1, 1, 1, 5), "bool")
+    calls = [ops.convert_to_numpy(layer(x, mask, training=t)) for t in (False, False, True)]
+    np.testing.assert_array_equal(calls[0], calls[1])
+    assert np.abs(calls[0] - calls[2]).max() > 0.01
+
+
+def test_too_long_for_the_positions():
+    with pytest.raises(ValueError, match=r"4 positions\. Received: a sequence of 5"):
+        PositionEmbedding(4)(np.zeros((1, 5, 8), "float32"))
+
+
+def test_gather_positions():
+    x = np.arange(24.0).reshape(2, 4, 3)
+    positions = np.array([[3, 0], [1, 1]])
+    found = ops.convert_to_numpy(GatherPositions()(x, positions))
+    np.testing.assert_array_equal(found, [x[0, [3, 0]], x[1, [1, 1]]])
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (Bias(), ("float",)),
+        (FeedForward(16, "gelu"), ("float",)),
+        (GatherPositions(), ("float", "positions")),
+        (MultiHeadAttention(2, 4), ("float", "mask")),
+        (PositionEmbedding(9), ("float",)),
+        (PtuningEmbedding(9, 8, [1, 2]), ("positions",)),
+        (Verbalizer([[[1]], [[2]]]), ("float",)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_layers_survive_serialization(layer, inputs, tmp_path):
+    made = {
+        "float": keras.Input((3, 8)),
+        "positions": keras.Input((2,), dtype="int32"),
+        "mask": keras.Input((1, 1, 3), dtype="bool"),
+    }
+    arrays = {
+        "float": np.random.default_rng(0).normal(size=(2, 3, 8)).astype("float32"),
+        "positions": np.array([[0, 2], [1, 1]], "int32"),
+        "mask": np.ones((2, 1, 1, 3), "bool"),
+    }
+    model = keras.Model([made[name] for name in inputs], layer(*(made[n] for n in inputs)))
+    path = str(tmp_path / "layer.keras")
+    model.save(path)
+    restored = keras.models.load_model(path)
+    x = [arrays[name] for name in inputs]
+    np.testing.assert_array_equal(model.predict(x, verbose=0), restored.predict(x, verbose=0))

@@ -1,0 +1,181 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_bert import CONFIG, tensors, write_small_bert, write_tensors
+
+from keras_ptuning import build_transformer_model
+from keras_ptuning.checkpoints import TensorFlowCheckpoint
+
+TOKENS = np.array([[2, 30, 31, 32, 3, 0], [2, 40, 3, 0, 0, 0]])
+SEGMENTS = np.zeros_like(TOKENS)
+
+
+def predict(model, tokens=TOKENS):
+    return model.predict([tokens, np.zeros_like(tokens)], verbose=0)
+
+
+def test_names_and_outputs(small_bert):
+    config, checkpoint, _ = small_bert
+    model = build_transformer_model(config, checkpoint, with_mlm=True, with_pool=True)
+    names = {layer.name for layer in model.layers}
+    assert names >= {
+        "Input-Token", "Input-Segment", "Embedding-Token", "Embedding-Segment",
+        "Embedding-Position", "Embedding-Norm", "Embedding-Dropout",
+        "Transformer-0-MultiHeadSelfAttention", "Transformer-0-MultiHeadSelfAttention-Norm",
+        "Transformer-1-FeedForward", "Transformer-1-FeedForward-Norm", "Pooler-Dense", "MLM-Dense",
+        "MLM-Norm", "MLM-Bias", "MLM-Activation",
+    }  # fmt: skip
+    pooled, probabilities = predict(model)
+    assert pooled.shape == (2, 32) and probabilities.shape == (2, 6, 120)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
+    assert predict(build_transformer_model(config, checkpoint)).shape == (2, 6, 32)
+
+
+def test_padding_changes_nothing(small_bert):
+    model = build_transformer_model(*small_bert[:2])
+    longer = np.pad(TOKENS, [(0, 0), (0, 7)])
+    short, long = predict(model), predict(model, longer)
+    np.testing.assert_allclose(short[0, :5], long[0, :5], atol=1e-5)
+    np.testing.assert_allclose(short[1, :3], long[1, :3], atol=1e-5)
+
+
+def test_gathered_head_equals_the_full_one(small_bert):
+    full = build_transformer_model(*small_bert[:2], with_mlm="linear")
+    gathered = build_transformer_model(*small_bert[:2], with_mlm="linear", gather_positions=True)
+    positions = np.array([[4, 1], [2, 0]])
+    found = gathered.predict([TOKENS, SEGMENTS, positions], verbose=0)
+    expected = np.take_along_axis(predict(full), positions[..., None], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_keep_tokens(small_bert):
+    keep = [0, 2, 3, 30, 31, 32, 40]
+    full = predict(build_transformer_model(*small_bert[:2], with_mlm="linear"))
+    model = build_transformer_model(*small_bert[:2], with_mlm="linear", keep_tokens=keep)
+    found = predict(model, np.vectorize(keep.index)(TOKENS))
+    np.testing.assert_allclose(found[0, :5], full[0, :5][:, keep], atol=1e-5)
+    with pytest.raises(ValueError, match=r"`keep_tokens` names tokens .* \[120\]"):
+        build_transformer_model(*small_bert[:2], keep_tokens=[0, 120])
+
+
+def test_dropout_comes_from_the_configuration(small_bert):
+    names = [layer.name for layer in build_transformer_model(small_bert[0]).layers]
+    assert "Embedding-Dropout" in names
+    model = build_transformer_model(small_bert[0], dropout_rate=0.0)
+    assert not [layer.name for layer in model.layers if layer.name.endswith("Dropout")]
+    attention = model.get_layer("Transformer-0-MultiHeadSelfAttention")
+    assert attention.dropout == CONFIG["attention_probs_dropout_prob"]
+
+
+def test_sequence_length_and_dtype(small_bert):
+    model = build_transformer_model(*small_bert[:2], sequence_length=6, dtype="mixed_bfloat16")
+    assert model.output_shape == (None, 6, 32)
+    assert model.get_layer("Transformer-0-FeedForward").compute_dtype == "bfloat16"
+    exact = predict(build_transformer_model(*small_bert[:2]))
+    np.testing.assert_allclose(predict(model).astype("float32")[0, :5], exact[0, :5], atol=0.2)
+
+
+def test_checkpoint_may_be_named_by_any_of_its_files(small_bert):
+    for suffix in (".index", ".data-00000-of-00001"):
+        checkpoint = TensorFlowCheckpoint(small_bert[1] + suffix)
+        assert checkpoint.path == small_bert[1]
+        value = checkpoint.read("cls/predictions/output_bias")
+        np.testing.assert_array_equal(value, tensors()["cls/predictions/output_bias"])
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A copy of the small BERT, to be broken."""
+    return write_small_bert(tmp_path)
+
+
+def test_missing_checkpoint(small_bert, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no TensorFlow checkpoint .*nowhere\.ckpt"):
+        build_transformer_model(small_bert[0], tmp_path / "nowhere.ckpt")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean .*bert_model\.ckpt"):
+        build_transformer_model(small_bert[0], os.path.dirname(small_bert[1]))
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_half_copied_checkpoint(broken, suffix):
+    path = broken[1] + suffix
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"bert_model\.ckpt.* Copy it again"):
+        build_transformer_model(*broken[:2])
+    os.remove(path)
+    with pytest.raises(FileNotFoundError, match=f"incomplete: .*{suffix} is missing"):
+        build_transformer_model(*broken[:2])
+
+
+def test_a_flipped_byte_is_noticed(broken):
+    path = broken[1] + ".data-00000-of-00001"
+    content = bytearray(Path(path).read_bytes())
+    content[len(content) // 2] ^= 1
+    Path(path).write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be read from .*damaged"):
+        build_transformer_model(*broken[:2], with_mlm=True, with_pool=True)
+
+
+def test_missing_shard(broken):
+    shutil.move(broken[1] + ".data-00000-of-00001", broken[1] + ".data-00000-of-00002")
+    with pytest.raises(FileNotFoundError, match=r"data-00001-of-00002 is missing"):
+        build_transformer_model(*broken[:2])
+
+
+def test_configuration_of_another_model(small_bert, tmp_path):
+    for change, tensor, shapes in (
+        ({"vocab_size": 121}, "word_embeddings", r"\(120, 32\).*\(121, 32\)"),
+        ({"intermediate_size": 65}, "layer_0/intermediate/dense/kernel", r"\(32, 64\).*\(32, 65\)"),
+    ):
+        path = tmp_path / "other.json"
+        path.write_text(json.dumps({**CONFIG, **change}))
+        with pytest.raises(ValueError, match=f"{tensor}.*{shapes}"):
+            build_transformer_model(path, small_bert[1])
+    path.write_text(json.dumps({**CONFIG, "num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match=r"does not have all the tensors.*layer_2"):
+        build_transformer_model(path, small_bert[1])
+
+
+def test_checkpoint_without_heads(broken):
+    values = {k: v for k, v in tensors().items() if "cls/" not in k and "pooler" not in k}
+    write_tensors(broken[1], values)
+    build_transformer_model(*broken[:2])
+    with pytest.raises(ValueError, match=r"has no MLM head.*cls/predictions"):
+        build_transformer_model(*broken[:2], with_mlm=True)
+    with pytest.raises(ValueError, match="has no pooler"):
+        build_transformer_model(*broken[:2], with_pool=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"vocab_size": 9}', "lacks hidden_size"),
+        (json.dumps({**CONFIG, "hidden_size": 33}).encode(), "multiple of num_attention_heads"),
+        (json.dumps({**CONFIG, "num_hidden_layers": "2"}).encode(), "positive integer"),
+    ],
+)
+def test_bad_configurations(tmp_path, content, message):
+    path = tmp_path / "bert_config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"bert_config.json.*{message}"):
+        build_transformer_model(path)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        build_transformer_model(tmp_path / "nowhere.json")
+
+
+def test_bad_arguments(small_bert):
+    for kwargs, message in (
+        ({"model": "bart"}, "Unknown architecture.*'bart'"),
+        ({"application": "lm"}, "Only the application 'encoder'"),
+        ({"with_mlp": True}, r"Unknown arguments \['with_mlp'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build_transformer_model(small_bert[0], **kwargs)
