@@ -1,0 +1,161 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import LABELS
+from small_bert import vocabulary
+
+from keras_ptuning import Template, Tokenizer
+
+
+def tokens(template, text):
+    x = template.encode([text])
+    return [template.tokenizer.id_to_token(i) for i in x["token_ids"][0]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected", "masks"),
+    [
+        ("[MASK]满意。{text}", ["[MASK]", *"满意。", *"书贵"], [1]),
+        ("{text}[MASK]满意。", [*"书贵", "[MASK]", *"满意。"], [3]),
+        ("感觉{text}[MASK]好", [*"感觉", *"书贵", "[MASK]", "好"], [5]),
+        ("[u2][MASK]{text}[u1]", ["[unused2]", "[MASK]", *"书贵", "[unused1]"], [2]),
+        ("[u1][u1]{text}？[MASK]", ["[unused1]"] * 2 + [*"书贵", "？", "[MASK]"], [6]),
+        ("[MASK]好{text}[unused9]", ["[MASK]", "好", *"书贵", "[unused9]"], [1]),
+    ],
+)
+def test_placement(make_template, pattern, expected, masks):
+    template = make_template(pattern)
+    assert tokens(template, "书贵") == ["[CLS]", *expected, "[SEP]"]
+    assert template.encode(["书贵"])["mask_positions"].tolist() == [masks]
+
+
+def test_several_masks_and_words_of_several_characters(make_template):
+    labels = {0: ["体育", "财经"], 1: "科技"}
+    template = make_template("[MASK]是[MASK]{text}", labels)
+    assert template.encode(["书"])["mask_positions"].tolist() == [[1, 3]]
+    words = [[template.tokenizer.decode(w) for w in words] for words in template.word_ids]
+    assert words == [["体育", "财经"], ["科技"]]
+
+
+def test_pairs_and_segments(make_template):
+    template = make_template("{text}？[SEP][MASK]，{text_b}")
+    x = template.encode([("书贵", "贵"), ("很快", "不慢")])
+    first = [template.tokenizer.id_to_token(i) for i in x["token_ids"][0]]
+    assert first == ["[CLS]", *"书贵？", "[SEP]", "[MASK]", "，", "贵", "[SEP]", "[PAD]"]
+    assert x["segment_ids"].tolist() == [[0] * 5 + [1] * 4 + [0], [0] * 5 + [1] * 5]
+    # The slots may come in the other order.
+    assert tokens(make_template("{text_b}[MASK]{text}"), ("书", "贵"))[1:4] == [
+        "贵",
+        "[MASK]",
+        "书",
+    ]
+
+
+def test_truncation_cuts_texts_only(make_template):
+    template = make_template("[u1]{text}[MASK]满意", maxlen=12)
+    assert tokens(template, "书" * 50) == [
+        "[CLS]", "[unused1]", *"书" * 6, "[MASK]", *"满意", "[SEP]",
+    ]  # fmt: skip
+    template = make_template("{text}？[MASK]，{text_b}", maxlen=12)
+    assert tokens(template, ("书" * 50, "贵" * 3)).count("书") == 4
+    assert tokens(template, ("书" * 50, "贵" * 50)).count("书") == 3
+    template = make_template("{text:2}？[MASK]，{text_b:4}", maxlen=64)
+    row = tokens(template, ("书" * 50, "贵" * 50))
+    assert (row.count("书"), row.count("贵")) == (2, 4)
+
+
+def test_a_text_cannot_reach_into_the_template(make_template):
+    template = make_template("[MASK]满意{text}")
+    x = template.encode(["[MASK][MASK]", ""])
+    assert x["mask_positions"].tolist() == [[1], [1]]
+    assert (x["token_ids"] == template.mask_id).sum() == 2
+
+
+def test_virtual_tokens_without_unused_rows():
+    vocab = vocabulary(unused=False)
+    template = Template("[u3][MASK][u1]{text}", LABELS, vocab)
+    assert template.virtual_ids == [len(vocab), len(vocab) + 1]
+    row = template.encode(["书"])["token_ids"][0].tolist()
+    assert row[1:4] == [len(vocab) + 1, template.mask_id, len(vocab)]
+
+
+def test_labels_and_back(make_template):
+    template = make_template(labels={0: "不", 1: ["很", "好"]})
+    assert template.label_names == [0, 1] and template.num_labels == 2
+    assert template.label_ids([1, np.int64(0)]).tolist() == [1, 0]
+    x, y = template.encode(["书", "贵"], [1, 0])
+    assert y.tolist() == [1, 0] and len(x["token_ids"]) == 2
+    assert template.decode([[-1.0, -3.0], [-2.0, -0.5]]) == [0, 1]
+
+
+def test_config_survives_json(make_template):
+    template = make_template(labels={0: "不", 1: ["很", "好"]}, maxlen=33)
+    restored = Template.from_config(json.loads(json.dumps(template.get_config())))
+    assert restored.label_names == [0, 1] and restored.maxlen == 33
+    for a, b in zip(
+        template.encode(["书贵 OKAY"]).values(),
+        restored.encode(["书贵 OKAY"]).values(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pattern": "很满意{text}"}, r"at least one \[MASK\]"),
+        ({"pattern": "[MASK]满意"}, r"the slot \{text\} once"),
+        ({"pattern": "[MASK]{text}{text}"}, r"the slot \{text\} once"),
+        ({"pattern": "[MASK]{texts}"}, r"Unknown '\{texts\}'"),
+        ({"pattern": "[MASK]{}{text}"}, r"Unknown '\{\}'"),
+        ({"pattern": "[mask]{text}"}, r"Unknown '\[mask\]'"),
+        ({"pattern": "[u0][MASK]{text}"}, r"Unknown '\[u0\]'"),
+        ({"pattern": "[MASK]满足{text}"}, "'满足' of the template are not all in the vocabulary"),
+        ({"labels": {"a": "坏", "b": "好"}}, "'坏' of the label 'a' is not in the vocabulary"),
+        ({"labels": {"a": "", "b": "好"}}, "not in the vocabulary"),
+        ({"labels": {"a": "满意", "b": "好"}}, "has 2 tokens .* has 1 mask"),
+        ({"labels": {"a": "很", "b": ["好", "很"]}}, "'很' stands for 'a' and again for 'b'"),
+        ({"labels": {"a": "很"}}, "at least two labels"),
+        ({"labels": {"a": [], "b": "好"}}, "'a' has no word"),
+        ({"labels": {None: "不", "b": "好"}}, "strings or integers"),
+        ({"maxlen": 11}, "the template alone takes 11 tokens .* at least 12"),
+    ],
+)
+def test_bad_templates(make_template, change, message):
+    with pytest.raises(ValueError, match=message):
+        make_template(**change)
+
+
+def test_vocabulary_without_mask():
+    vocab = [t for t in vocabulary() if t != "[MASK]"]
+    with pytest.raises(ValueError, match=r"vocabulary with \[MASK\]"):
+        Template("[MASK]{text}", LABELS, Tokenizer(vocab))
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "error", "message"),
+    [
+        (["书", None], None, TypeError, "text 1 is None"),
+        ("书贵", None, TypeError, "one string '书贵'"),
+        ([], [], ValueError, "no texts"),
+        (["书", "贵"], ["正面"], ValueError, "2 texts and 1 labels"),
+        (["书", "贵"], ["正面", "中性"], ValueError, "Label 1 is '中性'.*负面.*正面"),
+        (["书", "贵"], ["正面", None], ValueError, "Label 1 is None"),
+    ],
+)
+@pytest.mark.parametrize("method", ["encode", "dataset"])
+def test_bad_examples(make_template, method, texts, labels, error, message):
+    with pytest.raises(error, match=message):
+        getattr(make_template(), method)(texts, labels)
+
+
+@pytest.mark.parametrize("texts", [["书贵"], [("书", "贵", "快")], [("书", None)], [7]])
+def test_bad_pairs(make_template, texts):
+    with pytest.raises(TypeError, match=r"text 0 is|pairs"):
+        make_template("{text}[MASK]{text_b}").encode(texts)
+
+
+def test_bad_scores(make_template):
+    with pytest.raises(ValueError, match=r"\(n, 2\).*\(4, 3\)"):
+        make_template().decode(np.zeros((4, 3)))
