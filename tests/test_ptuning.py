@@ -1,0 +1,261 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import LABELS
+from keras import ops
+from small_bert import CONFIG, tensors, vocabulary, write_small_bert, write_tensors
+
+from keras_ptuning import Template, build_ptuning_model, build_transformer_model
+
+
+def values(model):
+    """All weights by layer and place."""
+    return {
+        (layer.name, i): ops.convert_to_numpy(w).copy()
+        for layer in model.backbone.layers
+        for i, w in enumerate(layer.weights)
+    }
+
+
+def changed(before, after):
+    return {key for key in before if not np.array_equal(before[key], after[key])}
+
+
+def test_scores_are_log_probabilities_of_the_label_words(small_bert, make_model, make_template):
+    """The model against its parts: the plain BERT's probabilities at the mask."""
+    template = make_template("[MASK]满意{text}", {0: ["不", "差"], 1: "很"})
+    x = template.encode(["书贵", "很喜欢"])
+    bert = build_transformer_model(*small_bert[:2], with_mlm=True)
+    p = bert.predict([x["token_ids"], x["segment_ids"]], verbose=0)[:, 1]
+    no, bad, very = (template.tokenizer.token_to_id(w) for w in "不差很")
+    expected = np.log(np.stack([p[:, no] + p[:, bad], p[:, very]], axis=1))
+    found = make_model(template).predict(x, verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_only_the_prompt_learns(make_model, make_template, reviews):
+    model = make_model()
+    model.compile()
+    before = values(model)
+    model.fit(make_template().dataset(*reviews, batch_size=8), epochs=2, verbose=0)
+    assert changed(before, values(model)) == {("Embedding-Token", 1)}
+    slots = [v.shape for v in model.optimizer.variables if len(v.shape) > 0]
+    assert slots == [(8, 32)] * 2
+    assert [tuple(v.shape) for v in model.trainable_variables] == [(8, 32)]
+
+
+def test_everything_learns(make_model, make_template, reviews):
+    model = make_model(trainable="all")
+    model.compile()
+    before = values(model)
+    model.fit(make_template().dataset(*reviews, batch_size=8), epochs=1, verbose=0)
+    assert changed(before, values(model)) == set(before)
+
+
+def test_it_learns_and_repeats(make_model, make_template, reviews):
+    """The prompt alone makes a random BERT tell books from screens; twice the same way."""
+    template = make_template()
+    losses = []
+    for _ in range(2):
+        model = make_model(normalization="labels")
+        model.compile(keras.optimizers.Adam(0.02))
+        dataset = template.dataset(*reviews, batch_size=8, seed=1)
+        untrained = model.evaluate(dataset, verbose=0, return_dict=True)
+        losses.append(model.fit(dataset, epochs=40, verbose=0).history["loss"])
+    trained = model.evaluate(dataset, verbose=0, return_dict=True)
+    assert losses[0] == losses[1]
+    assert untrained["accuracy"] < 0.7 and trained["accuracy"] > 0.9
+    assert template.decode(model.predict(template.dataset(reviews[0]), verbose=0)) == reviews[1]
+
+
+def loss_by_hand(model, x, y, positions, targets, token_ids):
+    """Mean cross-entropy over answers and auxiliary targets, in NumPy."""
+    template = model.template
+    logits = model.backbone.predict(
+        [token_ids, x["segment_ids"], positions.astype("int32")], verbose=0
+    )
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    words = np.array([template.word_ids[i][0] for i in y])
+    targets = np.concatenate([words, targets], axis=1)
+    picked = np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    return -(picked * (targets > 0)).sum() / (targets > 0).sum()
+
+
+@pytest.mark.parametrize("pattern", ["[u1][MASK][u2]{text}", "[u1][MASK][MASK]{text}"])
+def test_objective_with_and_without_the_auxiliary_task(make_model, make_template, reviews, pattern):
+    labels = LABELS if "[MASK][MASK]" not in pattern else {"负面": "不好", "正面": "满意"}
+    template = make_template(pattern, labels)
+    x, y = template.dataset(*reviews, batch_size=24)[0]
+    answers = x["mask_positions"]
+    for auxiliary in (True, False):
+        model = make_model(template, auxiliary=auxiliary)
+        if auxiliary:
+            positions = np.concatenate([answers, x["auxiliary_positions"]], axis=1)
+            expected = loss_by_hand(
+                model, x, y, positions, x["auxiliary_ids"], x["masked_token_ids"]
+            )
+        else:
+            nothing = np.zeros((len(y), 0), "int32")
+            expected = loss_by_hand(model, x, y, answers, nothing, x["token_ids"])
+        model.compile(keras.optimizers.SGD(0.0))
+        np.testing.assert_allclose(model.train_on_batch(x, y)[0], expected, rtol=1e-4)
+        if not auxiliary and pattern.count("[MASK]") == 1:
+            # Evaluation never looks at masked words.
+            np.testing.assert_allclose(model.test_on_batch(x, y)[0], expected, rtol=1e-4)
+
+
+def test_label_normalization(make_model, make_template, reviews):
+    model = make_model(normalization="labels", auxiliary=False)
+    model.compile(keras.optimizers.SGD(0.0))
+    x, y = make_template().encode(*reviews)
+    scores = model.predict(x, verbose=0)
+    log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    expected = -log_p[np.arange(len(y)), y].mean()
+    np.testing.assert_allclose(model.train_on_batch(x, y)[0], expected, rtol=1e-4)
+
+
+def test_sample_and_class_weights(make_model, make_template, reviews):
+    model = make_model(auxiliary=False)
+    model.compile(keras.optimizers.SGD(0.0))
+    x, y = make_template().encode(*reviews)
+    losses = -np.take_along_axis(model.predict(x, verbose=0), y[:, None], axis=1)[:, 0]
+    weights = np.linspace(0, 2, len(y)).astype("float32")
+    found = model.train_on_batch(x, y, sample_weight=weights)[0]
+    np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+    dataset = make_template().dataset(*reviews, batch_size=24, mask_rate=0)
+    found = model.fit(dataset, class_weight={0: 3.0, 1: 0.5}, verbose=0).history["loss"][0]
+    expected = (losses * np.where(y == 0, 3.0, 0.5)).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_masks_are_seen_in_training_only(make_model, make_template, reviews):
+    model = make_model()
+    x, _ = make_template().dataset(*reviews)[0]
+    unmasked = {k: x[k] for k in ("token_ids", "segment_ids", "mask_positions")}
+    a, b = (ops.convert_to_numpy(model(inputs, training=False)) for inputs in (x, unmasked))
+    np.testing.assert_array_equal(a, b)
+    assert set(model(x, training=True)) == {"scores", "auxiliary_loss", "auxiliary_count"}
+
+
+def test_predictions_come_in_the_order_of_the_texts(make_model, make_template):
+    template, model = make_template(), make_model()
+    texts = ["书" * n for n in (30, 1, 17, 3, 44, 2, 9)]
+    one_by_one = np.concatenate([model.predict(template.encode([t]), verbose=0) for t in texts])
+    for labels in (None, ["正面"] * 7):
+        dataset = template.dataset(texts, labels, batch_size=2)
+        np.testing.assert_allclose(model.predict(dataset, verbose=0), one_by_one, atol=1e-5)
+
+
+def test_batches_of_changing_length(make_model, make_template):
+    """The first two batches of equal length, later ones not: Keras guesses from two."""
+    template, model = make_template(), make_model()
+    texts = ["书" * 4] * 4 + ["书" * 30] * 4
+    model.compile()
+    dataset = template.dataset(texts, ["正面"] * 8, batch_size=2, shuffle=False)
+    history = model.fit(dataset, validation_data=dataset, epochs=2, verbose=0).history
+    assert len(history["val_accuracy"]) == 2
+    assert np.isfinite(model.evaluate(dataset, verbose=0)).all()
+    assert model.predict(dataset, verbose=0).shape == (8, 2)
+
+
+def test_each_epoch_has_its_own_batches(make_model, make_template, reviews):
+    dataset = make_template().dataset(*reviews, batch_size=8)
+    epochs = []
+    model = make_model()
+    model.compile()
+    see = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: epochs.append(dataset.epoch)
+    )
+    model.fit(dataset, initial_epoch=2, epochs=5, callbacks=see, verbose=0)
+    assert epochs == [2, 3, 4]
+
+
+def test_keras_callbacks(make_model, make_template, reviews, tmp_path):
+    model, dataset = make_model(), make_template().dataset(*reviews)
+    model.compile(keras.optimizers.Adam(0.05))
+    best = keras.callbacks.EarlyStopping("val_accuracy", restore_best_weights=True)
+    keep = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_accuracy", mode="max")
+    model.fit(dataset, validation_data=dataset, epochs=3, callbacks=[best, keep], verbose=0)
+    assert keras.models.load_model(tmp_path / "best.keras").template.label_names == list(LABELS)
+
+
+def test_summary_tells_what_trains(make_model):
+    lines = []
+    make_model().summary(print_fn=lines.append)
+    text = "\n".join(lines)
+    assert "Trained: 256 of" in text and "8 virtual tokens x 32" in text
+    assert "MLM-Dense" in text
+
+
+def test_prompt_starts_from_unused_rows(make_model, make_template):
+    table = tensors()["bert/embeddings/word_embeddings"]
+    model = make_model(make_template("[u3][u1][MASK]{text}"))
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), table[[1, 3]])
+
+
+def test_vocabulary_without_unused_rows(tmp_path):
+    paths = write_small_bert(tmp_path, vocab=vocabulary(unused=False))
+    template = Template("[u1][u2][MASK]{text}", LABELS, paths[2], maxlen=64)
+    model = build_ptuning_model(*paths[:2], template, dropout_rate=0.0)
+    x, y = template.dataset(["书贵", "好"] * 4, ["负面", "正面"] * 4)[0]
+    prompt = ops.convert_to_numpy(model.prompt).copy()
+    assert 0 < np.abs(prompt).max() < 0.1
+    model.compile()
+    model.train_on_batch(x, y)
+    assert np.abs(ops.convert_to_numpy(model.prompt) - prompt).min() > 0
+
+
+def test_a_template_of_words_is_a_zero_shot_classifier(make_model, make_template, reviews):
+    template = make_template("[MASK]满意。{text}")
+    model = make_model(template)
+    assert model.prompt is None and not model.trainable_variables
+    assert model.predict(template.dataset(reviews[0]), verbose=0).shape == (24, 2)
+    model.compile()
+    with pytest.raises(ValueError, match=r'no virtual tokens.*trainable="all"'):
+        model.fit(template.dataset(*reviews), verbose=0)
+    model = make_model(template, trainable="all")
+    model.compile()
+    model.fit(template.dataset(*reviews), verbose=0)
+
+
+def test_mixed_precision(make_model, make_template, reviews):
+    model = make_model(dtype="mixed_bfloat16")
+    dataset = make_template().dataset(*reviews)
+    exact = make_model().predict(dataset, verbose=0)
+    found = model.predict(dataset, verbose=0)
+    assert found.dtype == "float32"
+    np.testing.assert_allclose(found, exact, atol=0.2)
+    model.compile()
+    assert np.isfinite(model.fit(dataset, verbose=0).history["loss"]).all()
+
+
+def test_bad_models(small_bert, make_template, make_model, tmp_path):
+    config, checkpoint, _ = small_bert
+    tokens = vocabulary()
+    with pytest.raises(ValueError, match="it has 119 tokens, and the model 120"):
+        build_ptuning_model(config, checkpoint, make_template(tokenizer=tokens[:-1]))
+    with pytest.raises(ValueError, match=r"up to 65 tokens.* 64 positions"):
+        build_ptuning_model(config, checkpoint, make_template(maxlen=65))
+    with pytest.raises(ValueError, match="trainable='head'"):
+        make_model(trainable="head")
+    with pytest.raises(ValueError, match="normalization='softmax'"):
+        make_model(normalization="softmax")
+    headless = str(tmp_path / "headless.ckpt")
+    write_tensors(headless, {k: v for k, v in tensors().items() if "cls/" not in k})
+    with pytest.raises(ValueError, match="has no MLM head"):
+        build_ptuning_model(config, headless, make_template())
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "hidden_size": 64}))
+    with pytest.raises(ValueError, match=r"\(120, 32\).*\(120, 64\)"):
+        build_ptuning_model(tmp_path / "config.json", checkpoint, make_template())
+
+
+def test_bad_calls(make_model, make_template, reviews):
+    model = make_model()
+    with pytest.raises(ValueError, match="has its own loss"):
+        model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile()
+    with pytest.raises(ValueError, match="Training needs labels"):
+        model.fit(make_template().dataset(reviews[0]))
