@@ -1,0 +1,126 @@
+"""P-tuning on Chinese reviews: 168 labels, a frozen BERT, and eight vectors that learn.
+
+    python examples/sentiment.py --checkpoint chinese_L-12_H-768_A-12/bert_model.ckpt \\
+        --data datasets/sentiment "房间很小，隔音也差。" "物流很快，包装也好。"
+
+The checkpoint is a Chinese BERT in Google's format, with its MLM head. The reviews are those of
+https://kexue.fm/archives/8295: `sentiment.zip`, in `examples/datasets` of bert4keras, unpacked.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from keras_ptuning import Template, Tokenizer, build_ptuning_model, datasets
+
+LABELS = {0: "不", 1: "很"}
+NAMES = {0: "negative", 1: "positive"}
+# Four virtual tokens, the word to predict, four more, and the review. For comparison the words of
+# a person: "很满意。" or "不满意。", as a BERT without any training would put it.
+PATTERN = "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}"
+ZERO_SHOT = "[MASK]满意。{text}"
+# An epoch goes over the few labels several times, or validation would take most of the time.
+PASSES = 5
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sentences", nargs="*", help="sentences to classify in the end")
+    parser.add_argument("--checkpoint", help="prefix of the checkpoint, e.g. bert_model.ckpt")
+    parser.add_argument("--config", help="default: bert_config.json beside the checkpoint")
+    parser.add_argument("--vocab", help="default: vocab.txt beside the checkpoint")
+    parser.add_argument("--data", help="folder with sentiment.{train,valid,test}.data")
+    parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
+    parser.add_argument("--epochs", type=int, default=12, help=f"of {PASSES} passes each")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompt", default="sentiment.prompt", help="where to save the prompt")
+    parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
+    args = parser.parse_args()
+    if not args.checkpoint or not args.data:
+        sys.exit(
+            "Name a checkpoint and the reviews: --checkpoint FOLDER/bert_model.ckpt --data FOLDER"
+        )
+    folder = os.path.dirname(args.checkpoint)
+    args.config = args.config or os.path.join(folder, "bert_config.json")
+    args.vocab = args.vocab or os.path.join(folder, "vocab.txt")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    keras.utils.set_random_seed(args.seed)
+    data = datasets.load_sentiment(args.data)
+    texts, labels = (column[: args.labeled] for column in data["train"])
+    print(f"{len(texts)} labelled reviews, {sum(labels)} of them positive")
+
+    tokenizer = Tokenizer(args.vocab)
+    template = Template(ZERO_SHOT, LABELS, tokenizer, maxlen=args.maxlen)
+    model = build_ptuning_model(args.config, args.checkpoint, template)
+    zero_shot = accuracy(model, *data["test"])
+    print(f"Zero-shot, {ZERO_SHOT}: test accuracy {zero_shot:.4f}")
+
+    template = Template(PATTERN, LABELS, tokenizer, maxlen=args.maxlen)
+    model = build_ptuning_model(args.config, args.checkpoint, template)
+    model.compile(keras.optimizers.Adam(args.learning_rate))
+    trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    print(f"P-tuning, {PATTERN}: {trained:,} of {model.count_params():,} parameters train")
+    keep_best = keras.callbacks.EarlyStopping(
+        "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
+    )
+    start = time.time()
+    history = model.fit(
+        template.dataset(texts * PASSES, labels * PASSES, args.batch_size, seed=args.seed),
+        validation_data=template.dataset(*data["valid"]),
+        epochs=args.epochs,
+        callbacks=[keep_best],
+    ).history
+    seconds = time.time() - start
+
+    known = set(data["train"][0])
+    unseen = [(t, y) for t, y in zip(*data["test"], strict=True) if t not in known]
+    results = {
+        "valid_acc": max(history["val_accuracy"]),
+        "test_acc": accuracy(model, *data["test"]),
+        "test_acc_deduplicated": accuracy(model, *map(list, zip(*unseen, strict=True))),
+        "zero_shot_test_acc": zero_shot,
+        "trainable_parameters": trained,
+        "best_epoch": int(np.argmax(history["val_accuracy"])) + 1,
+        "training_seconds": round(seconds, 1),
+        "backend": keras.backend.backend(),
+        **{k: getattr(args, k) for k in ("labeled", "epochs", "batch_size", "learning_rate")},
+        **{k: getattr(args, k) for k in ("maxlen", "seed")},
+    }
+    model.save_prompt(args.prompt)
+    print(f"The prompt is in {args.prompt}, {os.path.getsize(args.prompt):,} bytes")
+    if args.json:
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+    print(
+        "Accuracy: valid {valid_acc:.4f}, test {test_acc:.4f}, without the test reviews that "
+        "stand in the training file {test_acc_deduplicated:.4f}".format(**results)
+    )
+
+    if args.sentences:
+        scores = model.predict(template.dataset(args.sentences), verbose=0)
+        chances = keras.ops.convert_to_numpy(keras.ops.softmax(scores))
+        for text, label, row in zip(args.sentences, template.decode(scores), chances, strict=True):
+            print(f"{NAMES[label]} ({row.max():.0%})  {text}")
+
+
+def accuracy(model, texts, labels):
+    scores = model.predict(model.template.dataset(texts, batch_size=64))
+    return float(np.mean(np.equal(model.template.decode(scores), labels)))
+
+
+if __name__ == "__main__":
+    main()

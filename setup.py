@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = next(
+    line.split('"')[1]
+    for line in (here / "keras_ptuning" / "__init__.py").read_text("utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="keras_ptuning",
+    version=version,
+    description="P-tuning and PET for pretrained Chinese BERT checkpoints, in Keras 3",
+    long_description=(here / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["keras_ptuning", "keras_ptuning.*"]),
+    install_requires=[
+        "keras>=3.13",
+        "numpy>=1.26",
+        "safetensors>=0.4",
+        "tensorflow>=2.18",
+        "tokenizers>=0.20",
+    ],
+    extras_require={
+        "examples": ["jieba"],
+        "test": ["jieba", "pytest", "pytest-xdist", "ruff"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Linguistic",
+    ],
+)

@@ -1,0 +1,88 @@
+"""`examples/sentiment.py` as a user runs it."""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "sentiment.py"
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, str(EXAMPLE), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Little files in the layout of the real ones; one test review also stands in train."""
+    for split, n in (("train", 20), ("valid", 6), ("test", 5)):
+        start = 0 if split == "train" else 16 if split == "test" else 40
+        lines = [
+            f"{'书贵' if i % 2 else '屏幕'}{'好' * i}\t{i % 2}\n" for i in range(start, start + n)
+        ]
+        (tmp_path / f"sentiment.{split}.data").write_text("".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def test_story(small_bert, data):
+    done = run(
+        "--checkpoint", small_bert[1], "--data", data, "--labeled", 8, "--epochs", 2,
+        "--maxlen", 40, "--prompt", data / "my.prompt", "--json", data / "results.json", "屏幕不好", "",
+        cwd=data,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((data / "results.json").read_text())
+    assert results["trainable_parameters"] == 8 * 32
+    assert results["labeled"] == 8 and results["seed"] == 0
+    assert {"valid_acc", "test_acc", "zero_shot_test_acc"} <= set(results)
+    # Of the five test reviews the first four stand in train: one is left.
+    assert results["test_acc_deduplicated"] in (0.0, 1.0)
+    assert done.stdout.count("屏幕不好") == 1 and "8 of" not in done.stderr
+    assert (data / "my.prompt").stat().st_size < 10_000
+
+
+def test_without_a_checkpoint_it_says_what_to_name(tmp_path):
+    done = run(cwd=tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("Name a checkpoint") and "--checkpoint" in last and "--data" in last
+
+
+def test_a_broken_line_is_named(small_bert, data):
+    path = data / "sentiment.valid.data"
+    path.write_bytes(path.read_bytes() + "没有标签\n".encode())
+    done = run("--checkpoint", small_bert[1], "--data", data, cwd=data)
+    assert done.returncode == 1
+    assert "sentiment.valid.data, line 7" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_it_learns_from_168_reviews(tmp_path):
+    """Real reviews, three seeds: well above the same model without training."""
+    names = ("KERAS_PTUNING_DATA", "KERAS_PTUNING_CHECKPOINT")
+    folders = [os.environ.get(name) for name in names]
+    if not all(folders):
+        pytest.skip(f"no real data and checkpoint: set {' and '.join(names)}")
+    results = []
+    for seed in range(3):
+        out = tmp_path / f"{seed}.json"
+        checkpoint = pathlib.Path(folders[1]) / "bert_model.ckpt"
+        done = run(
+            "--checkpoint", checkpoint, "--data", pathlib.Path(folders[0]) / "sentiment",
+            "--seed", seed, "--json", out, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(out.read_text()))
+    found = [r["test_acc"] for r in results]
+    print(json.dumps(results, indent=1))
+    assert statistics.mean(found) > results[0]["zero_shot_test_acc"] + 0.01
+    assert min(found) > 0.7
