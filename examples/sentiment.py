@@ -39,7 +39,7 @@ def parse_arguments():
     parser.add_argument("--data", help="folder with sentiment.{train,valid,test}.data")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
     parser.add_argument("--epochs", type=int, default=12, help=f"of {PASSES} passes each")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
     parser.add_argument("--seed", type=int, default=0)

@@ -71,13 +71,14 @@ def test_gradient_is_that_of_the_masked_stop_gradient(use):
     full = keras.Variable(table())
     mask = np.zeros((VOCAB, 1), "float32")
     mask[TUNED] = 1
+    mask = ops.convert_to_tensor(mask)
 
     def loss(lookup, project):
         hidden = lookup() if use != "projection" else ops.convert_to_tensor(table()[IDS])
         hidden = ops.tanh(hidden)
         if use == "lookup":
-            return ops.sum(hidden * weights[..., :SIZE])
-        return ops.sum(ops.log_softmax(project(hidden)) * weights)
+            return ops.sum(hidden * ops.convert_to_tensor(weights[..., :SIZE]))
+        return ops.sum(ops.log_softmax(project(hidden)) * ops.convert_to_tensor(weights))
 
     def formula():
         e = ops.convert_to_tensor(full)

@@ -167,7 +167,7 @@ def test_each_epoch_has_its_own_batches(make_model, make_template, reviews):
     model = make_model()
     model.compile()
     see = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: epochs.append(dataset.epoch)
+        on_epoch_begin=lambda epoch, logs: epochs.append(dataset.epoch)
     )
     model.fit(dataset, initial_epoch=2, epochs=5, callbacks=see, verbose=0)
     assert epochs == [2, 3, 4]

@@ -37,7 +37,8 @@ def data(tmp_path):
 def test_story(small_bert, data):
     done = run(
         "--checkpoint", small_bert[1], "--data", data, "--labeled", 8, "--epochs", 2,
-        "--maxlen", 40, "--prompt", data / "my.prompt", "--json", data / "results.json", "屏幕不好", "",
+        "--maxlen", 40, "--prompt", data / "my.prompt", "--json", data / "results.json",
+        "屏幕不好", "",
         cwd=data,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
