@@ -47,13 +47,18 @@ def parse_arguments():
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()
     if not args.checkpoint or not args.data:
-        sys.exit(
-            "Name a checkpoint and the reviews: --checkpoint FOLDER/bert_model.ckpt --data FOLDER"
-        )
+        sys.exit("Name a checkpoint and the reviews: --checkpoint DIR/bert_model.ckpt --data DIR")
+    if args.labeled < 1 or args.epochs < 1:
+        parser.error("--labeled and --epochs must be at least 1")
     folder = os.path.dirname(args.checkpoint)
     args.config = args.config or os.path.join(folder, "bert_config.json")
     args.vocab = args.vocab or os.path.join(folder, "vocab.txt")
     return args
+
+
+def accuracy(model, texts, labels):
+    scores = model.predict(model.template.dataset(texts, batch_size=64))
+    return float(np.mean(np.equal(model.template.decode(scores), labels)))
 
 
 def main():
@@ -78,48 +83,39 @@ def main():
         "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
     )
     start = time.time()
-    history = model.fit(
+    valid_acc = model.fit(
         template.dataset(texts * PASSES, labels * PASSES, args.batch_size, seed=args.seed),
         validation_data=template.dataset(*data["valid"]),
         epochs=args.epochs,
         callbacks=[keep_best],
-    ).history
+    ).history["val_accuracy"]
     seconds = time.time() - start
+    model.save_prompt(args.prompt)
+    print(f"The prompt of epoch {np.argmax(valid_acc) + 1} is in {args.prompt}")
 
+    # Many test reviews also stand in the training file.
     known = set(data["train"][0])
-    unseen = [(t, y) for t, y in zip(*data["test"], strict=True) if t not in known]
+    unseen = [pair for pair in zip(*data["test"], strict=True) if pair[0] not in known]
     results = {
-        "valid_acc": max(history["val_accuracy"]),
+        "valid_acc": max(valid_acc),
         "test_acc": accuracy(model, *data["test"]),
-        "test_acc_deduplicated": accuracy(model, *map(list, zip(*unseen, strict=True))),
+        "test_acc_deduplicated": accuracy(model, *zip(*unseen, strict=True)) if unseen else None,
         "zero_shot_test_acc": zero_shot,
         "trainable_parameters": trained,
-        "best_epoch": int(np.argmax(history["val_accuracy"])) + 1,
         "training_seconds": round(seconds, 1),
         "backend": keras.backend.backend(),
-        **{k: getattr(args, k) for k in ("labeled", "epochs", "batch_size", "learning_rate")},
-        **{k: getattr(args, k) for k in ("maxlen", "seed")},
+        "arguments": vars(args),
     }
-    model.save_prompt(args.prompt)
-    print(f"The prompt is in {args.prompt}, {os.path.getsize(args.prompt):,} bytes")
+    print(json.dumps(results, ensure_ascii=False, indent=2))
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
-    print(
-        "Accuracy: valid {valid_acc:.4f}, test {test_acc:.4f}, without the test reviews that "
-        "stand in the training file {test_acc_deduplicated:.4f}".format(**results)
-    )
+            json.dump(results, file, ensure_ascii=False, indent=2)
 
     if args.sentences:
         scores = model.predict(template.dataset(args.sentences), verbose=0)
-        chances = keras.ops.convert_to_numpy(keras.ops.softmax(scores))
-        for text, label, row in zip(args.sentences, template.decode(scores), chances, strict=True):
-            print(f"{NAMES[label]} ({row.max():.0%})  {text}")
-
-
-def accuracy(model, texts, labels):
-    scores = model.predict(model.template.dataset(texts, batch_size=64))
-    return float(np.mean(np.equal(model.template.decode(scores), labels)))
+        chances = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).max(axis=1)
+        for text, label, p in zip(args.sentences, template.decode(scores), chances, strict=True):
+            print(f"{NAMES[label]} ({p:.0%})  {text}")
 
 
 if __name__ == "__main__":

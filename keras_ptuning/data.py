@@ -35,7 +35,8 @@ def pad(sequences, length):
 def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng):
     """Masks a share of the tokens at random, as BERT's pretraining does.
 
-    In each row exactly `round(rate * number of maskable tokens)` tokens are chosen, at least one.
+    In each row exactly `round(rate * number of maskable tokens)` tokens are chosen, at least one
+    where there is one.
     Of these 80% become `[MASK]`, 10% a random token, and 10% stay as they are.
 
     Args:
@@ -53,11 +54,12 @@ def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng):
 
     Example:
 
+    >>> import numpy as np
     >>> ids = np.array([[2, 7, 8, 9, 3, 0]])
     >>> maskable = np.array([[False, True, True, True, False, False]])
     >>> rng = np.random.default_rng(0)
     >>> _, _, targets = mask_tokens(ids, maskable, 0.3, mask_id=4, random_ids=[7, 8], rng=rng)
-    >>> (targets > 0).sum()
+    >>> int((targets > 0).sum())
     1
 
     Reference:
@@ -83,6 +85,15 @@ def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng):
     return masked_ids, np.where(chosen, positions, 0), target_ids
 
 
+def model_inputs(examples, length):
+    """The inputs of the model, padded: what `Template.encode` and each batch consist of."""
+    return {
+        "token_ids": pad([e.token_ids for e in examples], length),
+        "segment_ids": pad([e.segment_ids for e in examples], length),
+        "mask_positions": np.stack([e.mask_positions for e in examples]),
+    }
+
+
 class ClozeDataset(keras.utils.PyDataset):
     """Batches of encoded texts, tokenized once; made by `Template.dataset`.
 
@@ -93,46 +104,35 @@ class ClozeDataset(keras.utils.PyDataset):
 
     Args:
         examples: List of `Example`.
+        template: The `Template` that made them.
         label_ids: Integer array of shape `(len(examples),)`, or `None`.
         batch_size: Integer.
         shuffle: Whether to bucket and shuffle. Otherwise the order is that of `examples`.
         seed: Integer; what all randomness here depends on.
         mask_rate: Share of the ordinary tokens to mask for the auxiliary task; 0 for none.
-        mask_id: The id of `[MASK]`.
-        random_ids: Integer array, the ids that random masking may put in.
-        maxlen: Integer, the longest a padded batch may be.
 
     Raises:
-        ValueError: if `batch_size` or `mask_rate` make no sense.
+        ValueError: if `batch_size`, `seed` or `mask_rate` make no sense.
     """
 
     def __init__(
-        self,
-        examples,
-        label_ids=None,
-        *,
-        batch_size,
-        shuffle,
-        seed,
-        mask_rate,
-        mask_id,
-        random_ids,
-        maxlen,
+        self, examples, template, label_ids=None, *, batch_size, shuffle, seed=0, mask_rate=0.0
     ):
         super().__init__()
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"`batch_size` must be a positive integer. Received: {batch_size!r}.")
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(
+                    f"`{name}` must be an integer, at least {least}. Received: {value!r}."
+                )
         if not 0 <= mask_rate < 1:
             raise ValueError(f"`mask_rate` must be at least 0 and below 1. Received: {mask_rate!r}")
         self.examples = examples
+        self.template = template
         self.label_ids = label_ids
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.mask_rate = mask_rate
-        self.mask_id = mask_id
-        self.random_ids = random_ids
-        self.maxlen = maxlen
         self.lengths = np.array([len(e.token_ids) for e in examples])
         self.epoch = 0
 
@@ -173,12 +173,8 @@ class ClozeDataset(keras.utils.PyDataset):
         rows = self._batches[index]
         examples = [self.examples[i] for i in rows]
         longest = self.lengths[rows].max()
-        length = min(math.ceil(longest / LENGTH_STEP) * LENGTH_STEP, self.maxlen)
-        x = {
-            "token_ids": pad([e.token_ids for e in examples], length),
-            "segment_ids": pad([e.segment_ids for e in examples], length),
-            "mask_positions": np.stack([e.mask_positions for e in examples]),
-        }
+        length = min(math.ceil(longest / LENGTH_STEP) * LENGTH_STEP, self.template.maxlen)
+        x = model_inputs(examples, length)
         if self.label_ids is None:
             return (x,)
         if self.mask_rate:
@@ -186,8 +182,8 @@ class ClozeDataset(keras.utils.PyDataset):
                 x["token_ids"],
                 pad([e.maskable for e in examples], length),
                 self.mask_rate,
-                self.mask_id,
-                self.random_ids,
+                self.template.mask_id,
+                self.template.ordinary_ids,
                 np.random.default_rng([self.seed, self.epoch, index]),
             )
         return x, self.label_ids[rows]
@@ -201,13 +197,9 @@ class ClozeDataset(keras.utils.PyDataset):
         order = np.argsort(self.lengths, kind="stable")
         dataset = ClozeDataset(
             [self.examples[i] for i in order],
+            self.template,
             batch_size=self.batch_size,
             shuffle=False,
-            seed=self.seed,
-            mask_rate=0.0,
-            mask_id=self.mask_id,
-            random_ids=self.random_ids,
-            maxlen=self.maxlen,
         )
         return dataset, order
 

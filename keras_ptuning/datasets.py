@@ -20,8 +20,9 @@ def read_labeled(path):
 
     Example:
 
-    >>> read_labeled("sentiment.train.data")
-    (['很安静,隔音设施不错.', '图太乱了', ...], [1, 0, ...])
+    ```python
+    texts, labels = read_labeled("sentiment.train.data")  # ["很安静,隔音设施不错.", ...], [1, ...]
+    ```
     """
     texts, labels = [], []
     try:
@@ -58,10 +59,10 @@ def load_sentiment(folder):
 
     Example:
 
-    >>> data = load_sentiment("datasets/sentiment")
-    >>> texts, labels = data["train"]
-    >>> len(texts)
-    16883
+    ```python
+    data = load_sentiment("datasets/sentiment")
+    texts, labels = data["train"]  # 16,883 of each
+    ```
     """
     return {
         split: read_labeled(os.path.join(folder, f"sentiment.{split}.data")) for split in SPLITS

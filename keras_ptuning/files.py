@@ -17,18 +17,23 @@ def replacing(path):
 
     Raises:
         FileNotFoundError: if the folder of `path` does not exist.
+        IsADirectoryError: if `path` is a folder.
 
     Example:
 
-    >>> with replacing("result.json") as temporary:
-    ...     with open(temporary, "w") as file:
-    ...         file.write("{}")
+    ```python
+    with replacing("result.json") as temporary, open(temporary, "w") as file:
+        json.dump(result, file)
+    ```
     """
-    path = os.fspath(path)
+    # A link stays a link to the new file.
+    path = os.path.realpath(path)
     folder, name = os.path.split(path)
-    if not os.path.isdir(folder or "."):
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"Expected the path of a file. Received the folder {path!r}.")
+    if not os.path.isdir(folder):
         raise FileNotFoundError(f"There is no folder {folder!r} to write {name!r} into.")
-    with tempfile.TemporaryDirectory(dir=folder or ".", prefix=".writing-") as beside:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
         temporary = os.path.join(beside, name)
         yield temporary
         os.replace(temporary, path)

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 
-from keras_ptuning.data import ClozeDataset, Example, pad
-from keras_ptuning.tokenizers import Tokenizer, truncate_longest
+from keras_ptuning.data import ClozeDataset, Example, model_inputs
+from keras_ptuning.tokenizers import Tokenizer, is_special, truncate_longest
 
 _PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\})")
 _VIRTUAL = re.compile(r"\[u([1-9][0-9]*)\]")
@@ -39,16 +39,18 @@ class Template:
             Defaults to `128`.
 
     Raises:
+        TypeError: if the pattern or a word is not a string, or `maxlen` not an integer.
         ValueError: if the pattern has no `[MASK]`, no `{text}`, or an unknown part; if a label
             word is not in the vocabulary, differs in length from the masks, or stands for two
             labels; or if `maxlen` leaves no room for text.
 
     Example:
 
-    >>> template = Template("[u1][u2][MASK]满意。{text}", {"负面": "不", "正面": "很"}, "vocab.txt")
-    >>> x, y = template.encode(["这趟北京之旅我感觉很不错。"], ["正面"])
-    >>> x["token_ids"].shape, x["mask_positions"], y
-    ((1, 21), array([[3]]), array([1]))
+    >>> vocab = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"很不满意好。"]
+    >>> template = Template("[u1][MASK]满意。{text}", {"负面": "不", "正面": "很"}, vocab)
+    >>> x, y = template.encode(["很好", "不好。"], ["正面", "负面"])
+    >>> x["token_ids"].shape, x["mask_positions"].tolist(), y.tolist()
+    ((2, 10), [[2], [2]], [1, 0])
     >>> template.decode([[-3.1, -0.2]])
     ['正面']
 
@@ -67,6 +69,10 @@ class Template:
                 "A cloze needs a vocabulary with [MASK]. Received one of "
                 f"{tokenizer.vocab_size} tokens without it."
             )
+        if not isinstance(pattern, str):
+            raise TypeError(f"The pattern must be a string. Received: {pattern!r}.")
+        if not isinstance(maxlen, int | np.integer):
+            raise TypeError(f"`maxlen` must be an integer. Received: {maxlen!r}.")
         self.pattern = pattern
         self.tokenizer = tokenizer
         self.maxlen = maxlen
@@ -74,8 +80,8 @@ class Template:
         self._parse(pattern)
         self._read_labels(labels)
         # What random masking may put in place of a word: no special, unused or virtual token.
-        self._ordinary_ids = np.array(
-            [i for i, t in enumerate(tokenizer.vocab) if not re.fullmatch(r"\[.+\]", t)]
+        self.ordinary_ids = np.array(
+            [i for i, token in enumerate(tokenizer.vocab) if not is_special(token)]
         )
 
     def _parse(self, pattern):
@@ -99,8 +105,14 @@ class Template:
                 self._slot_limits.append(int(slot[2]) if slot[2] else None)
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
-            elif part in ("[MASK]", "[SEP]") or (part[0] == "[" and part in tokenizer):
-                self._pieces.append(([tokenizer.token_to_id(part)], segment, False))
+            elif part[0] == "[" and part in tokenizer and part not in ("[PAD]", "[UNK]", "[CLS]"):
+                token_id = tokenizer.token_to_id(part)
+                if token_id in self.virtual_ids:
+                    raise ValueError(
+                        f"{part!r} in the template {pattern!r} is also the row of a virtual token, "
+                        "which learns. Give the virtual token another number."
+                    )
+                self._pieces.append(([token_id], segment, False))
                 segment = 1 if part == "[SEP]" else segment
             elif part[0] in "{[":
                 raise ValueError(
@@ -149,10 +161,14 @@ class Template:
             label = label.item() if isinstance(label, np.generic) else label
             if not isinstance(label, str | int):
                 raise ValueError(f"Labels must be strings or integers. Received: {label!r}.")
-            words = [words] if isinstance(words, str) else list(words)
+            words = [words] if isinstance(words, str) else words
+            if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+                raise TypeError(
+                    f"The label {label!r} needs a word, or a list of words. Received: {words!r}."
+                )
             if not words:
                 raise ValueError(f"The label {label!r} has no word.")
-            self.labels[label] = words
+            self.labels[label] = list(words)
             self.word_ids.append([self._word_to_ids(word, label, owners) for word in words])
         self.label_names = list(self.labels)
         self._label_index = {label: i for i, label in enumerate(self.label_names)}
@@ -210,12 +226,17 @@ class Template:
         """Encodes texts, or pairs of texts, to a list of `Example`."""
         if isinstance(texts, str):
             raise TypeError(f"Expected a list of texts. Received: the one string {texts!r}.")
+        if texts is None or hasattr(texts, "keys"):
+            raise TypeError(
+                "Expected a list of texts, e.g. one column of a table. Received: "
+                f"{'None' if texts is None else type(texts).__name__}."
+            )
         texts = list(texts)
         if not texts:
             raise ValueError("There are no texts to encode. Received: an empty list.")
         if "text_b" in self.slots:
             for i, pair in enumerate(texts):
-                if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
+                if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
                     raise TypeError(
                         "The template has {text} and {text_b}, so texts must be pairs "
                         f"(text, text_b). Received: text {i} is {pair!r}."
@@ -270,11 +291,7 @@ class Template:
         """
         examples = self._examples(texts)
         length = max(len(e.token_ids) for e in examples)
-        x = {
-            "token_ids": pad([e.token_ids for e in examples], length),
-            "segment_ids": pad([e.segment_ids for e in examples], length),
-            "mask_positions": np.stack([e.mask_positions for e in examples]),
-        }
+        x = model_inputs(examples, length)
         return x if labels is None else (x, self._checked_label_ids(labels, examples))
 
     def dataset(self, texts, labels=None, batch_size=32, shuffle=None, seed=0, mask_rate=0.15):
@@ -296,19 +313,17 @@ class Template:
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs).
             ValueError: if a label is unknown, there are more or fewer labels than texts, or no
-                texts at all.
+                texts at all; if `batch_size`, `seed` or `mask_rate` make no sense.
         """
         examples = self._examples(texts)
         return ClozeDataset(
             examples,
+            self,
             None if labels is None else self._checked_label_ids(labels, examples),
             batch_size=batch_size,
             shuffle=labels is not None if shuffle is None else shuffle,
             seed=seed,
             mask_rate=mask_rate,
-            mask_id=self.mask_id,
-            random_ids=self._ordinary_ids,
-            maxlen=self.maxlen,
         )
 
     def _checked_label_ids(self, labels, examples):

@@ -1,6 +1,7 @@
 """Text -> token ids, with the `tokenizers` library doing the work."""
 
 import json
+import sys
 import unicodedata
 
 import tokenizers
@@ -191,7 +192,7 @@ class Tokenizer:
             text = "".join(c for c in text if unicodedata.category(c) != "Mn")
         ids = []
         for word in self.pre_tokenize(text):
-            if word in self._ids and not _is_special(word):
+            if word in self._ids and not is_special(word):
                 ids.append(self._ids[word])
             else:
                 ids.extend(self._backend.encode(word, add_special_tokens=False).ids)
@@ -251,7 +252,7 @@ class Tokenizer:
         """
         text = ""
         for token in (self.vocab[i] for i in token_ids):
-            if _is_special(token):
+            if is_special(token):
                 continue
             if token.startswith("##") and len(token) > 2:
                 text += token[2:]
@@ -270,9 +271,8 @@ class Tokenizer:
         """
         pre_tokenize = None
         if self.pre_tokenize is not None:
-            import jieba
-
-            if self.pre_tokenize != jieba.lcut:
+            jieba = sys.modules.get("jieba")
+            if jieba is None or self.pre_tokenize != jieba.lcut:
                 raise ValueError(
                     "Of the functions for `pre_tokenize` only `jieba.lcut` can be saved with a "
                     f"model. Received: {self.pre_tokenize!r}. Save the weights alone with "
@@ -313,7 +313,7 @@ def truncate_longest(sequences, room):
         excess -= cut
 
 
-def _is_special(token):
+def is_special(token):
     return len(token) > 2 and token[0] == "[" and token[-1] == "]"
 
 

@@ -123,7 +123,7 @@ def test_only_ordinary_words_are_masked(make_template):
         fixed = np.isin(x["token_ids"], [0, template.mask_id, *special])
         np.testing.assert_array_equal(x["masked_token_ids"][fixed], x["token_ids"][fixed])
         replaced = x["masked_token_ids"] != x["token_ids"]
-        assert set(x["masked_token_ids"][replaced]) <= {template.mask_id, *template._ordinary_ids}
+        assert set(x["masked_token_ids"][replaced]) <= {template.mask_id, *template.ordinary_ids}
 
 
 def test_nothing_to_mask(make_template):
@@ -137,7 +137,10 @@ def test_mask_rate_zero_adds_nothing(make_template):
     assert set(x) == {"token_ids", "segment_ids", "mask_positions"}
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 1.5}, {"mask_rate": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 0}, {"batch_size": 1.5}, {"mask_rate": 1.5}, {"seed": None}, {"seed": -1}],
+)
 def test_bad_options(make_template, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         make_template().dataset(["书"], ["正面"], **options)

@@ -130,6 +130,12 @@ def test_bad_tuned_ids(tuned_ids):
         PtuningEmbedding(VOCAB, SIZE, tuned_ids)
 
 
+@pytest.mark.parametrize("options", [{"tie_weights": False}, {"logit_soft_cap": 1.0}])
+def test_only_a_plain_tied_projection(options):
+    with pytest.raises(ValueError, match="tied and not capped"):
+        PtuningEmbedding(VOCAB, SIZE, TUNED, **options)
+
+
 def test_verbalizer():
     """Tokens of a word multiply, words of a label add, and the vocabulary normalises."""
     logits = np.random.default_rng(0).normal(size=(5, 2, 9)).astype("float32")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_bert import CONFIG, tensors, write_small_bert, write_tensors
 
-from keras_ptuning import build_transformer_model
+from keras_ptuning import PtuningEmbedding, build_transformer_model
 from keras_ptuning.checkpoints import TensorFlowCheckpoint
 
 TOKENS = np.array([[2, 30, 31, 32, 3, 0], [2, 40, 3, 0, 0, 0]])
@@ -79,6 +79,16 @@ def test_sequence_length_and_dtype(small_bert):
     np.testing.assert_allclose(predict(model).astype("float32")[0, :5], exact[0, :5], atol=0.2)
 
 
+def test_layers_from_outside(small_bert):
+    """The seam: a layer given by name takes part, and starts from the checkpoint."""
+    name = "Embedding-Token"
+    layer = PtuningEmbedding(CONFIG["vocab_size"], CONFIG["hidden_size"], [1, 2, 30], name=name)
+    model = build_transformer_model(*small_bert[:2], with_mlm="linear", layers={name: layer})
+    assert model.get_layer(name) is layer
+    plain = build_transformer_model(*small_bert[:2], with_mlm="linear")
+    np.testing.assert_allclose(predict(model), predict(plain), atol=1e-5)
+
+
 def test_checkpoint_may_be_named_by_any_of_its_files(small_bert):
     for suffix in (".index", ".data-00000-of-00001"):
         checkpoint = TensorFlowCheckpoint(small_bert[1] + suffix)
@@ -136,6 +146,10 @@ def test_configuration_of_another_model(small_bert, tmp_path):
         path.write_text(json.dumps({**CONFIG, **change}))
         with pytest.raises(ValueError, match=f"{tensor}.*{shapes}"):
             build_transformer_model(path, small_bert[1])
+    path.write_text(json.dumps({**CONFIG, "num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"num_hidden_layers=1, and the checkpoint has more"):
+        build_transformer_model(path, small_bert[1])
+    assert build_transformer_model(path, small_bert[1], num_hidden_layers=2).count_params()
     path.write_text(json.dumps({**CONFIG, "num_hidden_layers": 3}))
     with pytest.raises(ValueError, match=r"does not have all the tensors.*layer_2"):
         build_transformer_model(path, small_bert[1])
@@ -159,7 +173,12 @@ def test_checkpoint_without_heads(broken):
         (b"[]", "not a JSON object"),
         (b'{"vocab_size": 9}', "lacks hidden_size"),
         (json.dumps({**CONFIG, "hidden_size": 33}).encode(), "multiple of num_attention_heads"),
-        (json.dumps({**CONFIG, "num_hidden_layers": "2"}).encode(), "positive integer"),
+        (json.dumps({**CONFIG, "num_hidden_layers": "2"}).encode(), "positive integer.*'2'"),
+        (json.dumps({**CONFIG, "max_position_embeddings": None}).encode(), "positive integer"),
+        (json.dumps({**CONFIG, "hidden_dropout_prob": "0.1"}).encode(), "below 1.*'0.1'"),
+        (json.dumps({**CONFIG, "initializer_range": True}).encode(), "positive number"),
+        (json.dumps({**CONFIG, "hidden_act": None}).encode(), "name of an activation"),
+        (json.dumps({**CONFIG, "hidden_act": "gelo"}).encode(), "name of an activation.*'gelo'"),
     ],
 )
 def test_bad_configurations(tmp_path, content, message):

@@ -162,6 +162,7 @@ def test_batches_of_changing_length(make_model, make_template):
 
 
 def test_each_epoch_has_its_own_batches(make_model, make_template, reviews):
+    """Also where training goes on, in the same process or, by `initial_epoch`, in another."""
     dataset = make_template().dataset(*reviews, batch_size=8)
     epochs = []
     model = make_model()
@@ -169,8 +170,30 @@ def test_each_epoch_has_its_own_batches(make_model, make_template, reviews):
     see = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: epochs.append(dataset.epoch)
     )
-    model.fit(dataset, initial_epoch=2, epochs=5, callbacks=see, verbose=0)
-    assert epochs == [2, 3, 4]
+    model.fit(dataset, epochs=2, callbacks=see, verbose=0)
+    model.fit(dataset, epochs=1, callbacks=[see], verbose=0)
+    model.fit(dataset, initial_epoch=3, epochs=5, callbacks=see, verbose=0)
+    assert epochs == [0, 1, 2, 3, 4]
+    dataset.epoch = 0
+    model.fit(dataset, initial_epoch=7, epochs=8, callbacks=see, verbose=0)
+    assert epochs[-1] == 7
+
+
+def test_arrays_like_any_keras_model(make_model, make_template, reviews):
+    """Positional arguments, validation_split, column labels, eager mode."""
+    model = make_model()
+    x, y = make_template().encode(*reviews)
+    for eager in (False, True):
+        model.compile(keras.optimizers.SGD(0.0), run_eagerly=eager)
+        losses = [
+            model.fit(x, labels, 24, 1, verbose=0).history["loss"][0] for labels in (y, y[:, None])
+        ]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+        model.fit(make_template().dataset(*reviews), verbose=0)
+    history = model.fit(x, y, 8, 2, validation_split=0.25, verbose=0).history
+    assert len(history["val_accuracy"]) == 2
+    assert model.evaluate(x, y, 8, verbose=0)[0] > 0
+    assert model.predict(x, 8, verbose=0).shape == (24, 2)
 
 
 def test_keras_callbacks(make_model, make_template, reviews, tmp_path):
@@ -243,6 +266,9 @@ def test_bad_models(small_bert, make_template, make_model, tmp_path):
         make_model(trainable="head")
     with pytest.raises(ValueError, match="normalization='softmax'"):
         make_model(normalization="softmax")
+    for option in ("layers", "with_mlm", "with_pool", "sequence_length"):
+        with pytest.raises(ValueError, match=f"sets .*{option}.* itself"):
+            make_model(**{option: 1})
     headless = str(tmp_path / "headless.ckpt")
     write_tensors(headless, {k: v for k, v in tensors().items() if "cls/" not in k})
     with pytest.raises(ValueError, match="has no MLM head"):
@@ -254,8 +280,48 @@ def test_bad_models(small_bert, make_template, make_model, tmp_path):
 
 def test_bad_calls(make_model, make_template, reviews):
     model = make_model()
+    template = make_template()
     with pytest.raises(ValueError, match="has its own loss"):
         model.compile("adam", "sparse_categorical_crossentropy")
     model.compile()
-    with pytest.raises(ValueError, match="Training needs labels"):
-        model.fit(make_template().dataset(reviews[0]))
+    dataset = template.dataset(*reviews)
+    unlabeled = template.dataset(reviews[0])
+    for call in (
+        lambda: model.fit(unlabeled),
+        lambda: model.fit(dataset, validation_data=unlabeled),
+        lambda: model.evaluate(unlabeled),
+    ):
+        with pytest.raises(ValueError, match="need labels"):
+            call()
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        model.fit(dataset, steps_per_epoch=1)
+    with pytest.raises(ValueError, match="make a dataset of these"):
+        model.predict(dataset, steps=1)
+    x, y = template.encode(*reviews)
+    for labels, message in (
+        (y + 1, r"from 0 to 1, the places of \['负面', '正面'\].*\[2"),
+        (np.eye(2)[y], r"shape \(n,\).*\(24, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fit(x, labels)
+        with pytest.raises(ValueError, match=message):
+            model.evaluate(x, labels)
+    model.trainable = False
+    with pytest.raises(ValueError, match="all of the model is frozen"):
+        model.fit(dataset)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pattern": "[u1][MASK]{text}"}, "another template.*pattern"),
+        ({"labels": {"正面": "很", "负面": "不"}}, "another template.*label_names"),
+        ({"labels": {"负面": "差", "正面": "很"}}, "another template.*labels"),
+        ({"tokenizer": [*vocabulary()[:-1], "x"]}, "another vocabulary"),
+    ],
+)
+def test_data_of_another_template(make_model, make_template, reviews, change, message):
+    model = make_model()
+    model.compile()
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(make_template(**change).dataset(*reviews))

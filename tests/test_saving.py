@@ -9,6 +9,7 @@ from keras import ops
 from small_bert import CONFIG, vocabulary, write_small_bert
 
 from keras_ptuning import Template, load_prompt
+from keras_ptuning.models import BERT
 
 
 @pytest.fixture
@@ -42,7 +43,10 @@ def test_a_loaded_model_goes_on_training(trained, reviews, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     data = trained.template.dataset(*reviews)
     assert [tuple(v.shape) for v in loaded.trainable_variables] == [(8, 32)]
-    losses = [m.fit(data, verbose=0).history["loss"][0] for m in (trained, loaded)]
+    losses = []
+    for model in (trained, loaded):
+        data.epoch = 0
+        losses.append(model.fit(data, verbose=0).history["loss"][0])
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
@@ -53,6 +57,7 @@ def test_a_loaded_model_goes_on_training(trained, reviews, tmp_path):
         {"normalization": "labels", "auxiliary": False},
         {"dtype": "mixed_bfloat16"},
         {"dtype": keras.DTypePolicy("mixed_bfloat16")},
+        {"keep_tokens": np.arange(CONFIG["vocab_size"])},
     ],
 )
 def test_options_survive(make_model, make_template, reviews, tmp_path, options):
@@ -64,6 +69,44 @@ def test_options_survive(make_model, make_template, reviews, tmp_path, options):
     for name in ("tuned", "normalization", "auxiliary"):
         assert getattr(loaded, name) == getattr(model, name)
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
+
+
+def test_a_global_policy_is_saved(make_model, make_template, reviews, tmp_path):
+    data = make_template().dataset(reviews[0])
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = make_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+
+
+def test_weights_alone(trained, make_model, reviews, tmp_path):
+    trained.save_weights(tmp_path / "model.weights.h5")
+    other = make_model()
+    other.load_weights(tmp_path / "model.weights.h5")
+    data = trained.template.dataset(reviews[0])
+    np.testing.assert_array_equal(other.predict(data, verbose=0), trained.predict(data, verbose=0))
+
+
+def test_an_architecture_of_the_users_own_is_not_saved_half(make_model, tmp_path):
+    class OtherBERT(BERT):
+        pass
+
+    with pytest.raises(ValueError, match="architecture of your own"):
+        make_model(model=OtherBERT).save(tmp_path / "model.keras")
+    assert not os.listdir(tmp_path)
+
+
+def test_links_and_folders(trained, tmp_path):
+    trained.save_prompt(tmp_path / "a.prompt")
+    (tmp_path / "link.prompt").symlink_to("a.prompt")
+    trained.save_prompt(tmp_path / "link.prompt")
+    assert (tmp_path / "link.prompt").is_symlink()
+    with pytest.raises(IsADirectoryError, match="Expected the path of a file"):
+        trained.save_prompt(tmp_path)
 
 
 def test_an_interrupted_save_keeps_the_old_file(trained, tmp_path, monkeypatch):
@@ -115,7 +158,11 @@ def test_damaged_prompts(trained, small_bert, tmp_path):
     path = tmp_path / "sentiment.prompt"
     trained.save_prompt(path)
     whole = path.read_bytes()
-    for content in (b"", whole[:5], whole[: len(whole) // 2], whole[:-1], b"x" * len(whole)):
+    flipped = [bytearray(whole), bytearray(whole)]
+    flipped[0][-9] ^= 1  # in the vectors
+    flipped[1][whole.index("正面".encode())] ^= 1  # in a label
+    cut = [b"", whole[:5], whole[: len(whole) // 2], whole[:-1], b"x" * len(whole)]
+    for content in (*cut, *flipped):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"sentiment\.prompt' is damaged"):
             load_prompt(path, *small_bert)
@@ -123,9 +170,15 @@ def test_damaged_prompts(trained, small_bert, tmp_path):
         load_prompt(tmp_path / "nowhere.prompt", *small_bert)
 
 
+def test_a_prompt_of_a_thawed_model_is_not_saved_alone(trained, tmp_path):
+    trained.backbone.get_layer("MLM-Norm").trainable = True
+    with pytest.raises(ValueError, match="trains more than these"):
+        trained.save_prompt(tmp_path / "x.prompt")
+
+
 def test_a_prompt_that_is_not_all_is_not_saved_alone(make_model, make_template, tmp_path):
     for model, reason in (
-        (make_model(trainable="all"), "was trained whole"),
+        (make_model(trainable="all"), "trains more than these"),
         (make_model(make_template("[MASK]好{text}")), "has no virtual tokens"),
     ):
         with pytest.raises(ValueError, match=reason):

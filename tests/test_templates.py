@@ -111,6 +111,8 @@ def test_config_survives_json(make_template):
         ({"pattern": "[MASK]{}{text}"}, r"Unknown '\{\}'"),
         ({"pattern": "[mask]{text}"}, r"Unknown '\[mask\]'"),
         ({"pattern": "[u0][MASK]{text}"}, r"Unknown '\[u0\]'"),
+        ({"pattern": "[PAD][MASK]{text}"}, r"Unknown '\[PAD\]'"),
+        ({"pattern": "[u1][unused1][MASK]{text}"}, r"'\[unused1\]' .* another number"),
         ({"pattern": "[MASK]满足{text}"}, "'满足' of the template are not all in the vocabulary"),
         ({"labels": {"a": "坏", "b": "好"}}, "'坏' of the label 'a' is not in the vocabulary"),
         ({"labels": {"a": "", "b": "好"}}, "not in the vocabulary"),
@@ -127,6 +129,20 @@ def test_bad_templates(make_template, change, message):
         make_template(**change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pattern": None}, "pattern must be a string"),
+        ({"maxlen": None}, "`maxlen` must be an integer"),
+        ({"maxlen": "64"}, "`maxlen` must be an integer"),
+        ({"labels": {"a": 5, "b": "好"}}, "needs a word, or a list of words"),
+    ],
+)
+def test_wrong_types(make_template, change, message):
+    with pytest.raises(TypeError, match=message):
+        make_template(**change)
+
+
 def test_vocabulary_without_mask():
     vocab = [t for t in vocabulary() if t != "[MASK]"]
     with pytest.raises(ValueError, match=r"vocabulary with \[MASK\]"):
@@ -138,6 +154,8 @@ def test_vocabulary_without_mask():
     [
         (["书", None], None, TypeError, "text 1 is None"),
         ("书贵", None, TypeError, "one string '书贵'"),
+        (None, None, TypeError, "list of texts.* None"),
+        ({"text": ["书"]}, None, TypeError, "one column of a table.* dict"),
         ([], [], ValueError, "no texts"),
         (["书", "贵"], ["正面"], ValueError, "2 texts and 1 labels"),
         (["书", "贵"], ["正面", "中性"], ValueError, "Label 1 is '中性'.*负面.*正面"),
@@ -150,7 +168,9 @@ def test_bad_examples(make_template, method, texts, labels, error, message):
         getattr(make_template(), method)(texts, labels)
 
 
-@pytest.mark.parametrize("texts", [["书贵"], [("书", "贵", "快")], [("书", None)], [7]])
+@pytest.mark.parametrize(
+    "texts", [["书贵"], [("书", "贵", "快")], [("书", None)], [7], [{"text": "书"}]]
+)
 def test_bad_pairs(make_template, texts):
     with pytest.raises(TypeError, match=r"text 0 is|pairs"):
         make_template("{text}[MASK]{text_b}").encode(texts)

@@ -3,6 +3,18 @@
 from keras_ptuning.checkpoints.names import PER_TOKEN, tensor_names
 
 
+def check_depth(num_hidden_layers, checkpoint, architecture):
+    """Raises a ValueError if the checkpoint has more layers than the configuration."""
+    for name in tensor_names(architecture, f"Transformer-{num_hidden_layers}-FeedForward"):
+        if name in checkpoint.shapes:
+            raise ValueError(
+                f"The configuration does not match the checkpoint {checkpoint.path!r}: it has "
+                f"num_hidden_layers={num_hidden_layers}, and the checkpoint has more, such as "
+                f"the tensor {name!r}. To use only the lower layers, give `num_hidden_layers` as "
+                "an argument."
+            )
+
+
 def load_weights(layers, checkpoint, architecture, keep_tokens=None):
     """Loads a checkpoint into layers; all of it, or nothing.
 
@@ -56,6 +68,10 @@ def load_weights(layers, checkpoint, architecture, keep_tokens=None):
         values.append((variable, value))
     for variable, value in values:
         variable.assign(value)
+    for layer in layers.values():
+        # Layers that lay vectors of their own over a table start from the loaded one.
+        if hasattr(layer, "reset_prompt"):
+            layer.reset_prompt()
 
 
 def _describe_missing(missing, checkpoint):

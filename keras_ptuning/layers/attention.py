@@ -28,9 +28,10 @@ class MultiHeadAttention(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> layer = MultiHeadAttention(heads=2, head_size=8)
     >>> x = np.random.rand(3, 5, 16).astype("float32")
-    >>> layer(x, attention_mask=np.ones((3, 1, 1, 5), "bool")).shape
+    >>> tuple(layer(x, attention_mask=np.ones((3, 1, 1, 5), "bool")).shape)
     (3, 5, 16)
 
     Reference:

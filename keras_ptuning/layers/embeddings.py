@@ -25,8 +25,9 @@ class PositionEmbedding(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> layer = PositionEmbedding(input_dim=512)
-    >>> layer(np.zeros((2, 7, 16), "float32")).shape
+    >>> tuple(layer(np.zeros((2, 7, 16), "float32")).shape)
     (2, 7, 16)
 
     Reference:
@@ -81,7 +82,8 @@ class PtuningEmbedding(keras.layers.ReversibleEmbedding):
         tuned_ids: List of integers, the token ids whose rows learn. Ids of `input_dim` and above
             are additional tokens, which can be looked up but are not predicted.
         table_trainable: Whether the other rows learn too. Defaults to `False`.
-        **kwargs: Other arguments of `keras.layers.ReversibleEmbedding`.
+        **kwargs: Other arguments of `keras.layers.ReversibleEmbedding`, with tied weights and
+            without `logit_soft_cap`.
 
     Call arguments:
         inputs: Integer tensor of token ids, of any shape. With `reverse=True`, a tensor of shape
@@ -92,12 +94,14 @@ class PtuningEmbedding(keras.layers.ReversibleEmbedding):
         Tensor of shape `(..., output_dim)`; with `reverse=True`, `(..., input_dim)`.
 
     Raises:
-        ValueError: if `tuned_ids` is empty, has an id twice, or a negative one.
+        ValueError: if `tuned_ids` is empty, has an id twice, or a negative one; if the projection
+            is to be untied or capped.
 
     Example:
 
+    >>> import numpy as np
     >>> layer = PtuningEmbedding(input_dim=100, output_dim=16, tuned_ids=[1, 2, 3])
-    >>> layer(np.array([[1, 2, 50]])).shape
+    >>> tuple(layer(np.array([[1, 2, 50]])).shape)
     (1, 3, 16)
     >>> [tuple(w.shape) for w in layer.trainable_weights]
     [(3, 16)]
@@ -114,6 +118,11 @@ class PtuningEmbedding(keras.layers.ReversibleEmbedding):
             raise ValueError(
                 "`tuned_ids` must name at least one token id, each once and none negative. "
                 f"Received: tuned_ids={tuned_ids}."
+            )
+        if not self.tie_weights or self.logit_soft_cap:
+            raise ValueError(
+                "The projection of a PtuningEmbedding is tied and not capped. Received: "
+                f"tie_weights={self.tie_weights}, logit_soft_cap={self.logit_soft_cap}."
             )
         self.tuned_ids = tuned_ids
         self.table_trainable = table_trainable

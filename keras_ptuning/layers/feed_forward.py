@@ -21,8 +21,9 @@ class FeedForward(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> layer = FeedForward(units=64, activation="gelu")
-    >>> layer(np.zeros((2, 7, 16), "float32")).shape
+    >>> tuple(layer(np.zeros((2, 7, 16), "float32")).shape)
     (2, 7, 16)
 
     Reference:

@@ -2,7 +2,7 @@
 
 import inspect
 
-from keras_ptuning.checkpoints import TensorFlowCheckpoint, load_weights
+from keras_ptuning.checkpoints import TensorFlowCheckpoint, check_depth, load_weights
 from keras_ptuning.models.bert import BERT
 from keras_ptuning.models.config import read_config
 
@@ -79,10 +79,8 @@ def build_transformer_model(
     transformer = model(**{**read_config(config_path), **kwargs})
     keras_model = transformer.build()
     if checkpoint_path is not None:
-        load_weights(
-            transformer.layers,
-            TensorFlowCheckpoint(checkpoint_path),
-            transformer.weight_table,
-            keep_tokens=transformer.keep_tokens,
-        )
+        checkpoint, architecture = TensorFlowCheckpoint(checkpoint_path), transformer.weight_table
+        if "num_hidden_layers" not in kwargs:
+            check_depth(transformer.num_hidden_layers, checkpoint, architecture)
+        load_weights(transformer.layers, checkpoint, architecture, transformer.keep_tokens)
     return keras_model

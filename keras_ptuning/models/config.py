@@ -2,13 +2,29 @@
 
 import json
 
-REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-)
+import keras
+
+# Entry of the file: name of the argument, default (None: required), check, and what it must be.
+_POSITIVE = (lambda v: isinstance(v, int) and v > 0, "a positive integer")
+_RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
+ENTRIES = {
+    "vocab_size": ("vocab_size", None, *_POSITIVE),
+    "hidden_size": ("hidden_size", None, *_POSITIVE),
+    "num_hidden_layers": ("num_hidden_layers", None, *_POSITIVE),
+    "num_attention_heads": ("num_attention_heads", None, *_POSITIVE),
+    "intermediate_size": ("intermediate_size", None, *_POSITIVE),
+    "max_position_embeddings": ("max_position", 512, *_POSITIVE),
+    "type_vocab_size": ("segment_vocab_size", 2, *_POSITIVE),
+    "hidden_dropout_prob": ("dropout_rate", 0.0, *_RATE),
+    "attention_probs_dropout_prob": ("attention_dropout_rate", 0.0, *_RATE),
+    "initializer_range": ("initializer_range", 0.02, lambda v: v > 0, "a positive number"),
+    "hidden_act": (
+        "hidden_act",
+        "gelu",
+        lambda v: callable(getattr(keras.activations, v, None)),
+        "the name of an activation of Keras",
+    ),
+}
 
 
 def load_config(path):
@@ -60,30 +76,29 @@ def read_config(config):
 
     Example:
 
-    >>> read_config({"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
-    ...              "num_attention_heads": 2, "intermediate_size": 16,
-    ...              "hidden_dropout_prob": 0.1})["dropout_rate"]
-    0.1
+    >>> settings = read_config({"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1,
+    ...     "num_attention_heads": 2, "intermediate_size": 16, "hidden_dropout_prob": 0.1})
+    >>> settings["dropout_rate"], settings["max_position"]
+    (0.1, 512)
     """
-    name = "The configuration" if isinstance(config, dict) else f"The configuration {config!r}"
+    name = "The configuration" if isinstance(config, dict) else f"The configuration {str(config)!r}"
     config = load_config(config)
-    missing = [key for key in REQUIRED if key not in config]
+    missing = [key for key, entry in ENTRIES.items() if entry[1] is None and key not in config]
     if missing:
         raise ValueError(f"{name} lacks {', '.join(missing)}. Received: {sorted(config)}.")
-    for key in REQUIRED:
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise ValueError(f"{name}: {key} must be a positive integer. Received: {config[key]!r}")
-    if config["hidden_size"] % config["num_attention_heads"]:
+    settings = {}
+    for key, (argument, default, check, expected) in ENTRIES.items():
+        value = config.get(key, default)
+        try:
+            good = check(value) and not isinstance(value, bool)
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(f"{name}: {key} must be {expected}. Received: {value!r}.")
+        settings[argument] = value
+    if settings["hidden_size"] % settings["num_attention_heads"]:
         raise ValueError(
-            f"{name}: hidden_size must be a multiple of num_attention_heads. "
-            f"Received: {config['hidden_size']} and {config['num_attention_heads']}."
+            f"{name}: hidden_size must be a multiple of num_attention_heads. Received: "
+            f"{settings['hidden_size']} and {settings['num_attention_heads']}."
         )
-    return {
-        **{key: config[key] for key in REQUIRED},
-        "hidden_act": config.get("hidden_act", "gelu"),
-        "max_position": config.get("max_position_embeddings", 512),
-        "segment_vocab_size": config.get("type_vocab_size", 2),
-        "dropout_rate": config.get("hidden_dropout_prob") or 0.0,
-        "attention_dropout_rate": config.get("attention_probs_dropout_prob") or 0.0,
-        "initializer_range": config.get("initializer_range", 0.02),
-    }
+    return settings

@@ -5,6 +5,7 @@ import math
 import os
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_ptuning.data import ClozeDataset
@@ -25,7 +26,8 @@ class ClozeModel(keras.Model):
     like any Keras model, on what `template.dataset(...)` or `template.encode(...)` return:
 
     - `fit` minimises the mean cross-entropy over the answer positions and, with `auxiliary`, the
-      positions masked at random; dropout is on.
+      positions masked at random (which the batches of `template.dataset` bring along, and the
+      arrays of `template.encode` do not); dropout is on.
     - `evaluate` gives the answer's part of the loss alone, and the label accuracy, both on
       unmasked texts.
     - `predict` returns the log-probability of each label, `(n, num_labels)`, in the order of the
@@ -48,7 +50,13 @@ class ClozeModel(keras.Model):
         name=None,
         **kwargs,
     ):
-        super().__init__(name=name)
+        # Written down, so that a saved model keeps the policy that was global when it was made.
+        kwargs["dtype"] = keras.dtype_policies.get(
+            kwargs.get("dtype") or keras.config.dtype_policy()
+        )
+        if kwargs.get("keep_tokens") is not None:
+            kwargs["keep_tokens"] = [int(i) for i in kwargs["keep_tokens"]]
+        super().__init__(name=name, dtype=kwargs["dtype"])
         for argument, value, expected in (
             ("trainable", trainable, ("prompt", "all")),
             ("normalization", normalization, NORMALIZATIONS),
@@ -63,7 +71,7 @@ class ClozeModel(keras.Model):
         self.auxiliary = auxiliary
         self._init_config = {"config": config, **kwargs}
         self.backbone = _build_backbone(config, checkpoint_path, template, trainable, **kwargs)
-        self.verbalizer = Verbalizer(template.word_ids, name="Verbalizer")
+        self.verbalizer = Verbalizer(template.word_ids, dtype="float32", name="Verbalizer")
         self.built = True
         if keras.backend.backend() == "tensorflow":
             # XLA would compile anew for each length of batch, and is no faster on a CPU.
@@ -78,6 +86,7 @@ class ClozeModel(keras.Model):
         pass
 
     def call(self, inputs, training=False):
+        inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
         auxiliary = training and self.auxiliary and "masked_token_ids" in inputs
         answers = inputs["mask_positions"]
         token_ids, positions = inputs["token_ids"], answers
@@ -104,7 +113,8 @@ class ClozeModel(keras.Model):
         scores = auxiliary.get("scores", y_pred)
         if self.normalization == "labels":
             scores = ops.log_softmax(scores)
-        chosen = ops.one_hot(ops.cast(y, "int32"), scores.shape[-1], dtype=scores.dtype)
+        y = ops.reshape(ops.cast(y, "int32"), ops.shape(scores)[:1])
+        chosen = ops.one_hot(y, scores.shape[-1], dtype=scores.dtype)
         losses = -ops.sum(scores * chosen, axis=-1)
         if sample_weight is not None:
             losses = losses * ops.cast(sample_weight, losses.dtype)
@@ -145,52 +155,105 @@ class ClozeModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *, validation_data=None, callbacks=None, **kwargs):
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, validation_data=None, **kwargs):
+        """Trains the model, as `keras.Model.fit` does.
+
+        A dataset's epochs go on where its last training stopped, so that its batches and masks
+        differ each time; set `dataset.epoch = 0` to repeat them.
+        """
         if not self.trainable_variables:
-            raise ValueError(
-                f"Nothing would be trained: the template {self.template.pattern!r} has no virtual "
-                "tokens [u1], [u2]..., and the rest of the model is frozen. Build the model with "
-                '`trainable="all"` to train it whole.'
+            reason = (
+                "all of the model is frozen"
+                if self.prompt is not None
+                else f"the template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., "
+                'and the rest is frozen. Build the model with `trainable="all"` to train it whole'
             )
+            raise ValueError(f"Nothing would be trained: {reason}.")
         if isinstance(x, ClozeDataset):
-            if x.label_ids is None:
-                raise ValueError("Training needs labels: `template.dataset(texts, labels)`.")
-            set_epoch = keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: setattr(x, "epoch", epoch)
+            if kwargs.get("steps_per_epoch"):
+                raise ValueError(
+                    "An epoch of a template's dataset is all of it: leave out `steps_per_epoch`."
+                )
+            start = kwargs.get("initial_epoch", 0)
+            offset = max(x.epoch - start, 0)
+            count_epochs = keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs: setattr(x, "epoch", epoch + offset),
+                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
             )
-            callbacks = [set_epoch, *_as_list(callbacks)]
+            callbacks = kwargs.get("callbacks") or []
+            callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+            kwargs["callbacks"] = [count_epochs, *callbacks]
             # The dataset shuffles by its own seed.
             kwargs["shuffle"] = False
         return super().fit(
-            _batches(x),
-            y,
-            validation_data=_batches(validation_data),
-            callbacks=callbacks,
+            self._checked(x),
+            self._checked_labels(y),
+            batch_size,
+            epochs,
+            validation_data=self._checked(validation_data),
             **kwargs,
         )
 
-    def evaluate(self, x=None, y=None, **kwargs):
-        return super().evaluate(_batches(x), y, **kwargs)
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+        return super().evaluate(self._checked(x), self._checked_labels(y), batch_size, **kwargs)
 
-    def predict(self, x, **kwargs):
+    def predict(self, x, batch_size=None, **kwargs):
         if not isinstance(x, ClozeDataset):
-            return super().predict(x, **kwargs)
+            return super().predict(x, batch_size, **kwargs)
+        if kwargs.get("steps"):
+            raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
         dataset, order = x.by_length()
-        sorted_scores = super().predict(_batches(dataset), **kwargs)
+        sorted_scores = super().predict(self._checked(dataset, labeled=False), **kwargs)
         scores = sorted_scores.copy()
         scores[order] = sorted_scores
         return scores
+
+    def _checked_labels(self, y):
+        """Refuses labels that would train wrongly without a word; returns them flat."""
+        if not isinstance(y, np.ndarray | list):
+            return y
+        y = np.asarray(y)
+        if y.shape not in ((len(y),), (len(y), 1)):
+            raise ValueError(f"`y` must have the shape (n,). Received: shape {y.shape}.")
+        outside = y[(y < 0) | (y >= self.template.num_labels)]
+        if outside.size:
+            raise ValueError(
+                f"`y` must be from 0 to {self.template.num_labels - 1}, the places of "
+                f"{self.template.label_names}. Received: {outside[:5].tolist()}."
+            )
+        return y.reshape(-1)
+
+    def _checked(self, data, labeled=True):
+        """Refuses a dataset of another template; returns what Keras is to iterate over."""
+        if not isinstance(data, ClozeDataset):
+            return data
+        if labeled and data.label_ids is None:
+            raise ValueError(
+                "Training and evaluation need labels: `template.dataset(texts, labels)`."
+            )
+        for name in ("pattern", "labels", "label_names"):
+            theirs, ours = getattr(data.template, name), getattr(self.template, name)
+            if theirs != ours:
+                raise ValueError(
+                    "The dataset was made with another template than the model's. Received: "
+                    f"{name} {theirs!r} instead of {ours!r}."
+                )
+        if data.template.tokenizer.vocab != self.template.tokenizer.vocab:
+            raise ValueError("The dataset was made with another vocabulary than the model's.")
+        return data.to_tf_data() if keras.backend.backend() == "tensorflow" else data
 
     def summary(self, *args, print_fn=None, **kwargs):
         """Prints the layers, and how many of the numbers in them are trained."""
         self.backbone.summary(*args, print_fn=print_fn, **kwargs)
         trained = sum(math.prod(v.shape) for v in self.trainable_variables)
         total = self.count_params()
-        prompt = self.prompt
         line = f"Trained: {trained:,} of {total:,} parameters ({trained / total:.3%})"
-        if self.tuned == "prompt" and prompt is not None:
-            line += ", the vectors of {} virtual tokens x {}".format(*prompt.shape)
+        if self._only_prompt_trains():
+            line += ", the vectors of {} virtual tokens x {}".format(*self.prompt.shape)
         (print_fn or print)(line)
+
+    def _only_prompt_trains(self):
+        return [v is self.prompt for v in self.trainable_variables] == [True]
 
     def save(self, filepath, overwrite=True, **kwargs):
         """Saves the whole model; the file of that name is replaced only by a complete one."""
@@ -212,13 +275,13 @@ class ClozeModel(keras.Model):
 
         Raises:
             ValueError: if the prompt alone is not the result of the training: the template has
-                no virtual tokens, or the model was built with `trainable="all"`.
+                no virtual tokens, or other weights train too.
         """
-        if self.tuned != "prompt" or self.prompt is None:
+        if not self._only_prompt_trains():
+            reason = "has no virtual tokens" if self.prompt is None else "trains more than these"
             raise ValueError(
-                "This model is more than its prompt: it "
-                + ("was trained whole" if self.tuned == "all" else "has no virtual tokens")
-                + ". Save all of it with `model.save(...)`."
+                f"The virtual tokens by themselves are not this model: it {reason}. Save all of "
+                "it with `model.save(...)`."
             )
         write_prompt(
             filepath,
@@ -238,8 +301,14 @@ class ClozeModel(keras.Model):
         return digest.hexdigest()
 
     def get_config(self):
+        if not isinstance(self._init_config.get("model", ""), str):
+            raise ValueError(
+                "A model with an architecture of your own cannot be saved whole. Save its weights "
+                f"with `save_weights`. Received: model={self._init_config['model']!r}."
+            )
         return {
             **self._init_config,
+            "dtype": self.dtype_policy.name,
             "template": self.template.get_config(),
             "trainable": self.tuned,
             "normalization": self.normalization,
@@ -254,8 +323,12 @@ class ClozeModel(keras.Model):
 
 def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
     """A transformer whose head works at given positions, with the template's tokens laid in."""
+    fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"} & set(kwargs)
+    if fixed:
+        raise ValueError(f"A cloze model sets {sorted(fixed)} itself; leave them out.")
     settings = {**read_config(config), **kwargs}
-    vocab_size = len(settings.get("keep_tokens") or range(settings["vocab_size"]))
+    keep_tokens = settings.get("keep_tokens")
+    vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
     if template.tokenizer.vocab_size != vocab_size:
         raise ValueError(
             f"The vocabulary does not belong to this checkpoint: it has "
@@ -277,7 +350,7 @@ def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
             embeddings_initializer=keras.initializers.TruncatedNormal(
                 stddev=settings["initializer_range"]
             ),
-            dtype=kwargs.get("dtype"),
+            dtype=kwargs["dtype"],
             name="Embedding-Token",
         )
     backbone = build_transformer_model(
@@ -289,23 +362,8 @@ def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
         name="backbone",
         **kwargs,
     )
-    if layers:
-        layers["Embedding-Token"].reset_prompt()
     if trainable == "prompt":
         for layer in backbone.layers:
             if not isinstance(layer, PtuningEmbedding):
                 layer.trainable = False
     return backbone
-
-
-def _batches(data):
-    """What Keras's own loops should iterate over."""
-    if isinstance(data, ClozeDataset) and keras.backend.backend() == "tensorflow":
-        return data.to_tf_data()
-    return data
-
-
-def _as_list(callbacks):
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]

@@ -30,10 +30,9 @@ def write_prompt(filepath, vectors, metadata):
     tokenizer["vocab"] = vocabulary_fingerprint(tokenizer["vocab"])
     template = {**metadata["template"], "tokenizer": tokenizer}
     content = json.dumps({**metadata, "template": template}, ensure_ascii=False)
+    header = {"format": FORMAT, "content": content, "sha256": _checksum(vectors, content)}
     with replacing(filepath) as temporary:
-        safetensors.numpy.save_file(
-            {"prompt": vectors}, temporary, metadata={"format": FORMAT, "content": content}
-        )
+        safetensors.numpy.save_file({"prompt": vectors}, temporary, metadata=header)
 
 
 def read_prompt(filepath):
@@ -55,11 +54,18 @@ def read_prompt(filepath):
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
-            return file.get_tensor("prompt"), json.loads(header["content"])
+            vectors, content = file.get_tensor("prompt"), header["content"]
+            if header["sha256"] != _checksum(vectors, content):
+                raise ValueError("its checksum is wrong")
+            return vectors, json.loads(content)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no prompt file {str(filepath)!r}.") from None
-    except (safetensors.SafetensorError, ValueError, KeyError, OSError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ValueError(
             f"The prompt file {str(filepath)!r} is damaged or not a prompt file ({error}). "
             "Expected a whole file written by `model.save_prompt(...)`."
         ) from None
+
+
+def _checksum(vectors, content):
+    return hashlib.sha256(vectors.tobytes() + content.encode()).hexdigest()

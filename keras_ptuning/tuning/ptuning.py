@@ -2,7 +2,7 @@
 
 from keras_ptuning.models import load_config
 from keras_ptuning.templates import Template
-from keras_ptuning.tokenizers import Tokenizer, load_vocab
+from keras_ptuning.tokenizers import Tokenizer
 from keras_ptuning.tuning.cloze import ClozeModel
 from keras_ptuning.tuning.prompts import read_prompt, vocabulary_fingerprint
 
@@ -29,8 +29,8 @@ def build_ptuning_model(
             as in pretraining, or `"labels"`, each other only. Defaults to `"vocabulary"`.
         auxiliary: Whether training also predicts other words, masked at random in each epoch
             (`mask_rate` of `Template.dataset`). Defaults to `True`.
-        **kwargs: Other arguments of `build_transformer_model`, e.g. `dropout_rate=0.0` or
-            `dtype="mixed_bfloat16"`.
+        **kwargs: Other arguments of `build_transformer_model`: `model`, `dropout_rate`,
+            `attention_dropout_rate`, `keep_tokens`, `dtype` (e.g. `"mixed_bfloat16"`), `name`.
 
     Returns:
         A `ClozeModel`: a Keras model with `compile`, `fit`, `evaluate`, `predict`, `summary`,
@@ -40,8 +40,8 @@ def build_ptuning_model(
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
         ValueError: if the configuration does not match the checkpoint, the checkpoint has no MLM
-            head, the vocabulary has another size than the embedding, or the template's `maxlen`
-            is more than the model has positions.
+            head, the vocabulary has another size than the embedding, the template's `maxlen` is
+            more than the model has positions, or an argument makes no sense.
 
     Example:
 
@@ -78,7 +78,7 @@ def load_prompt(filepath, config_path, checkpoint_path, vocab, **kwargs):
         filepath: Path of a file that `ClozeModel.save_prompt` wrote.
         config_path: Path of `bert_config.json`, or a dictionary with what stands in one.
         checkpoint_path: Prefix of the TensorFlow checkpoint.
-        vocab: Path of `vocab.txt`, or a list of tokens.
+        vocab: Path of `vocab.txt`, or what else `Tokenizer` takes as its vocabulary.
         **kwargs: Other arguments of `build_ptuning_model`.
 
     Returns:
@@ -99,7 +99,7 @@ def load_prompt(filepath, config_path, checkpoint_path, vocab, **kwargs):
     """
     vectors, metadata = read_prompt(filepath)
     settings = metadata["template"]["tokenizer"]
-    tokens = list(vocab) if isinstance(vocab, list | tuple) else load_vocab(vocab)
+    tokens = Tokenizer(vocab).vocab
     if vocabulary_fingerprint(tokens) != settings["vocab"]:
         raise ValueError(
             f"The prompt {str(filepath)!r} belongs to another vocabulary than the one given, which "
