@@ -22,8 +22,7 @@ from keras_ptuning import Template, Tokenizer, build_ptuning_model, datasets
 
 LABELS = {0: "不", 1: "很"}
 NAMES = {0: "negative", 1: "positive"}
-# Four virtual tokens, the word to predict, four more, and the review. For comparison the words of
-# a person: "很满意。" or "不满意。", as a BERT without any training would put it.
+# For comparison, the words of a person: a BERT without any training says "很满意" or "不满意".
 PATTERN = "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}"
 ZERO_SHOT = "[MASK]满意。{text}"
 # An epoch goes over the few labels several times, or validation would take most of the time.
@@ -36,7 +35,7 @@ def parse_arguments():
     parser.add_argument("--checkpoint", help="prefix of the checkpoint, e.g. bert_model.ckpt")
     parser.add_argument("--config", help="default: bert_config.json beside the checkpoint")
     parser.add_argument("--vocab", help="default: vocab.txt beside the checkpoint")
-    parser.add_argument("--data", help="folder with sentiment.{train,valid,test}.data")
+    parser.add_argument("--data", help="folder with sentiment.train.data and the others")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
     parser.add_argument("--epochs", type=int, default=12, help=f"of {PASSES} passes each")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -103,7 +102,6 @@ def main():
         "zero_shot_test_acc": zero_shot,
         "trainable_parameters": trained,
         "training_seconds": round(seconds, 1),
-        "backend": keras.backend.backend(),
         "arguments": vars(args),
     }
     print(json.dumps(results, ensure_ascii=False, indent=2))

@@ -31,8 +31,9 @@ def write_prompt(filepath, vectors, metadata):
     template = {**metadata["template"], "tokenizer": tokenizer}
     content = json.dumps({**metadata, "template": template}, ensure_ascii=False)
     header = {"format": FORMAT, "content": content, "sha256": _checksum(vectors, content)}
-    with replacing(filepath) as temporary:
-        safetensors.numpy.save_file({"prompt": vectors}, temporary, metadata=header)
+    # Not `save_file`, whose files only their owner may read.
+    with replacing(filepath) as temporary, open(temporary, "wb") as file:
+        file.write(safetensors.numpy.save({"prompt": vectors}, metadata=header))
 
 
 def read_prompt(filepath):
