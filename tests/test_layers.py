@@ -95,6 +95,15 @@ def test_gradient_is_that_of_the_masked_stop_gradient(use):
     assert not np.delete(expected, TUNED, axis=0).any()
 
 
+def test_in_a_model_that_is_built_by_training():
+    layer = PtuningEmbedding(VOCAB, SIZE, TUNED)
+    model = keras.Sequential([layer, keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.fit(IDS, np.zeros((2, 1)), verbose=0)
+    prompt, rows = (ops.convert_to_numpy(v) for v in (layer.prompt, layer.embeddings))
+    np.testing.assert_array_equal(prompt, rows[TUNED])
+
+
 def test_optimizer_holds_the_chosen_rows_only():
     layer = embedding()
     optimizer = keras.optimizers.Adam()

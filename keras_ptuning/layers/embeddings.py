@@ -130,21 +130,24 @@ class PtuningEmbedding(keras.layers.ReversibleEmbedding):
     def build(self, input_shape=None):
         super().build(input_shape)
         self.embeddings.trainable = self.table_trainable
+        # A function, and not values: Keras may build layers before variables have any.
         self.prompt = self.add_weight(
             shape=(len(self.tuned_ids), self.output_dim),
-            initializer=self.embeddings_initializer,
+            initializer=lambda shape, dtype: self._rows_or(
+                self.embeddings_initializer(shape, dtype=dtype)
+            ),
             name="prompt",
         )
-        self.reset_prompt()
 
     def reset_prompt(self):
         """Starts the chosen rows from the table's own; additional tokens keep their values."""
-        prompt = ops.convert_to_numpy(self.prompt).copy()
-        in_table = [(k, i) for k, i in enumerate(self.tuned_ids) if i < self.input_dim]
-        if in_table:
-            slots, ids = map(list, zip(*in_table, strict=True))
-            prompt[slots] = ops.convert_to_numpy(ops.take(self.embeddings, ids, axis=0))
-            self.prompt.assign(prompt)
+        self.prompt.assign(self._rows_or(ops.convert_to_tensor(self.prompt)))
+
+    def _rows_or(self, values):
+        """The table's rows at the chosen ids, and `values` where the table has no such row."""
+        ids = np.array(self.tuned_ids)
+        rows = ops.take(self.embeddings, np.minimum(ids, self.input_dim - 1), axis=0)
+        return ops.where(ops.convert_to_tensor(ids < self.input_dim)[:, None], rows, values)
 
     def call(self, inputs, reverse=False):
         prompt = ops.cast(self.prompt, self.compute_dtype)
