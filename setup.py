@@ -27,7 +27,7 @@ setup(
     ],
     extras_require={
         "examples": ["jieba"],
-        "test": ["jieba", "pytest", "pytest-xdist", "ruff"],
+        "test": ["jieba", "pandas", "pytest", "ruff"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

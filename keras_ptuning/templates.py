@@ -1,6 +1,7 @@
 """Pattern + labels: text -> arrays, and scores -> labels."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -226,7 +227,8 @@ class Template:
         """Encodes texts, or pairs of texts, to a list of `Example`."""
         if isinstance(texts, str):
             raise TypeError(f"Expected a list of texts. Received: the one string {texts!r}.")
-        if texts is None or hasattr(texts, "keys"):
+        # A table iterates over its column names; one column of it is fine.
+        if texts is None or isinstance(texts, Mapping) or hasattr(texts, "columns"):
             raise TypeError(
                 "Expected a list of texts, e.g. one column of a table. Received: "
                 f"{'None' if texts is None else type(texts).__name__}."

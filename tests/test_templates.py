@@ -80,6 +80,22 @@ def test_virtual_tokens_without_unused_rows():
     assert row[1:4] == [len(vocab) + 1, template.mask_id, len(vocab)]
 
 
+def test_columns_of_arrays_and_tables(make_template):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"text": ["书贵", "很好"], "label": [0, 1]}, index=[7, 3])
+    template = make_template(labels={0: "不", 1: "很"})
+    expected = template.encode(["书贵", "很好"], [0, 1])
+    for texts, labels in (
+        (table["text"], table["label"]),
+        (table["text"].to_numpy(), table["label"].to_numpy()),
+    ):
+        x, y = template.encode(texts, labels)
+        np.testing.assert_array_equal(x["token_ids"], expected[0]["token_ids"])
+        np.testing.assert_array_equal(y, expected[1])
+    with pytest.raises(TypeError, match=r"one column of a table.* DataFrame"):
+        template.encode(table)
+
+
 def test_labels_and_back(make_template):
     template = make_template(labels={0: "不", 1: ["很", "好"]})
     assert template.label_names == [0, 1] and template.num_labels == 2
