@@ -22,7 +22,7 @@ setup(
         "keras>=3.13",
         "numpy>=1.26",
         "safetensors>=0.4",
-        "tensorflow>=2.18",
+        "tensorflow>=2.21",
         "tokenizers>=0.20",
     ],
     extras_require={

@@ -72,7 +72,11 @@ class BERT:
         for i in range(self.num_hidden_layers):
             x = self.apply_block(x, attention_mask, f"Transformer-{i}")
         outputs = self.apply_heads(x, inputs)
-        return keras.Model(list(inputs.values()), outputs, name=self.name)
+        model = keras.Model(list(inputs.values()), outputs, name=self.name)
+        if self.dtype is not None:
+            # Where casts happen decides about the last bits of bfloat16.
+            model.dtype_policy = self.dtype
+        return model
 
     def inputs(self):
         names = ["Input-Token", "Input-Segment"]
