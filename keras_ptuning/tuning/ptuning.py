@@ -51,7 +51,7 @@ def build_ptuning_model(
                         labels={"负面": "不", "正面": "很"}, tokenizer=tokenizer)
     model = build_ptuning_model("bert_config.json", "bert_model.ckpt", template)
     model.compile()
-    model.fit(template.dataset(texts, labels), epochs=20)
+    model.fit(template.dataset(texts, labels), epochs=50)
     template.decode(model.predict(template.dataset(new_texts)))
     ```
 
