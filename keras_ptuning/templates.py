@@ -76,7 +76,7 @@ class Template:
             raise TypeError(f"`maxlen` must be an integer. Received: {maxlen!r}.")
         self.pattern = pattern
         self.tokenizer = tokenizer
-        self.maxlen = maxlen
+        self.maxlen = int(maxlen)
         self.mask_id = tokenizer.token_to_id("[MASK]")
         self._parse(pattern)
         self._read_labels(labels)

@@ -126,6 +126,8 @@ class PtuningEmbedding(keras.layers.ReversibleEmbedding):
             )
         self.tuned_ids = tuned_ids
         self.table_trainable = table_trainable
+        # Row k has its 1 at the k-th chosen id; additional tokens have none.
+        self._columns = np.equal.outer(tuned_ids, np.arange(input_dim))
 
     def build(self, input_shape=None):
         super().build(input_shape)
@@ -161,15 +163,12 @@ class PtuningEmbedding(keras.layers.ReversibleEmbedding):
                 ops.expand_dims(tuned, -1), ops.matmul(ops.cast(hit, prompt.dtype), prompt), table
             )
         logits = super().call(inputs, reverse=True)
-        columns = np.zeros((len(self.tuned_ids), self.input_dim), "bool")
-        for slot, token_id in enumerate(self.tuned_ids):
-            if token_id < self.input_dim:
-                columns[slot, token_id] = True
-        if not columns.any():
+        if not self._columns.any():
             return logits
         tuned_logits = ops.matmul(inputs, ops.transpose(prompt))
-        tuned_logits = ops.matmul(tuned_logits, ops.convert_to_tensor(columns, prompt.dtype))
-        return ops.where(columns.any(axis=0), ops.cast(tuned_logits, logits.dtype), logits)
+        tuned_logits = ops.matmul(tuned_logits, ops.convert_to_tensor(self._columns, prompt.dtype))
+        tuned = ops.convert_to_tensor(self._columns.any(axis=0))
+        return ops.where(tuned, ops.cast(tuned_logits, logits.dtype), logits)
 
     def save_own_variables(self, store):
         # Keras's embedding would save the table alone.

@@ -22,7 +22,7 @@ def build_transformer_model(
         config_path: Path of `bert_config.json`, or a dictionary with what stands in one.
         checkpoint_path: Prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`. Without one
             the weights are random.
-        model: The architecture: `"bert"` (also Google's other BERTs, RoBERTa-wwm, MacBERT...),
+        model: The architecture: `"bert"` (also for RoBERTa-wwm, which shares its body),
             or a subclass of `keras_ptuning.models.BERT`.
         application: `"encoder"`.
         **kwargs: Further arguments of the model:

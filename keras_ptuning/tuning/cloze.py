@@ -15,8 +15,6 @@ from keras_ptuning.models import build_transformer_model, read_config
 from keras_ptuning.templates import Template
 from keras_ptuning.tuning.prompts import write_prompt
 
-NORMALIZATIONS = ("vocabulary", "labels")
-
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class ClozeModel(keras.Model):
@@ -59,7 +57,7 @@ class ClozeModel(keras.Model):
         super().__init__(name=name, dtype=kwargs["dtype"])
         for argument, value, expected in (
             ("trainable", trainable, ("prompt", "all")),
-            ("normalization", normalization, NORMALIZATIONS),
+            ("normalization", normalization, ("vocabulary", "labels")),
         ):
             if value not in expected:
                 raise ValueError(
