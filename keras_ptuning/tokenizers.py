@@ -1,11 +1,18 @@
 """Text -> token ids, with the `tokenizers` library doing the work."""
 
+import collections
+import itertools
 import json
+import re
+import string
 import sys
 import unicodedata
 
+import numpy as np
 import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
+
+from keras_ptuning.assets import NAMES, find_asset
 
 _DROPPED = r"[\x{0}\x{FFFD}\p{Cf}[\p{Cc}&&[^\t\n\r]]]+"
 _SPACES = r"[\t\n\r\p{Zs}\p{Zl}\p{Zp}]+"
@@ -36,7 +43,8 @@ def load_vocab(path):
     except FileNotFoundError:
         raise FileNotFoundError(
             f"There is no vocabulary at {str(path)!r}. A Google-format BERT has it in "
-            "`vocab.txt`, beside `bert_config.json`."
+            "`vocab.txt`, beside `bert_config.json`; the embedded checkpoints are called "
+            f"{' and '.join(NAMES)}."
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -65,7 +73,8 @@ class Tokenizer:
       characters newer than Python's tables of Unicode are known.
 
     Args:
-        vocab: Path of a `vocab.txt`, a list of tokens, or a dictionary `{token: id}` whose ids
+        vocab: Path of a `vocab.txt`, the name of an embedded checkpoint (`"bert-mini-zh"`,
+            `"gpt-mini-zh"`), a list of tokens, or a dictionary `{token: id}` whose ids
             are 0, 1, 2...
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
@@ -105,7 +114,7 @@ class Tokenizer:
         elif isinstance(vocab, list | tuple):
             tokens = list(vocab)
         else:
-            tokens = load_vocab(vocab)
+            tokens = load_vocab(find_asset(vocab, "vocab.txt") or vocab)
         self.vocab = tokens
         self.do_lower_case = do_lower_case
         self.pre_tokenize = pre_tokenize
@@ -185,6 +194,47 @@ class Tokenizer:
         if self.pre_tokenize is not None:
             return [self._word_ids(text) for text in texts]
         return [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]
+
+    def word_numbers(self, texts, split_words):
+        """For each token of `token_ids(texts)`, the number of the word it belongs to.
+
+        Args:
+            texts: List of strings.
+            split_words: Function from a string to the list of its words, all of its characters in
+                order, e.g. `jieba.lcut`.
+
+        Returns:
+            A list of integer arrays, each counting up from 0. Pieces of one token that was split
+            (`"ok"`, `"##ay"`) are one word, whatever `split_words` says.
+
+        Raises:
+            ValueError: if the tokenizer has `pre_tokenize`.
+
+        Example:
+
+        >>> tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"很满意", "ok", "##ay"])
+        >>> words = tokenizer.word_numbers(["很满意 okay"], lambda _: ["很", "满意", " ", "okay"])
+        >>> words[0].tolist()
+        [0, 1, 1, 2, 2]
+        """
+        if self.pre_tokenize is not None:
+            raise ValueError(
+                "The tokens of a tokenizer with `pre_tokenize` are words already; leave out "
+                "`split_words`."
+            )
+        texts = [text.encode("utf-8", "ignore").decode("utf-8") for text in texts]
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        numbers = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            ends = np.cumsum([len(word) for word in split_words(text)])
+            starts = np.array([start for start, _ in encoding.offsets], "int64")
+            words = np.searchsorted(ends, starts, side="right")
+            for i, token in enumerate(encoding.tokens):
+                if token.startswith("##") and len(token) > 2 and i:
+                    words[i] = words[i - 1]
+            # Words without tokens, such as spaces, do not count.
+            numbers.append(np.cumsum(np.diff(words, prepend=words[:1]) != 0))
+        return numbers
 
     def _word_ids(self, text):
         if self.do_lower_case:
@@ -300,6 +350,67 @@ class Tokenizer:
                 f"Received: {json.dumps(config['pre_tokenize'])}."
             )
         return cls(**config)
+
+
+def build_vocab(texts, min_count=10, max_size=None, unused=99, do_lower_case=True):
+    """Makes a vocabulary for texts of one's own, to pretrain a model on them.
+
+    It has what the usual Chinese vocabularies have: `[PAD]`, `[unused1]`, `[unused2]`..., the
+    other special tokens, and then the most frequent first: characters, and words of Latin letters
+    and numbers, with their `##` forms for inside of a word. Letters and digits are always there, so
+    that any Latin word can be spelled.
+
+    Args:
+        texts: Iterable of strings.
+        min_count: Integer. How often a token must occur. Defaults to `10`.
+        max_size: Integer, the most tokens the vocabulary may have. Defaults to no limit.
+        unused: Integer, the number of `[unused]` tokens. Defaults to `99`.
+        do_lower_case: Whether the tokenizer will lower-case. Defaults to `True`.
+
+    Returns:
+        A list of tokens, for `Tokenizer`; one a line, it is a `vocab.txt`.
+
+    Raises:
+        ValueError: if `max_size` has no room for what is always there.
+
+    Example:
+
+    >>> vocab = build_vocab(["很好很好", "好 ok"], min_count=2, unused=1)
+    >>> vocab[:8]
+    ['[PAD]', '[unused1]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '好', '很']
+
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3, and its release of
+          `chinese_L-12_H-768_A-12`.
+    """
+    special = ["[PAD]", *(f"[unused{i}]" for i in range(1, unused + 1))]
+    special += ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = Tokenizer(special, do_lower_case)._backend
+    words = collections.Counter()
+    texts = iter(texts)
+    while batch := list(itertools.islice(texts, 1000)):
+        # A line break ends a word, as the end of a text does.
+        text = backend.normalizer.normalize_str("\n".join(batch))
+        words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text))
+    letters = string.digits + string.ascii_lowercase
+    letters += "" if do_lower_case else string.ascii_uppercase
+    counts = collections.Counter({form: 0 for c in letters for form in (c, f"##{c}")})
+    always = set(counts)
+    for word, count in words.items():
+        pieces = re.findall(r"[A-Za-z]+|[0-9]+|.", word)
+        for piece in [pieces[0], *(f"##{piece}" for piece in pieces[1:])]:
+            counts[piece] += count
+    tokens = [t for t, n in counts.items() if n >= min_count and t not in always]
+    tokens.sort(key=lambda token: (-counts[token], token))
+    if max_size is not None:
+        if max_size < len(special) + len(always):
+            raise ValueError(
+                f"`max_size` must be at least {len(special) + len(always)}: special tokens, "
+                f"letters and digits. Received: max_size={max_size}."
+            )
+        tokens = tokens[: max_size - len(special) - len(always)]
+    tokens = sorted([*tokens, *always], key=lambda token: (-counts[token], token))
+    return special + tokens
 
 
 def truncate_longest(sequences, room):

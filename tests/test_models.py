@@ -97,6 +97,58 @@ def test_checkpoint_may_be_named_by_any_of_its_files(small_bert):
         np.testing.assert_array_equal(value, tensors()["cls/predictions/output_bias"])
 
 
+# Who sees whom.
+
+DOCUMENTS = np.array([[2, 30, 31, 32, 3, 2, 40, 41, 3, 2, 50, 3, 0, 0]])
+
+
+def seen_by(model, source, tokens=DOCUMENTS):
+    """The places whose outputs depend on the token at `source`."""
+    other = tokens.copy()
+    other[0, source] = 60
+    change = np.abs(predict(model, tokens) - predict(model, other))[0].max(axis=-1)
+    # Nothing at all, not merely little.
+    assert all(c == 0 or c > 1e-4 for c in change)
+    return np.flatnonzero(change).tolist()
+
+
+@pytest.mark.parametrize("by_configuration", [False, True])
+def test_a_causal_model_looks_back_only(small_bert, by_configuration):
+    if by_configuration:
+        config, application = {**CONFIG, "is_decoder": True}, None
+    else:
+        config, application = small_bert[0], "lm"
+    model = build_transformer_model(
+        config, small_bert[1], application=application, with_mlm="linear"
+    )
+    for source in (0, 3, 11):
+        assert seen_by(model, source) == list(range(source, 14))
+    # What is asked for goes before what the configuration says.
+    model = build_transformer_model(
+        {**CONFIG, "is_decoder": True}, small_bert[1], application="encoder"
+    )
+    assert seen_by(model, 3) == list(range(14))
+
+
+@pytest.mark.parametrize("application", ["encoder", "lm"])
+def test_packed_documents_do_not_see_each_other(small_bert, application):
+    model = build_transformer_model(*small_bert[:2], application=application, document_start_id=2)
+    causal = application == "lm"
+    # Padding sees the last document, as far as that matters.
+    for first, end in ((0, 5), (5, 9), (9, 14)):
+        for source in range(first + 1, min(end, 12)):
+            assert seen_by(model, source) == list(range(source if causal else first, end))
+    # The first one stands where it would stand alone, and so must be the same.
+    alone = build_transformer_model(*small_bert[:2], application=application)
+    np.testing.assert_allclose(
+        predict(model, DOCUMENTS)[0, :5], predict(alone, DOCUMENTS[:, :5])[0], atol=1e-5
+    )
+    longer = np.pad(DOCUMENTS, [(0, 0), (0, 7)])
+    np.testing.assert_allclose(
+        predict(model, longer)[0, :12], predict(model, DOCUMENTS)[0, :12], atol=1e-5
+    )
+
+
 @pytest.fixture
 def broken(tmp_path):
     """A copy of the small BERT, to be broken."""
@@ -193,7 +245,7 @@ def test_bad_configurations(tmp_path, content, message):
 def test_bad_arguments(small_bert):
     for kwargs, message in (
         ({"model": "bart"}, "Unknown architecture.*'bart'"),
-        ({"application": "lm"}, "Only the application 'encoder'"),
+        ({"application": "unilm"}, "`application` must be 'encoder' or 'lm'.*'unilm'"),
         ({"with_mlp": True}, r"Unknown arguments \['with_mlp'\]"),
     ):
         with pytest.raises(ValueError, match=message):

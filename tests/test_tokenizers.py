@@ -1,9 +1,13 @@
+import collections
 import json
+import random
+import unicodedata
 
 import pytest
 from small_bert import vocabulary
 
 from keras_ptuning import Tokenizer
+from keras_ptuning.tokenizers import build_vocab
 
 
 def test_encode_decode(tokenizer):
@@ -103,3 +107,101 @@ def test_windows_line_ends(tmp_path):
 def test_special_tokens_are_not_words():
     tokenizer = Tokenizer(vocabulary(), do_lower_case=False, pre_tokenize=str.split)
     assert "[MASK]" not in tokenizer.tokenize("很 [MASK] 好")
+
+
+# Vocabularies of one's own.
+
+CORPUS = [
+    *["我喜欢北京，也喜欢北京的书。", "iPhone13 很好，iPhone 也好", "Café 2020年 OK"] * 3,
+    *["ok", "ay", "罕见"],
+    "罕",
+]
+
+
+def test_a_built_vocabulary_spells_its_texts():
+    vocab = build_vocab(CORPUS, min_count=3)
+    tokenizer = Tokenizer(vocab)
+    # As in the usual Chinese vocabularies.
+    assert (vocab[0], vocab[1], vocab[99], vocab[100]) == (
+        "[PAD]", "[unused1]", "[unused99]", "[UNK]"
+    )  # fmt: skip
+    for text in CORPUS[:9]:
+        tokens = tokenizer.tokenize(text)
+        assert "[UNK]" not in tokens
+        plain = unicodedata.normalize("NFD", text.lower().replace(" ", ""))
+        assert "".join(t.removeprefix("##") for t in tokens) == plain.replace("\u0301", "")
+    assert tokenizer.tokenize("iPhone13 CAFÉ") == ["iphone", "##13", "cafe"]
+    # The end of a text ends a word.
+    assert "okay" not in vocab
+    # Any word at all of Latin letters and digits.
+    assert tokenizer.tokenize("zyx98q") == ["z", "##y", "##x", "##9", "##8", "##q"]
+    assert tokenizer.tokenize("罕见") == ["[UNK]"] * 2
+
+
+def test_the_most_frequent_tokens_come_first():
+    vocab = build_vocab(CORPUS, min_count=3, unused=2)
+    special = ["[PAD]", "[unused1]", "[unused2]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    # Six times each; in the order of Unicode.
+    assert vocab[:14] == [*special, "iphone", "也", "京", "北", "喜", "好", "欢"]
+    characters = collections.Counter(c for text in CORPUS for c in text)
+    counts = [characters[t] for t in vocab if "\u4e00" <= t <= "\u9fff"]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) == sum("\u4e00" <= c <= "\u9fff" and n > 2 for c, n in characters.items())
+    # Letters and digits stand in every vocabulary; those that never occur are the last.
+    assert vocab[-1] == "z"
+
+
+def test_a_vocabulary_does_not_depend_on_the_order_of_the_texts():
+    # So many that they come in several portions.
+    texts = CORPUS * 100
+    shuffled = random.Random(0).sample(texts, len(texts))
+    assert build_vocab(iter(shuffled), max_size=190) == build_vocab(texts, max_size=190)
+
+
+def test_largest_size_of_a_vocabulary():
+    full = build_vocab(CORPUS, min_count=1, unused=0)
+    always = {c for t in "abcdefghijklmnopqrstuvwxyz0123456789" for c in (t, f"##{t}")}
+    small = build_vocab(CORPUS, min_count=1, unused=0, max_size=len(full) - 10)
+    assert len(small) == len(full) - 10 and always <= set(small)
+    # The rarest go, and among equals the last.
+    others = [t for t in full if t not in always]
+    assert [t for t in small if t not in always] == others[:-10]
+    assert len(build_vocab(CORPUS, unused=0, max_size=77)) == 77
+    with pytest.raises(ValueError, match=r"at least 77: .*max_size=76"):
+        build_vocab(CORPUS, unused=0, max_size=76)
+
+
+def test_upper_case_of_a_vocabulary_on_request():
+    vocab = build_vocab(CORPUS, min_count=3, do_lower_case=False)
+    tokenizer = Tokenizer(vocab, do_lower_case=False)
+    assert tokenizer.tokenize("iPhone13 Café QX") == ["iPhone", "##13", "Caf", "##é", "Q", "##X"]
+    assert not {"Q", "##X"} & set(build_vocab(CORPUS, min_count=3))
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "numbers"),
+    [
+        ("", [], []),
+        ("很满意，okay", ["很", "满意", "，", "okay"], [0, 1, 1, 2, 3, 3]),
+        # Pieces of a token stay together, and spaces are no words.
+        (" 很 okay ", [" ", "很", " ", "ok", "ay", " "], [0, 1, 1]),
+        # Accents, dropped characters and halves of characters do not shift the words.
+        ("ökay\u200b很满\ud83d意", ["ökay", "\u200b", "很", "满意"], [0, 0, 1, 2, 2]),
+        ("o\u0308kay很", ["o\u0308kay", "很"], [0, 0, 1]),
+        # So do unknown ones, which are tokens too.
+        ("𠀀𠀀很满", ["𠀀𠀀", "很满"], [0, 0, 1, 1]),
+    ],
+)
+def test_words_of_tokens(tokenizer, text, words, numbers):
+    (found,) = tokenizer.word_numbers([text], lambda _: words)
+    assert found.tolist() == numbers
+    assert len(found) == len(tokenizer.token_ids([text])[0])
+
+
+def test_words_of_jieba(tokenizer):
+    jieba = pytest.importorskip("jieba")
+    texts = ["这趟北京之旅我感觉很不错", "房间\t很好 \r\n good书"]
+    first, second = tokenizer.word_numbers(texts, jieba.lcut)
+    # 这趟 北京 之旅 我 感觉 很 不错
+    assert first.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert second.tolist() == [0, 0, 1, 2, 3, 4]

@@ -40,6 +40,8 @@ class BERT:
         with_pool=False,
         with_mlm=False,
         gather_positions=False,
+        causal=False,
+        document_start_id=None,
         layers=None,
         dtype=None,
         name=None,
@@ -60,6 +62,8 @@ class BERT:
         self.with_pool = with_pool
         self.with_mlm = with_mlm
         self.gather_positions = gather_positions
+        self.causal = causal
+        self.document_start_id = document_start_id
         self.layers = dict(layers or {})
         self.dtype = dtype
         self.name = name
@@ -86,8 +90,21 @@ class BERT:
         return inputs
 
     def attention_mask(self, inputs):
-        """Who may look at whom: `(batch, 1, 1, length)`, everybody at all but padding."""
-        return ops.not_equal(inputs["Input-Token"], 0)[:, None, None, :]
+        """Who (third axis) may look at whom (fourth): everybody at all but padding.
+
+        A causal model looks only back, and packed documents do not see each other.
+        """
+        token_ids = inputs["Input-Token"]
+        mask = ops.not_equal(token_ids, 0)[:, None, None, :]
+        if self.causal:
+            place = ops.cumsum(ops.ones_like(token_ids), axis=1)
+            mask = ops.logical_and(mask, (place[:, :, None] >= place[:, None, :])[:, None])
+        if self.document_start_id is not None:
+            starts = ops.cast(ops.equal(token_ids, self.document_start_id), "int32")
+            document = ops.cumsum(starts, axis=1)
+            same = ops.equal(document[:, :, None], document[:, None, :])
+            mask = ops.logical_and(mask, same[:, None])
+        return mask
 
     def apply_embeddings(self, inputs):
         """Token + segment + position, normalised."""
