@@ -4,6 +4,9 @@ import contextlib
 import os
 import tempfile
 
+# What the folders of unfinished files are called, which only a killed process leaves behind.
+UNFINISHED = ".writing-"
+
 
 @contextlib.contextmanager
 def replacing(path):
@@ -33,7 +36,7 @@ def replacing(path):
         raise IsADirectoryError(f"Expected the path of a file. Received the folder {path!r}.")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"There is no folder {folder!r} to write {name!r} into.")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as beside:
         temporary = os.path.join(beside, name)
         yield temporary
         os.replace(temporary, path)

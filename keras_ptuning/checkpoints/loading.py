@@ -1,6 +1,16 @@
 """From a checkpoint's tensors to a model's weights."""
 
+import os
+
 from keras_ptuning.checkpoints.names import PER_TOKEN, tensor_names
+from keras_ptuning.checkpoints.safetensors import SafetensorsCheckpoint
+from keras_ptuning.checkpoints.tensorflow import TensorFlowCheckpoint
+
+
+def open_checkpoint(path):
+    """Opens a `.safetensors` file, or else a TensorFlow checkpoint by its prefix."""
+    is_safetensors = os.fspath(path).endswith(".safetensors")
+    return (SafetensorsCheckpoint if is_safetensors else TensorFlowCheckpoint)(path)
 
 
 def check_depth(num_hidden_layers, checkpoint, architecture):

@@ -1,16 +1,28 @@
 """`build_transformer_model`: from a configuration and a checkpoint to a Keras model."""
 
+import contextlib
 import inspect
+import json
+import os
 
-from keras_ptuning.checkpoints import TensorFlowCheckpoint, check_depth, load_weights
+from keras_ptuning.assets import find_asset
+from keras_ptuning.checkpoints import (
+    check_depth,
+    checkpoint_tensors,
+    load_weights,
+    open_checkpoint,
+    write_safetensors,
+    write_tensorflow,
+)
+from keras_ptuning.files import replacing
 from keras_ptuning.models.bert import BERT
-from keras_ptuning.models.config import read_config
+from keras_ptuning.models.config import load_config, read_config
 
 MODELS = {"bert": BERT, "roberta": BERT}
 
 
 def build_transformer_model(
-    config_path, checkpoint_path=None, model="bert", application="encoder", **kwargs
+    config_path, checkpoint_path=None, model="bert", application=None, **kwargs
 ):
     """Builds a transformer in Keras, and loads pretrained weights into it.
 
@@ -19,18 +31,24 @@ def build_transformer_model(
     `[token_ids, segment_ids]`, and id 0 is padding.
 
     Args:
-        config_path: Path of `bert_config.json`, or a dictionary with what stands in one.
-        checkpoint_path: Prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`. Without one
-            the weights are random.
+        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
+            name of an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`.
+        checkpoint_path: Prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`, or path of a
+            `.safetensors` file with tensors of the same names. Without one the weights are those
+            of the embedded checkpoint, or else random.
         model: The architecture: `"bert"` (also for RoBERTa-wwm, which shares its body),
             or a subclass of `keras_ptuning.models.BERT`.
-        application: `"encoder"`.
+        application: `"encoder"`, where all tokens see each other, or `"lm"`, a causal language
+            model, where each sees only what came before it. Defaults to what the configuration
+            says: `"lm"` if its `is_decoder` is true.
         **kwargs: Further arguments of the model:
             with_pool: Return the first token's vector through the pooler, `(batch, hidden)`.
             with_mlm: Return probabilities of tokens, `(batch, length, vocabulary)`; with
                 `"linear"`, logits. With `with_pool` too, a list of both.
             gather_positions: Add a third input, integers of shape `(batch, n)`; the MLM head
                 then works at these positions only and returns `(batch, n, vocabulary)`.
+            document_start_id: The id of the token, `[CLS]`, that each of several documents in one
+                sequence begins with; they do not see each other then.
             keep_tokens: List of token ids; the vocabulary shrinks to these, in this order.
             sequence_length: Fixed length of the input. Defaults to any.
             dropout_rate, attention_dropout_rate: Default to those of the configuration.
@@ -56,6 +74,8 @@ def build_transformer_model(
     token_ids, segment_ids = tokenizer.encode("科学空间")
     token_ids[3] = tokenizer.token_to_id("[MASK]")
     model.predict([np.array([token_ids]), np.array([segment_ids])])  # (1, 6, vocabulary)
+
+    gpt = build_transformer_model("gpt-mini-zh", with_mlm=True)  # the next token, at each position
     ```
 
     Reference:
@@ -68,19 +88,60 @@ def build_transformer_model(
                 f"Received: model={model!r}."
             )
         model = MODELS[model.lower()]
-    if application != "encoder":
+    checkpoint_path = checkpoint_path or find_asset(config_path, "bert_model.safetensors")
+    config, settings = load_config(config_path), read_config(config_path)
+    if application is None:
+        application = "lm" if config.get("is_decoder") else "encoder"
+    if application not in ("encoder", "lm"):
         raise ValueError(
-            f"Only the application 'encoder' exists so far. Received: application={application!r}."
+            f"`application` must be 'encoder' or 'lm'. Received: application={application!r}."
         )
     known = inspect.signature(model).parameters
     unknown = [key for key in kwargs if key not in known]
     if unknown:
         raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
-    transformer = model(**{**read_config(config_path), **kwargs})
+    transformer = model(**{**settings, "causal": application == "lm", **kwargs})
     keras_model = transformer.build()
     if checkpoint_path is not None:
-        checkpoint, architecture = TensorFlowCheckpoint(checkpoint_path), transformer.weight_table
+        checkpoint, architecture = open_checkpoint(checkpoint_path), transformer.weight_table
         if "num_hidden_layers" not in kwargs:
             check_depth(transformer.num_hidden_layers, checkpoint, architecture)
         load_weights(transformer.layers, checkpoint, architecture, transformer.keep_tokens)
     return keras_model
+
+
+def save_transformer_model(model, folder, config, vocab, dtype="float32"):
+    """Writes a transformer as a checkpoint that this library and others load.
+
+    The files are `bert_config.json`, `vocab.txt`, `bert_model.safetensors`, and, where TensorFlow
+    is installed, `bert_model.ckpt.index` and `.data-00000-of-00001`: Google's format, which
+    bert4keras loads too. The tensors have the same names in both.
+
+    Args:
+        model: A Keras model, as `build_transformer_model` returns it.
+        folder: Path of a folder; made if need be.
+        config: Dictionary with what is to stand in `bert_config.json`.
+        vocab: List of tokens, as `Tokenizer.vocab`.
+        dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` for half
+            the size. Defaults to `"float32"`.
+
+    Raises:
+        ValueError: if the model has layers that such a checkpoint has no names for.
+
+    Example:
+
+    ```python
+    save_transformer_model(model, "my_bert", load_config("bert_config.json"), tokenizer.vocab)
+    build_transformer_model("my_bert/bert_config.json", "my_bert/bert_model.ckpt")
+    ```
+    """
+    tensors = checkpoint_tensors(model.layers, BERT.weight_table)
+    os.makedirs(folder, exist_ok=True)
+    config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    for name, text in (("bert_config.json", config_text), ("vocab.txt", "\n".join(vocab) + "\n")):
+        path = os.path.join(folder, name)
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+    write_safetensors(os.path.join(folder, "bert_model.safetensors"), tensors, dtype)
+    with contextlib.suppress(ImportError):
+        write_tensorflow(os.path.join(folder, "bert_model.ckpt"), tensors)

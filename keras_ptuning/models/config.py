@@ -4,6 +4,8 @@ import json
 
 import keras
 
+from keras_ptuning.assets import NAMES, find_asset
+
 # Entry of the file: name of the argument, default (None: required), check, and what it must be.
 _POSITIVE = (lambda v: isinstance(v, int) and v > 0, "a positive integer")
 _RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
@@ -31,7 +33,8 @@ def load_config(path):
     """Reads a configuration file, as it stands.
 
     Args:
-        path: Path of a `bert_config.json`; a dictionary is returned as it is.
+        path: Path of a `bert_config.json`, or the name of an embedded checkpoint; a dictionary
+            is returned as it is.
 
     Returns:
         A dictionary.
@@ -44,12 +47,12 @@ def load_config(path):
         return path
     name = f"The configuration {str(path)!r}"
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(find_asset(path, "bert_config.json") or path, encoding="utf-8") as file:
             config = json.load(file)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{name} does not exist. A Google-format BERT has it beside the checkpoint, as "
-            "`bert_config.json`."
+            f"`bert_config.json`; the embedded checkpoints are called {' and '.join(NAMES)}."
         ) from None
     except IsADirectoryError:
         raise ValueError(f"{name} is a folder. Give the file in it: `bert_config.json`.") from None
@@ -64,7 +67,8 @@ def read_config(config):
     """Reads a model's configuration into the arguments of a transformer.
 
     Args:
-        config: Path of a `bert_config.json`, or a dictionary with what stands in one.
+        config: Path of a `bert_config.json`, the name of an embedded checkpoint, or a dictionary
+            with what stands in such a file.
 
     Returns:
         A dictionary: the file's entries that the models use, under the names that

@@ -1,0 +1,64 @@
+"""From a model's weights to a checkpoint's tensors."""
+
+import os
+
+import keras
+import safetensors.numpy
+
+from keras_ptuning.checkpoints.names import tensor_names
+from keras_ptuning.files import replacing
+
+
+def checkpoint_tensors(layers, architecture):
+    """The weights of layers under a checkpoint's names.
+
+    Args:
+        layers: Iterable of built Keras layers, as `model.layers`.
+        architecture: Name of a table in `checkpoints.names`, e.g. `"bert"`.
+
+    Returns:
+        A dictionary of NumPy arrays, in float32.
+
+    Raises:
+        ValueError: if a layer has weights that the architecture has no names for.
+    """
+    tensors = {}
+    for layer in layers:
+        names = tensor_names(architecture, layer.name)
+        if len(names) != len(layer.weights):
+            raise ValueError(
+                f"The layer {layer.name!r} has {len(layer.weights)} weights, and a checkpoint of "
+                f"the architecture {architecture!r} {len(names)} names for them."
+            )
+        for name, variable in zip(names, layer.weights, strict=True):
+            tensors[name] = keras.ops.convert_to_numpy(variable).astype("float32")
+    return tensors
+
+
+def write_safetensors(path, tensors, dtype=None):
+    """Writes tensors to a safetensors file, with numbers of the type `dtype`."""
+    if dtype is not None:
+        tensors = {name: value.astype(dtype) for name, value in tensors.items()}
+    # Not `save_file`, whose files only their owner may read.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(safetensors.numpy.save(tensors, metadata={"format": "np"}))
+
+
+def write_tensorflow(prefix, tensors):
+    """Writes tensors to a TensorFlow checkpoint (`prefix.index` and one `prefix.data-...`)."""
+    import tensorflow as tf
+
+    names = sorted(tensors)
+    index, data = f"{prefix}.index", f"{prefix}.data-00000-of-00001"
+    # The index goes last: a checkpoint without one is seen to be incomplete.
+    with replacing(index) as new_index, replacing(data) as new_data:
+        folder = os.path.dirname(new_data)
+        written = os.path.join(folder, "checkpoint")
+        tf.raw_ops.SaveV2(
+            prefix=written,
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.constant(tensors[name]) for name in names],
+        )
+        os.replace(f"{written}.index", new_index)
+        os.replace(f"{written}.data-00000-of-00001", new_data)

@@ -1,0 +1,223 @@
+"""Writing checkpoints, and reading what was written."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from small_bert import CONFIG, vocabulary
+
+from keras_ptuning import PtuningEmbedding, build_transformer_model
+from keras_ptuning.checkpoints import SafetensorsCheckpoint, TensorFlowCheckpoint
+from keras_ptuning.models import save_transformer_model
+
+HEADS = {"with_mlm": "linear", "with_pool": True}
+FILES = [
+    "bert_config.json",
+    "bert_model.ckpt.data-00000-of-00001",
+    "bert_model.ckpt.index",
+    "bert_model.safetensors",
+    "vocab.txt",
+]
+
+
+def build(folder, name="bert_model.safetensors", **kwargs):
+    return build_transformer_model(
+        folder / "bert_config.json", folder / name, **{**HEADS, **kwargs}
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def model(small_bert):
+    return build_transformer_model(*small_bert[:2], **HEADS)
+
+
+@pytest.fixture
+def written(model, tmp_path):
+    folder = tmp_path / "written"
+    save_transformer_model(model, folder, CONFIG, vocabulary())
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bert_model.safetensors", "bert_model.ckpt"])
+def test_round_trip(model, written, name):
+    assert sorted(contents(written)) == FILES
+    for found, expected in zip(build(written, name).weights, model.weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (found, expected)))
+
+
+def test_names_are_those_of_google(small_bert, written):
+    original = TensorFlowCheckpoint(small_bert[1])
+    for checkpoint in (
+        TensorFlowCheckpoint(written / "bert_model.ckpt"),
+        SafetensorsCheckpoint(written / "bert_model.safetensors"),
+    ):
+        assert checkpoint.shapes == original.shapes
+        for name in original.shapes:
+            value = checkpoint.read(name)
+            assert value.dtype == "float32"
+            np.testing.assert_array_equal(value, original.read(name))
+    assert json.loads((written / "bert_config.json").read_text("utf-8")) == CONFIG
+    assert (written / "vocab.txt").read_text("utf-8").split("\n") == [*vocabulary(), ""]
+
+
+def test_half_precision_for_half_the_size(model, written):
+    path = written / "bert_model.safetensors"
+    size = path.stat().st_size
+    save_transformer_model(model, written, CONFIG, vocabulary(), dtype="float16")
+    assert path.stat().st_size < 0.6 * size
+    checkpoint = TensorFlowCheckpoint(written / "bert_model.ckpt")
+    assert {checkpoint.read(name).dtype.name for name in checkpoint.shapes} == {"float32"}
+    for found, expected in zip(build(written).weights, model.weights, strict=True):
+        assert found.dtype == "float32"
+        # Half a unit in the last of eleven places; below 6e-5 places get lost.
+        np.testing.assert_allclose(
+            *map(keras.ops.convert_to_numpy, (found, expected)), rtol=2**-11, atol=2**-25
+        )
+
+
+def test_low_precision_of_a_model_stays_inside(small_bert, tmp_path):
+    """Other libraries expect float32 in a TensorFlow checkpoint, and safetensors says so too."""
+    model = build_transformer_model(*small_bert[:2], dtype="bfloat16", **HEADS)
+    save_transformer_model(model, tmp_path, CONFIG, vocabulary())
+    for checkpoint in (
+        TensorFlowCheckpoint(tmp_path / "bert_model.ckpt"),
+        SafetensorsCheckpoint(tmp_path / "bert_model.safetensors"),
+    ):
+        assert {checkpoint.read(name).dtype.name for name in checkpoint.shapes} == {"float32"}
+
+
+def test_weights_without_a_name(small_bert, tmp_path):
+    name = "Embedding-Token"
+    layer = PtuningEmbedding(CONFIG["vocab_size"], CONFIG["hidden_size"], [1, 2], name=name)
+    model = build_transformer_model(*small_bert[:2], layers={name: layer})
+    with pytest.raises(ValueError, match=r"'Embedding-Token' has 2 weights.* 1 names"):
+        save_transformer_model(model, tmp_path / "new", CONFIG, vocabulary())
+    assert not (tmp_path / "new").exists()
+
+
+def test_bert4keras_reads_what_was_written(model, written):
+    if not all(importlib.util.find_spec(name) for name in ("bert4keras", "tf_keras")):
+        pytest.skip("bert4keras and tf_keras are not installed")
+    code = """
+import sys
+import numpy as np
+from bert4keras.models import build_transformer_model
+from bert4keras.tokenizers import Tokenizer
+folder = sys.argv[1]
+model = build_transformer_model(
+    folder + "/bert_config.json", folder + "/bert_model.ckpt", with_mlm="linear"
+)
+ids, segments = Tokenizer(folder + "/vocab.txt", do_lower_case=True).encode("房间很不错", "good")
+logits = model(list(map(np.array, ([ids], [segments]))), training=False)
+np.savez(folder + "/outputs.npz", ids=[ids], segments=[segments], logits=logits)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(written)],
+        env={**os.environ, "TF_KERAS": "1", "TF_USE_LEGACY_KERAS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    golden = np.load(written / "outputs.npz")
+    _, logits = model.predict([golden["ids"], golden["segments"]], verbose=0)
+    np.testing.assert_allclose(logits, golden["logits"], atol=1e-4)
+    assert logits.std() > 0.1
+
+
+def test_missing_safetensors(written):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint file .*nowhere\.safetensors"):
+        build(written, "nowhere.safetensors")
+    path = written / "bert_model.safetensors"
+    tensors = {
+        name: value
+        for name, value in safetensors.numpy.load_file(path).items()
+        if not name.startswith("cls/")
+    }
+    safetensors.numpy.save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"bert_model\.safetensors' has no MLM head"):
+        build(written)
+    build(written, with_mlm=False)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 1000, -1])
+def test_damaged_safetensors(written, keep):
+    path = written / "bert_model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"bert_model\.safetensors' cannot be read; it is damaged"):
+        build(written)
+    path.write_bytes(b"<html>" * 1000)
+    with pytest.raises(ValueError, match="Copy it again"):
+        build(written)
+
+
+@pytest.mark.parametrize("where", ["safetensors", "tensorflow"])
+def test_an_interruption_costs_nothing(model, written, monkeypatch, where):
+    import tensorflow as tf
+
+    before = contents(written)
+    model.get_layer("MLM-Bias").set_weights([np.ones(CONFIG["vocab_size"])])
+
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        if where == "safetensors":
+            interrupted.setattr(safetensors.numpy, "save", stop)
+        else:
+            interrupted.setattr(tf.raw_ops, "SaveV2", stop)
+        with pytest.raises(KeyboardInterrupt):
+            save_transformer_model(model, written, CONFIG, vocabulary())
+    after = contents(written)
+    assert sorted(after) == FILES
+    assert [name for name in FILES if after[name] != before[name]] == (
+        [] if where == "safetensors" else ["bert_model.safetensors"]
+    )
+    save_transformer_model(model, written, CONFIG, vocabulary())
+    assert len([name for name in FILES if contents(written)[name] != before[name]]) == 3
+
+
+@pytest.mark.parametrize(
+    "backend", [name for name in ("jax", "torch") if importlib.util.find_spec(name)]
+)
+def test_without_tensorflow(backend, tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('not on this machine')\n")
+    code = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import numpy as np
+from small_bert import CONFIG, vocabulary
+from keras_ptuning import build_transformer_model
+from keras_ptuning.models import save_transformer_model
+folder = sys.argv[1] + "/new"
+model = build_transformer_model(CONFIG, with_mlm="linear")
+save_transformer_model(model, folder, CONFIG, vocabulary())
+paths = folder + "/bert_config.json", folder + "/bert_model.safetensors"
+for a, b in zip(build_transformer_model(*paths, with_mlm="linear").weights, model.weights):
+    np.testing.assert_array_equal(a.numpy(), b.numpy())
+"""
+    here = pathlib.Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(here)],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(contents(tmp_path / "new")) == [
+        name for name in FILES if not name.startswith("bert_model.ckpt")
+    ]
