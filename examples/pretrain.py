@@ -1,0 +1,173 @@
+"""Pretrains a small BERT or GPT on texts of your own, one document a line.
+
+    python examples/pretrain.py corpus.txt.gz my_bert
+    python examples/pretrain.py corpus.txt.gz my_gpt --application lm
+    python examples/pretrain.py reviews.txt reviews_bert --checkpoint bert-mini-zh --steps 2000 \\
+        --learning-rate 1e-3
+
+The last one goes on from a checkpoint, on the texts of a task: the unsupervised regime of
+https://kexue.fm/archives/7764. Stopped at any moment, the same command goes on where it was.
+
+Options can stand in a file, one a line, given as `@file`. Those of the checkpoints that come with
+the library are beside this script; a BERT that begins as a GPT learns faster:
+
+    python examples/pretrain.py corpus.txt.gz gpt @examples/gpt-mini-zh.args
+    python examples/pretrain.py corpus.txt.gz bert --checkpoint gpt @examples/bert-mini-zh.args
+"""
+
+import argparse
+import json
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+from keras_ptuning import (
+    PackedDataset,
+    Tokenizer,
+    build_transformer_model,
+    build_vocab,
+    datasets,
+    pretrain,
+    save_transformer_model,
+)
+from keras_ptuning.assets import find_asset
+from keras_ptuning.models import load_config
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], fromfile_prefix_chars="@")
+    add = parser.add_argument
+    add("texts", help="UTF-8 text, or a gzip of it, one document a line")
+    add("folder", help="where to write the checkpoint")
+    add("--application", choices=["encoder", "lm"], default="encoder", help="BERT or GPT")
+    add("--checkpoint", help="go on from this: a folder, or the name of an embedded one")
+    add("--vocab", help="default: the checkpoint's; or else one is built from the texts")
+    add("--min-count", type=int, default=10, help="how often a token of a new vocabulary occurs")
+    add("--layers", type=int, default=3)
+    add("--hidden-size", type=int, default=192, help="a multiple of 64")
+    add("--length", type=int, default=128, help="tokens of a sequence")
+    add("--batch-size", type=int, default=32, help="sequences")
+    add("--steps", type=int, default=20_000)
+    add("--save-every", type=int, default=100, help="steps")
+    add("--predict-rate", type=float, help="default: 0.15 of the tokens, or all of them for lm")
+    add("--whole-words", action="store_true", help="mask whole words, as jieba finds them")
+    add("--optimizer", choices=["adamw", "muon"], default="adamw")
+    add("--learning-rate", type=float, default=1e-3)
+    add("--warmup", type=float, default=0.05, help="share of the steps")
+    add("--dropout", type=float, default=0.0)
+    add("--dtype", default="mixed_bfloat16", help="or float32")
+    add("--held-out", type=int, default=1000, help="documents, from the beginning of the file")
+    add("--snapshots", action="store_true", help="keep the weights of each evaluation")
+    add("--half", action="store_true", help="half precision in the final safetensors file")
+    add("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def plot(curve, path):
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        print("For a plot of the curve, `pip install matplotlib`.")
+        return
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    axes.plot([row["tokens"] for row in curve], [row["loss"] for row in curve], label="training")
+    scored = [row for row in curve if "val_loss" in row]
+    if scored:
+        x, y = [row["tokens"] for row in scored], [row["val_loss"] for row in scored]
+        axes.plot(x, y, "o-", label="held out")
+    axes.set(xlabel="tokens", ylabel="loss", ylim=(None, curve[min(len(curve) // 20, 5)]["loss"]))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+
+
+def main():
+    args = parse_arguments()
+    texts = datasets.read_documents(args.texts)
+    held_out, texts = texts[: args.held_out], texts[args.held_out :]
+    vocab, checkpoint = args.vocab, None
+    if args.checkpoint:
+        source = find_asset(args.checkpoint, "") or args.checkpoint
+        config = load_config(os.path.join(source, "bert_config.json"))
+        checkpoint = os.path.join(source, "bert_model.safetensors")
+        if not os.path.exists(checkpoint):
+            checkpoint = os.path.join(source, "bert_model.ckpt")
+        vocab = vocab or os.path.join(source, "vocab.txt")
+    tokenizer = Tokenizer(vocab or build_vocab(texts, args.min_count))
+    if not args.checkpoint:
+        config = {
+            "vocab_size": tokenizer.vocab_size,
+            "hidden_size": args.hidden_size,
+            "num_hidden_layers": args.layers,
+            "num_attention_heads": args.hidden_size // 64,
+            "intermediate_size": 4 * args.hidden_size,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1,
+            "max_position_embeddings": args.length,
+            "type_vocab_size": 2,
+            "initializer_range": 0.02,
+        }
+    causal = args.application == "lm"
+    config["is_decoder"] = causal
+    if args.whole_words:
+        import jieba
+    options = {
+        "causal": causal,
+        "length": args.length,
+        "batch_size": args.batch_size,
+        "split_words": jieba.lcut if args.whole_words else None,
+        "seed": args.seed,
+    }
+    rate = args.predict_rate or (1.0 if causal else 0.15)
+    dataset = PackedDataset(texts, tokenizer, steps=args.save_every, predict_rate=rate, **options)
+    rate = 1.0 if causal else 0.15
+    held_out = PackedDataset(held_out, tokenizer, predict_rate=rate, **options)
+    print(
+        f"{len(texts):,} documents, {(dataset.sequences > 0).sum():,} tokens of "
+        f"{tokenizer.vocab_size:,} different ones, packed into {len(dataset.sequences):,} "
+        f"sequences of {args.length}"
+    )
+
+    keras.utils.set_random_seed(args.seed)
+    model = build_transformer_model(
+        config,
+        checkpoint,
+        application=args.application,
+        with_mlm="linear",
+        gather_positions=True,
+        document_start_id=tokenizer.token_to_id("[CLS]"),
+        dropout_rate=args.dropout,
+        attention_dropout_rate=args.dropout,
+        sequence_length=args.length,
+        dtype=args.dtype,
+    )
+    print(f"{model.count_params():,} parameters")
+
+    def snapshot(epoch, logs):
+        if args.snapshots and "val_loss" in logs:
+            step = (epoch + 1) * args.save_every
+            folder = os.path.join(args.folder, f"step-{step:06d}")
+            save_transformer_model(model, folder, config, tokenizer.vocab)
+
+    curve = pretrain(
+        model,
+        dataset,
+        args.steps // args.save_every,
+        args.folder,
+        held_out=held_out,
+        learning_rate=args.learning_rate,
+        warmup=args.warmup,
+        optimizer=args.optimizer,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=snapshot)],
+    )
+    dtype = "float16" if args.half else "float32"
+    save_transformer_model(model, args.folder, config, tokenizer.vocab, dtype)
+    plot(curve, os.path.join(args.folder, "curve.png"))
+    print(f"The checkpoint is in {args.folder}. Last: {json.dumps(curve[-1])}")
+
+
+if __name__ == "__main__":
+    main()
