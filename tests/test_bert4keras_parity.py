@@ -12,7 +12,7 @@ import small_bert
 from keras import ops
 
 import keras_ptuning
-from keras_ptuning.datasets import load_sentiment
+from keras_ptuning.datasets import SPLITS, load_sentiment
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 TOKENS = json.loads((GOLDENS / "bert4keras_tokens.json").read_text("ascii"))
@@ -42,6 +42,23 @@ def test_outputs(small, output, kwargs):
     if output != "pooled":
         difference = difference[golden["token_ids"] != 0]
     assert difference.max() < 1e-5
+
+
+def test_causal_outputs(small):
+    golden = np.load(GOLDENS / "bert4keras_lm.npz")
+    model = keras_ptuning.build_transformer_model(*small[:2], with_mlm="linear", application="lm")
+    found = model.predict([golden["token_ids"], golden["segment_ids"]], verbose=0)
+    difference = np.abs(found - golden["logits"])[golden["token_ids"] != 0]
+    assert difference.max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["bert-mini-zh", "gpt-mini-zh"])
+def test_embedded_checkpoints(name):
+    golden = np.load(GOLDENS / "bert4keras_assets.npz")
+    token_ids, expected = golden[f"{name}-token_ids"], golden[f"{name}-logits"]
+    model = keras_ptuning.build_transformer_model(name, with_mlm="linear")
+    found = model.predict([token_ids, np.zeros_like(token_ids)], verbose=0)[:, :, ::20]
+    assert np.abs(found - expected)[token_ids != 0].max() < 1e-4
 
 
 def test_ptuning(small):
@@ -103,8 +120,8 @@ def test_all_reviews():
     vocab = pathlib.Path(checkpoint) / "vocab.txt"
     if hashlib.sha256(vocab.read_bytes()).hexdigest() != golden["vocab_sha256"]:
         pytest.skip("the vocabulary in KERAS_PTUNING_CHECKPOINT is not the one recorded")
-    splits = load_sentiment(pathlib.Path(data) / "sentiment").values()
-    texts = [text for split in splits for text in split[0]]
+    reviews = load_sentiment(pathlib.Path(data) / "sentiment")
+    texts = [text for split in SPLITS for text in reviews[split][0]]
     tokenizer = keras_ptuning.Tokenizer(vocab, do_lower_case=True)
     digest = hashlib.sha256()
     for text in texts:

@@ -11,7 +11,7 @@ from keras import ops
 from keras_ptuning.data import ClozeDataset
 from keras_ptuning.files import replacing
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
-from keras_ptuning.models import build_transformer_model, read_config
+from keras_ptuning.models import build_transformer_model, load_config, read_config
 from keras_ptuning.templates import Template
 from keras_ptuning.tuning.prompts import write_prompt
 
@@ -325,6 +325,11 @@ def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
     if fixed:
         raise ValueError(f"A cloze model sets {sorted(fixed)} itself; leave them out.")
     settings = {**read_config(config), **kwargs}
+    if load_config(config).get("is_decoder"):
+        raise ValueError(
+            "A cloze with text after its mask needs a masked language model, such as "
+            "'bert-mini-zh'. Received: the configuration of a causal one (is_decoder is true)."
+        )
     keep_tokens = settings.get("keep_tokens")
     vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
     if template.tokenizer.vocab_size != vocab_size:

@@ -1,5 +1,6 @@
 """P-tuning: the words of a template become trainable vectors in a frozen model."""
 
+from keras_ptuning.assets import find_asset
 from keras_ptuning.models import load_config
 from keras_ptuning.templates import Template
 from keras_ptuning.tokenizers import Tokenizer
@@ -9,8 +10,8 @@ from keras_ptuning.tuning.prompts import read_prompt, vocabulary_fingerprint
 
 def build_ptuning_model(
     config_path,
-    checkpoint_path,
-    template,
+    checkpoint_path=None,
+    template=None,
     trainable="prompt",
     normalization="vocabulary",
     auxiliary=True,
@@ -19,9 +20,11 @@ def build_ptuning_model(
     """Builds a classifier out of a pretrained masked language model and a template.
 
     Args:
-        config_path: Path of `bert_config.json`, or a dictionary with what stands in one.
+        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
+            name of the embedded checkpoint, `"bert-mini-zh"`.
         checkpoint_path: Prefix of a TensorFlow checkpoint with an MLM head, e.g.
-            `bert_model.ckpt`; `None` for random weights.
+            `bert_model.ckpt`, or path of a `.safetensors` file with tensors of the same names.
+            `None` for the embedded checkpoint, or else random weights.
         template: A `Template` over the checkpoint's vocabulary.
         trainable: `"prompt"`, to train the vectors of the virtual tokens and freeze all else (for
             few labels), or `"all"`, to train everything (for many). Defaults to `"prompt"`.
@@ -39,17 +42,18 @@ def build_ptuning_model(
 
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
+        TypeError: if `template` is not a `Template`.
         ValueError: if the configuration does not match the checkpoint, the checkpoint has no MLM
-            head, the vocabulary has another size than the embedding, the template's `maxlen` is
-            more than the model has positions, or an argument makes no sense.
+            head or is a causal language model, the vocabulary has another size than the embedding,
+            the template's `maxlen` is more than the model has positions, or an argument makes no
+            sense.
 
     Example:
 
     ```python
-    tokenizer = Tokenizer("vocab.txt")
     template = Template("[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
-                        labels={"负面": "不", "正面": "很"}, tokenizer=tokenizer)
-    model = build_ptuning_model("bert_config.json", "bert_model.ckpt", template)
+                        labels={"负面": "不", "正面": "很"}, tokenizer="bert-mini-zh")
+    model = build_ptuning_model("bert-mini-zh", template=template)
     model.compile()
     model.fit(template.dataset(texts, labels), epochs=50)
     template.decode(model.predict(template.dataset(new_texts)))
@@ -60,6 +64,12 @@ def build_ptuning_model(
         - [Su, 2021](https://kexue.fm/archives/8295): frozen model, masked stop-gradient, and the
           auxiliary task in place of an LSTM.
     """
+    if not isinstance(template, Template):
+        raise TypeError(
+            "`template` must be a `Template`, e.g. build_ptuning_model('bert-mini-zh', "
+            f"template=template). Received: template={template!r}."
+        )
+    checkpoint_path = checkpoint_path or find_asset(config_path, "bert_model.safetensors")
     return ClozeModel(
         load_config(config_path),
         template,
@@ -71,13 +81,14 @@ def build_ptuning_model(
     )
 
 
-def load_prompt(filepath, config_path, checkpoint_path, vocab, **kwargs):
+def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs):
     """Builds the classifier of a saved prompt, on the checkpoint it was trained with.
 
     Args:
         filepath: Path of a file that `ClozeModel.save_prompt` wrote.
-        config_path: Path of `bert_config.json`, or a dictionary with what stands in one.
-        checkpoint_path: Prefix of the TensorFlow checkpoint.
+        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
+            name of an embedded checkpoint, and nothing else is needed.
+        checkpoint_path: The checkpoint, as `build_ptuning_model` takes it.
         vocab: Path of `vocab.txt`, or what else `Tokenizer` takes as its vocabulary.
         **kwargs: Other arguments of `build_ptuning_model`.
 
@@ -93,13 +104,13 @@ def load_prompt(filepath, config_path, checkpoint_path, vocab, **kwargs):
     ```python
     model.save_prompt("sentiment.prompt")
 
-    model = load_prompt("sentiment.prompt", "bert_config.json", "bert_model.ckpt", "vocab.txt")
+    model = load_prompt("sentiment.prompt", "bert-mini-zh")
     model.template.decode(model.predict(model.template.dataset(["物流很快，包装也好。"])))
     ```
     """
     vectors, metadata = read_prompt(filepath)
     settings = metadata["template"]["tokenizer"]
-    tokens = Tokenizer(vocab).vocab
+    tokens = Tokenizer(config_path if vocab is None else vocab).vocab
     if vocabulary_fingerprint(tokens) != settings["vocab"]:
         raise ValueError(
             f"The prompt {str(filepath)!r} belongs to another vocabulary than the one given, which "

@@ -7,9 +7,11 @@ years, hence `--no-deps`):
     TF_KERAS=1 TF_USE_LEGACY_KERAS=1 python tests/goldens/record_bert4keras.py
 
 The model is the random one of `tests/small_bert.py`, so this needs no download. It writes, beside
-itself, `bert4keras_logits.npz`, `bert4keras_ptuning.npz` and `bert4keras_tokens.json`; with
-`--sentiment FOLDER --vocab vocab.txt` also `bert4keras_sentiment.json`, a hash of the ids of all
-reviews in `FOLDER/sentiment.{train,valid,test}.data`.
+itself, `bert4keras_logits.npz`, `bert4keras_lm.npz`, `bert4keras_ptuning.npz`,
+`bert4keras_tokens.json`, and of the checkpoints that come with the library `bert4keras_assets.npz`
+(with `--only-assets` nothing else); with `--sentiment FOLDER --vocab vocab.txt` also
+`bert4keras_sentiment.json`, a hash of the ids of all reviews in
+`FOLDER/sentiment.{train,valid,test}.data`.
 """
 
 import os
@@ -27,6 +29,7 @@ import tempfile
 import unicodedata
 
 import numpy as np
+import safetensors.numpy
 import tensorflow as tf
 import tf_keras
 from bert4keras.layers import Embedding
@@ -45,10 +48,10 @@ ORDINARY_IDS = [i for i, token in enumerate(VOCABULARY) if not token.startswith(
 NO_DROPOUT = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 
 
-# Logits, hidden states, pooled output.
+# Logits, hidden states, pooled output; logits of a causal language model.
 
 
-def record_logits(config, checkpoint):
+def make_inputs():
     rng = np.random.default_rng(1)
     lengths = [24, 17, 3, 10]
     token_ids = np.zeros((4, 24), "int32")
@@ -59,11 +62,15 @@ def record_logits(config, checkpoint):
     token_ids[0, 5:7] = IDS["[MASK]"]
     segment_ids[0, 14:] = 1
     segment_ids[3, 4:10] = 1
-    inputs = [token_ids, segment_ids]
+    return token_ids, segment_ids
+
+
+def record_logits(config, checkpoint):
+    token_ids, segment_ids = make_inputs()
 
     def outputs(**kwargs):
         model = build_transformer_model(config, checkpoint, **NO_DROPOUT, **kwargs)
-        return np.asarray(model(inputs, training=False), "float32")
+        return np.asarray(model([token_ids, segment_ids], training=False), "float32")
 
     np.savez_compressed(
         FOLDER / "bert4keras_logits.npz",
@@ -72,6 +79,12 @@ def record_logits(config, checkpoint):
         logits=outputs(with_mlm="linear"),
         hidden=outputs(),
         pooled=outputs(with_pool=True),
+    )
+    np.savez_compressed(
+        FOLDER / "bert4keras_lm.npz",
+        token_ids=token_ids,
+        segment_ids=segment_ids,
+        logits=outputs(with_mlm="linear", application="lm"),
     )
 
 
@@ -352,11 +365,43 @@ def record_sentiment(folder, vocab):
     (FOLDER / "bert4keras_sentiment.json").write_text(json.dumps(golden, indent=1) + "\n", "ascii")
 
 
+def record_assets():
+    """Logits of the checkpoints that come with the library, for some of the vocabulary."""
+    texts = ["[MASK]满意。房间很小，隔音也差。", "物流很快，包装也好。", "iPhone 6 的屏幕！"]
+    golden = {}
+    for name, application in (("bert-mini-zh", "encoder"), ("gpt-mini-zh", "lm")):
+        source = FOLDER.parents[1] / "keras_ptuning" / "assets" / name
+        tokenizer = Tokenizer(str(source / "vocab.txt"), do_lower_case=True)
+        rows = [tokenizer.encode(text)[0] for text in texts]
+        token_ids = np.zeros((len(rows), max(map(len, rows))), "int32")
+        for row, ids in zip(token_ids, rows, strict=True):
+            row[: len(ids)] = ids
+        with tempfile.TemporaryDirectory() as folder:
+            tensors = safetensors.numpy.load_file(source / "bert_model.safetensors")
+            checkpoint = os.path.join(folder, "bert_model.ckpt")
+            small_bert.write_tensors(
+                checkpoint, {n: value.astype("float32") for n, value in tensors.items()}
+            )
+            model = build_transformer_model(
+                str(source / "bert_config.json"),
+                checkpoint,
+                with_mlm="linear",
+                application=application,
+            )
+        logits = model([token_ids, np.zeros_like(token_ids)], training=False)
+        golden[f"{name}-token_ids"] = token_ids
+        golden[f"{name}-logits"] = np.asarray(logits, "float32")[:, :, ::20]
+    np.savez_compressed(FOLDER / "bert4keras_assets.npz", **golden)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sentiment", metavar="FOLDER", help="with sentiment.train.data etc.")
     parser.add_argument("--vocab", metavar="FILE", help="the vocab.txt for --sentiment")
+    parser.add_argument("--only-assets", action="store_true")
     arguments = parser.parse_args()
+    if arguments.only_assets:
+        return record_assets()
     if arguments.sentiment and not arguments.vocab:
         parser.error("--sentiment needs --vocab")
     with tempfile.TemporaryDirectory() as folder:
@@ -364,6 +409,7 @@ def main():
         record_logits(config, checkpoint)
         record_ptuning(config, checkpoint)
     record_tokens()
+    record_assets()
     if arguments.sentiment:
         record_sentiment(arguments.sentiment, arguments.vocab)
 
