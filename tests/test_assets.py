@@ -67,9 +67,8 @@ def test_the_gpt_expects_what_comes_next():
     def loss(text):
         ids = np.array([tokenizer.encode(text)[0]])
         logits = model.predict([ids, np.zeros_like(ids)], verbose=0)[:, :-1]
-        return float(
-            np.mean(keras.losses.sparse_categorical_crossentropy(ids[:, 1:], logits, True))
-        )
+        losses = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], logits, True)
+        return float(keras.ops.mean(losses))
 
     for text in sentences():
         shuffled = "".join(np.random.default_rng(0).permutation(list(text)))
