@@ -56,13 +56,22 @@ def parse_arguments():
     add("--optimizer", choices=["adamw", "muon"], default="adamw")
     add("--learning-rate", type=float, default=1e-3)
     add("--warmup", type=float, default=0.05, help="share of the steps")
-    add("--dropout", type=float, default=0.0, help="also later, when the checkpoint is tuned")
+    add("--dropout", type=float, default=0.0, help="in a new configuration too")
     add("--dtype", default="mixed_bfloat16", help="or float32")
-    add("--held-out", type=int, default=1000, help="documents, from the beginning of the file")
+    add(
+        "--held-out",
+        type=int,
+        default=1000,
+        help="documents, the first of the file, at most a tenth",
+    )
     add("--snapshots", action="store_true", help="keep the weights of each evaluation")
     add("--half", action="store_true", help="half precision in the final safetensors file")
     add("--seed", type=int, default=0)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.save_every = min(args.save_every, args.steps)
+    if args.steps < 1 or args.steps % args.save_every:
+        parser.error(f"--steps must be a multiple of --save-every. Received: {args.steps}")
+    return args
 
 
 def plot(curve, path):
@@ -86,7 +95,8 @@ def plot(curve, path):
 def main():
     args = parse_arguments()
     texts = datasets.read_documents(args.texts)
-    held_out, texts = texts[: args.held_out], texts[args.held_out :]
+    number = min(args.held_out, len(texts) // 10)
+    held_out, texts = texts[:number], texts[number:]
     vocab, checkpoint = args.vocab, None
     if args.checkpoint:
         source = find_asset(args.checkpoint, "") or args.checkpoint
@@ -124,7 +134,8 @@ def main():
     rate = args.predict_rate or (1.0 if causal else 0.15)
     dataset = PackedDataset(texts, tokenizer, steps=args.save_every, predict_rate=rate, **options)
     rate = 1.0 if causal else 0.15
-    held_out = PackedDataset(held_out, tokenizer, predict_rate=rate, **options)
+    if held_out:
+        held_out = PackedDataset(held_out, tokenizer, predict_rate=rate, **options)
     print(
         f"{len(texts):,} documents, {(dataset.sequences > 0).sum():,} tokens of "
         f"{tokenizer.vocab_size:,} different ones, packed into {len(dataset.sequences):,} "
@@ -157,7 +168,7 @@ def main():
         dataset,
         args.steps // args.save_every,
         args.folder,
-        held_out=held_out,
+        held_out=held_out or None,
         learning_rate=args.learning_rate,
         warmup=args.warmup,
         optimizer=args.optimizer,

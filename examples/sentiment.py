@@ -35,7 +35,11 @@ PASSES = 5
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sentences", nargs="*", help="sentences to classify in the end")
-    parser.add_argument("--checkpoint", default="bert-mini-zh", help="or e.g. bert_model.ckpt")
+    parser.add_argument(
+        "--checkpoint",
+        default="bert-mini-zh",
+        help="or a folder of pretrain.py, or e.g. bert_model.ckpt",
+    )
     parser.add_argument("--config", help="default: bert_config.json beside the checkpoint")
     parser.add_argument("--vocab", help="default: vocab.txt beside the checkpoint")
     parser.add_argument("--data", help="folder with sentiment.train.data..., or their zip file")
@@ -53,6 +57,8 @@ def parse_arguments():
     if args.labeled < 1 or args.epochs < 0:
         parser.error("--labeled must be at least 1, and --epochs at least 0")
     args.checkpoint = find_asset(args.checkpoint, "bert_model.safetensors") or args.checkpoint
+    if os.path.exists(os.path.join(args.checkpoint, "bert_model.safetensors")):
+        args.checkpoint = os.path.join(args.checkpoint, "bert_model.safetensors")
     folder = os.path.dirname(args.checkpoint)
     args.config = args.config or os.path.join(folder, "bert_config.json")
     args.vocab = args.vocab or os.path.join(folder, "vocab.txt")

@@ -83,6 +83,20 @@ def test_a_causal_model_is_no_cloze():
         build_ptuning_model("gpt-mini-zh", template=template)
 
 
+def test_a_cloze_is_not_made_causal_by_an_argument():
+    template = Template("[MASK]满意。{text}", {0: "不", 1: "很"}, "bert-mini-zh")
+    for option in ({"application": "lm"}, {"causal": True}, {"document_start_id": 2}):
+        with pytest.raises(ValueError, match=r"sets .* itself"):
+            build_ptuning_model("bert-mini-zh", template=template, **option)
+
+
+def test_a_prompt_of_another_checkpoint_needs_its_vocabulary(tmp_path):
+    template = Template("[u1][MASK]{text}", {w: w for w in REVIEWS}, "bert-mini-zh")
+    build_ptuning_model("bert-mini-zh", template=template).save_prompt(tmp_path / "my.prompt")
+    with pytest.raises(ValueError, match="give `vocab`"):
+        load_prompt(tmp_path / "my.prompt", "bert_config.json", "bert_model.ckpt")
+
+
 def test_a_name_that_does_not_exist_names_those_that_do():
     with pytest.raises(FileNotFoundError, match=r"'bert-mini'.*bert-mini-zh and gpt-mini-zh"):
         build_transformer_model("bert-mini")

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 from small_bert import CONFIG, vocabulary
 
-from keras_ptuning import PtuningEmbedding, build_transformer_model
+from keras_ptuning import PtuningEmbedding, Tokenizer, build_transformer_model
 from keras_ptuning.checkpoints import SafetensorsCheckpoint, TensorFlowCheckpoint
 from keras_ptuning.models import save_transformer_model
 
@@ -221,3 +221,11 @@ for a, b in zip(build_transformer_model(*paths, with_mlm="linear").weights, mode
     assert sorted(contents(tmp_path / "new")) == [
         name for name in FILES if not name.startswith("bert_model.ckpt")
     ]
+
+
+def test_a_vocabulary_of_another_size_is_refused(small_bert, tmp_path):
+    model = build_transformer_model(*small_bert[:2], with_mlm=True)
+    with pytest.raises(ValueError, match=r"has 119 tokens, .* vocab_size=120"):
+        save_transformer_model(model, tmp_path, small_bert[0], vocabulary()[:-1])
+    save_transformer_model(model, tmp_path, small_bert[0], small_bert[2])
+    assert Tokenizer(tmp_path / "vocab.txt").vocab == vocabulary()

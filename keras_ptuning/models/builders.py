@@ -17,6 +17,7 @@ from keras_ptuning.checkpoints import (
 from keras_ptuning.files import replacing
 from keras_ptuning.models.bert import BERT
 from keras_ptuning.models.config import load_config, read_config
+from keras_ptuning.tokenizers import Tokenizer
 
 MODELS = {"bert": BERT, "roberta": BERT}
 
@@ -120,13 +121,14 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     Args:
         model: A Keras model, as `build_transformer_model` returns it.
         folder: Path of a folder; made if need be.
-        config: Dictionary with what is to stand in `bert_config.json`.
-        vocab: List of tokens, as `Tokenizer.vocab`.
+        config: Dictionary with what is to stand in `bert_config.json`, or the path of one.
+        vocab: List of tokens, as `Tokenizer.vocab`, or the path of a `vocab.txt`.
         dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` for half
             the size. Defaults to `"float32"`.
 
     Raises:
-        ValueError: if the model has layers that such a checkpoint has no names for.
+        ValueError: if the model has layers that such a checkpoint has no names for, or the
+            vocabulary is not of the size that the configuration says.
 
     Example:
 
@@ -135,6 +137,12 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     build_transformer_model("my_bert/bert_config.json", "my_bert/bert_model.ckpt")
     ```
     """
+    config, vocab = load_config(config), Tokenizer(vocab).vocab
+    if len(vocab) != config.get("vocab_size"):
+        raise ValueError(
+            f"The vocabulary has {len(vocab)} tokens, and the configuration says "
+            f"vocab_size={config.get('vocab_size')}."
+        )
     tensors = checkpoint_tensors(model.layers, BERT.weight_table)
     os.makedirs(folder, exist_ok=True)
     config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"

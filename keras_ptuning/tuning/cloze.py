@@ -321,7 +321,8 @@ class ClozeModel(keras.Model):
 
 def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
     """A transformer whose head works at given positions, with the template's tokens laid in."""
-    fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"} & set(kwargs)
+    fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"}
+    fixed = (fixed | {"application", "causal", "document_start_id"}) & set(kwargs)
     if fixed:
         raise ValueError(f"A cloze model sets {sorted(fixed)} itself; leave them out.")
     settings = {**read_config(config), **kwargs}

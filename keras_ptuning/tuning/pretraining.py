@@ -111,7 +111,8 @@ def pretrain(
     }
     os.makedirs(folder, exist_ok=True)
     _claim(folder, settings)
-    for rest in list(pathlib.Path(folder).rglob(f"{UNFINISHED}*")):
+    path = pathlib.Path(folder)
+    for rest in [*path.glob(f"{UNFINISHED}*"), *path.glob(f"step-*/{UNFINISHED}*")]:
         shutil.rmtree(rest)
     steps = epochs * dataset.steps
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -178,7 +179,7 @@ def _claim(folder, settings):
     path = os.path.join(folder, SETTINGS)
     if not os.path.exists(path):
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(settings, file, indent=2, default=int)
+            json.dump(settings, file, indent=2, default=float)
         return
     with open(path, encoding="utf-8") as file:
         found = json.load(file)

@@ -110,7 +110,10 @@ def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwarg
     """
     vectors, metadata = read_prompt(filepath)
     settings = metadata["template"]["tokenizer"]
-    tokens = Tokenizer(config_path if vocab is None else vocab).vocab
+    vocab = find_asset(config_path, "vocab.txt") if vocab is None else vocab
+    if vocab is None:
+        raise ValueError("Only embedded checkpoints have their vocabulary by name: give `vocab`.")
+    tokens = Tokenizer(vocab).vocab
     if vocabulary_fingerprint(tokens) != settings["vocab"]:
         raise ValueError(
             f"The prompt {str(filepath)!r} belongs to another vocabulary than the one given, which "
@@ -122,8 +125,8 @@ def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwarg
     if model.fingerprint() != metadata["backbone"]:
         raise ValueError(
             f"The prompt {str(filepath)!r} belongs to another checkpoint than "
-            f"{str(checkpoint_path)!r}: the weights differ. Give the checkpoint it was trained "
-            "with, or train a prompt for this one."
+            f"{str(checkpoint_path or config_path)!r}: the weights differ. Give the checkpoint it "
+            "was trained with, or train a prompt for this one."
         )
     if vectors.shape != tuple(model.prompt.shape):
         raise ValueError(
