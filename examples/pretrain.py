@@ -42,7 +42,7 @@ def parse_arguments():
     add("texts", help="UTF-8 text, or a gzip of it, one document a line")
     add("folder", help="where to write the checkpoint")
     add("--application", choices=["encoder", "lm"], default="encoder", help="BERT or GPT")
-    add("--checkpoint", help="go on from this: a folder, or the name of an embedded one")
+    add("--checkpoint", help="go on from this, its size kept: a folder or an embedded name")
     add("--vocab", help="default: the checkpoint's; or else one is built from the texts")
     add("--min-count", type=int, default=10, help="how often a token of a new vocabulary occurs")
     add("--layers", type=int, default=3)
