@@ -16,12 +16,13 @@ class PositionEmbedding(keras.layers.Layer):
 
     Call arguments:
         inputs: Tensor of shape `(batch, length, hidden)`.
+        positions: Optional integer tensor of shape `(batch, length)`. Defaults to 0, 1, 2...
 
     Returns:
         Tensor of the same shape.
 
     Raises:
-        ValueError: if `length` is known and greater than `input_dim`.
+        ValueError: if there are no `positions`, and `length` is known and greater than `input_dim`.
 
     Example:
 
@@ -39,14 +40,16 @@ class PositionEmbedding(keras.layers.Layer):
         self.input_dim = input_dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
-    def build(self, input_shape):
+    def build(self, inputs_shape, positions_shape=None):
         self.embeddings = self.add_weight(
-            shape=(self.input_dim, input_shape[-1]),
+            shape=(self.input_dim, inputs_shape[-1]),
             initializer=self.embeddings_initializer,
             name="embeddings",
         )
 
-    def call(self, inputs):
+    def call(self, inputs, positions=None):
+        if positions is not None:
+            return inputs + ops.cast(ops.take(self.embeddings, positions, axis=0), inputs.dtype)
         length = ops.shape(inputs)[1]
         if isinstance(length, int) and length > self.input_dim:
             raise ValueError(
@@ -55,8 +58,8 @@ class PositionEmbedding(keras.layers.Layer):
             )
         return inputs + ops.cast(self.embeddings[:length], inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def compute_output_shape(self, inputs_shape, positions_shape=None):
+        return inputs_shape
 
     def get_config(self):
         return {

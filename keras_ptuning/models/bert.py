@@ -21,6 +21,7 @@ class BERT:
     """
 
     weight_table = "bert"
+    input_names = ("Input-Token", "Input-Segment")
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class BERT:
         gather_positions=False,
         causal=False,
         document_start_id=None,
+        branching=False,
         layers=None,
         dtype=None,
         name=None,
@@ -64,6 +66,7 @@ class BERT:
         self.gather_positions = gather_positions
         self.causal = causal
         self.document_start_id = document_start_id
+        self.branching = branching
         self.layers = dict(layers or {})
         self.dtype = dtype
         self.name = name
@@ -71,8 +74,8 @@ class BERT:
     def build(self):
         """Returns the Keras model."""
         inputs = self.inputs()
-        x = self.apply_embeddings(inputs)
         attention_mask = self.attention_mask(inputs)
+        x = self.apply_embeddings(inputs, attention_mask)
         for i in range(self.num_hidden_layers):
             x = self.apply_block(x, attention_mask, f"Transformer-{i}")
         outputs = self.apply_heads(x, inputs)
@@ -83,7 +86,7 @@ class BERT:
         return model
 
     def inputs(self):
-        names = ["Input-Token", "Input-Segment"]
+        names = [*self.input_names, *(["Input-Reach"] if self.branching else [])]
         inputs = {n: keras.Input((self.sequence_length,), dtype="int32", name=n) for n in names}
         if self.gather_positions:
             inputs["Input-Gather"] = keras.Input((None,), dtype="int32", name="Input-Gather")
@@ -92,13 +95,17 @@ class BERT:
     def attention_mask(self, inputs):
         """Who (third axis) may look at whom (fourth): everybody at all but padding.
 
-        A causal model looks only back, and packed documents do not see each other.
+        A causal model looks only back, and packed documents do not see each other. Where a text
+        has several continuations, each token tells the place of the last one that sees it.
         """
         token_ids = inputs["Input-Token"]
         mask = ops.not_equal(token_ids, 0)[:, None, None, :]
+        place = ops.cumsum(ops.ones_like(token_ids), axis=1) - 1
         if self.causal:
-            place = ops.cumsum(ops.ones_like(token_ids), axis=1)
             mask = ops.logical_and(mask, (place[:, :, None] >= place[:, None, :])[:, None])
+        if self.branching:
+            reach = inputs["Input-Reach"]
+            mask = ops.logical_and(mask, (place[:, :, None] <= reach[:, None, :])[:, None])
         if self.document_start_id is not None:
             starts = ops.cast(ops.equal(token_ids, self.document_start_id), "int32")
             document = ops.cumsum(starts, axis=1)
@@ -106,7 +113,13 @@ class BERT:
             mask = ops.logical_and(mask, same[:, None])
         return mask
 
-    def apply_embeddings(self, inputs):
+    def positions(self, attention_mask):
+        """The position of each token, where it is not its place: how many it sees before it."""
+        if not self.branching:
+            return None
+        return ops.sum(ops.cast(attention_mask[:, 0], "int32"), axis=-1) - 1
+
+    def apply_embeddings(self, inputs, attention_mask):
         """Token + segment + position, normalised."""
         x = self.token_embedding()(inputs["Input-Token"])
         segments = self.layer(
@@ -122,7 +135,7 @@ class BERT:
             PositionEmbedding,
             input_dim=self.max_position,
             embeddings_initializer=self.initializer(),
-        )(x)
+        )(x, positions=self.positions(attention_mask))
         x = self.norm("Embedding-Norm")(x)
         return self.dropout("Embedding-Dropout", x)
 

@@ -50,6 +50,10 @@ def build_transformer_model(
                 then works at these positions only and returns `(batch, n, vocabulary)`.
             document_start_id: The id of the token, `[CLS]`, that each of several documents in one
                 sequence begins with; they do not see each other then.
+            branching: Add an input, integers of shape `(batch, length)`: for each token the place
+                of the last one that sees it. A causal model then reads several continuations of
+                one text in one sequence: a token that a continuation ends with reaches only to
+                there. Positions count what a token sees.
             keep_tokens: List of token ids; the vocabulary shrinks to these, in this order.
             sequence_length: Fixed length of the input. Defaults to any.
             dropout_rate, attention_dropout_rate: Default to those of the configuration.
