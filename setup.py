@@ -18,11 +18,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["keras_ptuning", "keras_ptuning.*"]),
-    package_data={"keras_ptuning.assets": ["*/*"]},
+    package_data={"keras_ptuning.assets": ["*/*", "*.sha256"]},
     install_requires=[
         "keras>=3.13",
         "numpy>=1.26",
         "safetensors>=0.4",
+        "scikit-learn>=1.6",
         "tensorflow>=2.21",
         "tokenizers>=0.20",
     ],

