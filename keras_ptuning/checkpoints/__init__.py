@@ -1,6 +1,7 @@
 """Checkpoint files, and which of their tensors belong to which layer."""
 
 from keras_ptuning.checkpoints.loading import check_depth, load_weights, open_checkpoint
+from keras_ptuning.checkpoints.locating import find_checkpoint
 from keras_ptuning.checkpoints.safetensors import SafetensorsCheckpoint
 from keras_ptuning.checkpoints.saving import (
     checkpoint_tensors,
@@ -14,6 +15,7 @@ __all__ = [
     "TensorFlowCheckpoint",
     "check_depth",
     "checkpoint_tensors",
+    "find_checkpoint",
     "load_weights",
     "open_checkpoint",
     "write_safetensors",

@@ -2,6 +2,8 @@
 
 import os
 
+import numpy as np
+
 from keras_ptuning.checkpoints.names import PER_TOKEN, tensor_names
 from keras_ptuning.checkpoints.safetensors import SafetensorsCheckpoint
 from keras_ptuning.checkpoints.tensorflow import TensorFlowCheckpoint
@@ -15,7 +17,8 @@ def open_checkpoint(path):
 
 def check_depth(num_hidden_layers, checkpoint, architecture):
     """Raises a ValueError if the checkpoint has more layers than the configuration."""
-    for name in tensor_names(architecture, f"Transformer-{num_hidden_layers}-FeedForward"):
+    for name, _ in tensor_names(architecture, f"Transformer-{num_hidden_layers}-FeedForward"):
+        name = _name_in(checkpoint, name)
         if name in checkpoint.shapes:
             raise ValueError(
                 f"The configuration does not match the checkpoint {checkpoint.path!r}: it has "
@@ -43,15 +46,15 @@ def load_weights(layers, checkpoint, architecture, keep_tokens=None):
         names = tensor_names(architecture, layer_name)
         # A layer may have weights after its pretrained ones, e.g. a prompt.
         plan += [
-            (variable, name, layer_name)
-            for variable, name in zip(layer.weights, names)  # noqa: B905
+            (variable, _name_in(checkpoint, name), third, layer_name)
+            for variable, (name, third) in zip(layer.weights, names)  # noqa: B905
         ]
-    missing = [(name, layer_name) for _, name, layer_name in plan if name not in checkpoint.shapes]
+    missing = [(name, layer) for _, name, _, layer in plan if name not in checkpoint.shapes]
     if missing:
-        raise ValueError(_describe_missing(missing, checkpoint))
+        raise ValueError(_describe_missing(missing, checkpoint, architecture))
     if keep_tokens is not None:
         rows = next(
-            checkpoint.shapes[name][0] for _, name, layer in plan if layer == "Embedding-Token"
+            checkpoint.shapes[name][0] for _, name, _, layer in plan if layer == "Embedding-Token"
         )
         outside = [i for i in keep_tokens if not 0 <= i < rows]
         if outside:
@@ -59,8 +62,10 @@ def load_weights(layers, checkpoint, architecture, keep_tokens=None):
                 f"`keep_tokens` names tokens that {checkpoint.path!r} does not have. Received: "
                 f"{outside[:5]} with a vocabulary of {rows}."
             )
-    for variable, name, layer_name in plan:
+    for variable, name, third, layer_name in plan:
         expected = tuple(variable.shape)
+        if third is not None:
+            expected = (*expected[:-1], 3 * expected[-1])
         found = checkpoint.shapes[name]
         if keep_tokens is not None and layer_name in PER_TOKEN:
             found = (len(keep_tokens), *found[1:])
@@ -71,8 +76,11 @@ def load_weights(layers, checkpoint, architecture, keep_tokens=None):
                 f"configuration, expects {expected}."
             )
     values = []
-    for variable, name, layer_name in plan:
+    for variable, name, third, layer_name in plan:
         value = checkpoint.read(name)
+        if third is not None:
+            # A copy, without which the other two thirds would stay in memory.
+            value = np.split(value, 3, axis=-1)[third].copy()
         if keep_tokens is not None and layer_name in PER_TOKEN:
             value = value[keep_tokens]
         values.append((variable, value))
@@ -84,9 +92,15 @@ def load_weights(layers, checkpoint, architecture, keep_tokens=None):
             layer.reset_prompt()
 
 
-def _describe_missing(missing, checkpoint):
+def _name_in(checkpoint, name):
+    """A tensor's name in this checkpoint: some releases of GPT-2 leave out the prefix."""
+    short = name.removeprefix("transformer.")
+    return short if short in checkpoint.shapes else name
+
+
+def _describe_missing(missing, checkpoint, architecture):
     parts = {layer_name.split("-")[0] for _, layer_name in missing}
-    names = [name for name, _ in missing]
+    names = list(dict.fromkeys(name for name, _ in missing))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if parts == {"MLM"}:
         what = (
@@ -96,8 +110,8 @@ def _describe_missing(missing, checkpoint):
     elif parts == {"Pooler"}:
         what = "has no pooler. Leave out `with_pool`."
     else:
-        what = "does not have all the tensors of this architecture."
+        what = f"does not have all the tensors of the architecture {architecture!r}."
     return (
         f"The checkpoint {checkpoint.path!r} {what} Missing: {shown}. It has "
-        f"{len(checkpoint.shapes)} tensors."
+        f"{len(checkpoint.shapes)} tensors, such as {min(checkpoint.shapes, default=None)!r}."
     )

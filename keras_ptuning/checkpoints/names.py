@@ -1,7 +1,8 @@
 """Which tensors of a checkpoint belong to which layer, as data.
 
 One table per architecture, `{layer name: tensor names}`, with `{}` where a layer's number goes.
-The tensors stand in the order of the layer's weights.
+The tensors stand in the order of the layer's weights. Where a tensor holds three of them, side by
+side on its last axis, each is a pair of the tensor's name and 0, 1 or 2.
 """
 
 
@@ -13,7 +14,12 @@ def _norm(name):
     return [f"{name}/LayerNorm/gamma", f"{name}/LayerNorm/beta"]
 
 
+def _pair(name):
+    return [f"{name}.weight", f"{name}.bias"]
+
+
 _BLOCK = "bert/encoder/layer_{}"
+_GPT2_BLOCK = "transformer.h.{}"
 
 TABLES = {
     "bert": {
@@ -38,6 +44,22 @@ TABLES = {
         "MLM-Norm": _norm("cls/predictions/transform"),
         "MLM-Bias": ["cls/predictions/output_bias"],
     },
+    # As Hugging Face names them.
+    "gpt2": {
+        "Embedding-Token": ["transformer.wte.weight"],
+        "Embedding-Position": ["transformer.wpe.weight"],
+        "Transformer-{}-MultiHeadSelfAttention-Norm": _pair(f"{_GPT2_BLOCK}.ln_1"),
+        "Transformer-{}-MultiHeadSelfAttention": [
+            *((name, i) for i in range(3) for name in _pair(f"{_GPT2_BLOCK}.attn.c_attn")),
+            *_pair(f"{_GPT2_BLOCK}.attn.c_proj"),
+        ],
+        "Transformer-{}-FeedForward-Norm": _pair(f"{_GPT2_BLOCK}.ln_2"),
+        "Transformer-{}-FeedForward": [
+            *_pair(f"{_GPT2_BLOCK}.mlp.c_fc"),
+            *_pair(f"{_GPT2_BLOCK}.mlp.c_proj"),
+        ],
+        "Output-Norm": _pair("transformer.ln_f"),
+    },
 }
 
 # Tensors with one row (or value) per token of the vocabulary, which `keep_tokens` selects from.
@@ -45,7 +67,12 @@ PER_TOKEN = ("Embedding-Token", "MLM-Bias")
 
 
 def tensor_names(architecture, layer_name):
-    """The tensors of the layer `layer_name`; none if it has no pretrained weights."""
+    """The tensors of the layer `layer_name`; none if it has no pretrained weights.
+
+    They are pairs: the name, and which third of the tensor it is, `None` for all of it.
+    """
     digits = "".join(c for c in layer_name if c.isdigit())
     template = layer_name.replace(digits, "{}") if digits else layer_name
-    return [name.format(digits) for name in TABLES[architecture].get(template, [])]
+    entries = TABLES[architecture].get(template, [])
+    pairs = (entry if isinstance(entry, tuple) else (entry, None) for entry in entries)
+    return [(name.format(digits), third) for name, third in pairs]

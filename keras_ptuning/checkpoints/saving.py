@@ -3,6 +3,7 @@
 import os
 
 import keras
+import numpy as np
 import safetensors.numpy
 
 from keras_ptuning.checkpoints.names import tensor_names
@@ -22,26 +23,29 @@ def checkpoint_tensors(layers, architecture):
     Raises:
         ValueError: if a layer has weights that the architecture has no names for.
     """
-    tensors = {}
+    parts = {}
     for layer in layers:
         names = tensor_names(architecture, layer.name)
         if len(names) != len(layer.weights):
             raise ValueError(
                 f"The layer {layer.name!r} has {len(layer.weights)} weights, and a checkpoint of "
-                f"the architecture {architecture!r} {len(names)} names for them."
+                f"the architecture {architecture!r} {len(names)} names for them. Give the "
+                "configuration of this model, or save it whole with `model.save(...)`."
             )
-        for name, variable in zip(names, layer.weights, strict=True):
-            tensors[name] = keras.ops.convert_to_numpy(variable).astype("float32")
-    return tensors
+        for (name, _), variable in zip(names, layer.weights, strict=True):
+            value = keras.ops.convert_to_numpy(variable).astype("float32")
+            parts.setdefault(name, []).append(value)
+    return {name: np.concatenate(values, axis=-1) for name, values in parts.items()}
 
 
 def write_safetensors(path, tensors, dtype=None):
     """Writes tensors to a safetensors file, with numbers of the type `dtype`."""
     if dtype is not None:
         tensors = {name: value.astype(dtype) for name, value in tensors.items()}
-    # Not `save_file`, whose files only their owner may read.
+    # Not `save_file`, whose files only their owner may read. Other formats than PyTorch's are
+    # refused by Hugging Face; the numbers are the same.
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(safetensors.numpy.save(tensors, metadata={"format": "np"}))
+        file.write(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def write_tensorflow(prefix, tensors):

@@ -4,12 +4,23 @@ import keras
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
+def gelu_new(x):
+    """GELU as GPT-2 computes it, by an approximation with tanh."""
+    return keras.activations.gelu(x, approximate=True)
+
+
+def get_activation(identifier):
+    """The activation of that name: one of Keras, or `"gelu_new"`, which Keras does not have."""
+    return gelu_new if identifier == "gelu_new" else keras.activations.get(identifier)
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
 class FeedForward(keras.layers.Layer):
     """Two dense layers, the first with an activation, back to the input's size.
 
     Args:
         units: Integer. Size between the two.
-        activation: Activation after the first.
+        activation: Activation after the first: what Keras takes as one, or `"gelu_new"`.
         kernel_initializer: Initializer of both kernels.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
@@ -33,7 +44,7 @@ class FeedForward(keras.layers.Layer):
     def __init__(self, units, activation, kernel_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
         self.units = units
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):

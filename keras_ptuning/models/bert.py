@@ -10,6 +10,7 @@ from keras_ptuning.layers import (
     MultiHeadAttention,
     PositionEmbedding,
 )
+from keras_ptuning.layers.feed_forward import get_activation
 
 
 class BERT:
@@ -22,6 +23,8 @@ class BERT:
 
     weight_table = "bert"
     input_names = ("Input-Token", "Input-Segment")
+    norm_epsilon = 1e-12
+    always_causal = False
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class BERT:
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
         initializer_range=0.02,
+        norm_epsilon=None,
         sequence_length=None,
         keep_tokens=None,
         with_pool=False,
@@ -53,18 +57,19 @@ class BERT:
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
-        self.hidden_act = hidden_act
+        self.hidden_act = get_activation(hidden_act)
         self.max_position = max_position
         self.segment_vocab_size = segment_vocab_size
         self.dropout_rate = dropout_rate
         self.attention_dropout_rate = attention_dropout_rate
         self.initializer_range = initializer_range
+        self.norm_epsilon = norm_epsilon or self.norm_epsilon
         self.sequence_length = sequence_length
         self.keep_tokens = keep_tokens
         self.with_pool = with_pool
         self.with_mlm = with_mlm
         self.gather_positions = gather_positions
-        self.causal = causal
+        self.causal = causal or self.always_causal
         self.document_start_id = document_start_id
         self.branching = branching
         self.layers = dict(layers or {})
@@ -130,41 +135,22 @@ class BERT:
             embeddings_initializer=self.initializer(),
         )(inputs["Input-Segment"])
         x = self.layer("Embedding-Token-Segment", layers.Add)([x, segments])
-        x = self.layer(
-            "Embedding-Position",
-            PositionEmbedding,
-            input_dim=self.max_position,
-            embeddings_initializer=self.initializer(),
-        )(x, positions=self.positions(attention_mask))
+        x = self.position_embedding()(x, positions=self.positions(attention_mask))
         x = self.norm("Embedding-Norm")(x)
         return self.dropout("Embedding-Dropout", x)
 
     def apply_block(self, x, attention_mask, prefix):
         """Attention -> add -> norm -> feed-forward -> add -> norm."""
         name = f"{prefix}-MultiHeadSelfAttention"
-        attention = self.layer(
-            name,
-            MultiHeadAttention,
-            heads=self.num_attention_heads,
-            head_size=self.hidden_size // self.num_attention_heads,
-            dropout=self.attention_dropout_rate,
-            kernel_initializer=self.initializer(),
-        )
-        x = self.add_and_norm(name, x, attention(x, attention_mask=attention_mask))
+        x = self.add(name, x, self.attention(name)(x, attention_mask=attention_mask))
+        x = self.norm(f"{name}-Norm")(x)
         name = f"{prefix}-FeedForward"
-        feed_forward = self.layer(
-            name,
-            FeedForward,
-            units=self.intermediate_size,
-            activation=self.hidden_act,
-            kernel_initializer=self.initializer(),
-        )
-        return self.add_and_norm(name, x, feed_forward(x))
-
-    def add_and_norm(self, name, x, residual):
-        residual = self.dropout(f"{name}-Dropout", residual)
-        x = self.layer(f"{name}-Add", layers.Add)([x, residual])
+        x = self.add(name, x, self.feed_forward(name)(x))
         return self.norm(f"{name}-Norm")(x)
+
+    def add(self, name, x, residual):
+        residual = self.dropout(f"{name}-Dropout", residual)
+        return self.layer(f"{name}-Add", layers.Add)([x, residual])
 
     def apply_heads(self, x, inputs):
         """What the model returns: the sequence, or its pooled vector, or predicted tokens."""
@@ -175,10 +161,7 @@ class BERT:
             y = x
             if self.gather_positions:
                 y = self.layer("MLM-Gather", GatherPositions)(y, inputs["Input-Gather"])
-            y = self.dense("MLM-Dense", self.hidden_act)(y)
-            y = self.norm("MLM-Norm")(y)
-            y = self.token_embedding()(y, reverse=True)
-            y = self.layer("MLM-Bias", Bias)(y)
+            y = self.apply_token_head(y)
             activation = "softmax" if self.with_mlm is True else self.with_mlm
             # Probabilities need the range and precision of float32.
             y = self.layer(
@@ -189,6 +172,13 @@ class BERT:
             return x
         return outputs[0] if len(outputs) == 1 else outputs
 
+    def apply_token_head(self, x):
+        """Logits of tokens."""
+        x = self.dense("MLM-Dense", self.hidden_act)(x)
+        x = self.norm("MLM-Norm")(x)
+        x = self.token_embedding()(x, reverse=True)
+        return self.layer("MLM-Bias", Bias)(x)
+
     def token_embedding(self):
         return self.layer(
             "Embedding-Token",
@@ -198,8 +188,35 @@ class BERT:
             embeddings_initializer=self.initializer(),
         )
 
+    def position_embedding(self):
+        return self.layer(
+            "Embedding-Position",
+            PositionEmbedding,
+            input_dim=self.max_position,
+            embeddings_initializer=self.initializer(),
+        )
+
+    def attention(self, name):
+        return self.layer(
+            name,
+            MultiHeadAttention,
+            heads=self.num_attention_heads,
+            head_size=self.hidden_size // self.num_attention_heads,
+            dropout=self.attention_dropout_rate,
+            kernel_initializer=self.initializer(),
+        )
+
+    def feed_forward(self, name):
+        return self.layer(
+            name,
+            FeedForward,
+            units=self.intermediate_size,
+            activation=self.hidden_act,
+            kernel_initializer=self.initializer(),
+        )
+
     def norm(self, name):
-        return self.layer(name, layers.LayerNormalization, epsilon=1e-12)
+        return self.layer(name, layers.LayerNormalization, epsilon=self.norm_epsilon)
 
     def dense(self, name, activation):
         return self.layer(

@@ -16,37 +16,42 @@ from keras_ptuning.checkpoints import (
 )
 from keras_ptuning.files import replacing
 from keras_ptuning.models.bert import BERT
-from keras_ptuning.models.config import load_config, read_config
+from keras_ptuning.models.config import is_gpt2, load_config, read_config
+from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.tokenizers import Tokenizer
 
-MODELS = {"bert": BERT, "roberta": BERT}
+MODELS = {"bert": BERT, "gpt2": GPT2, "roberta": BERT}
 
 
 def build_transformer_model(
-    config_path, checkpoint_path=None, model="bert", application=None, **kwargs
+    config_path, checkpoint_path=None, model=None, application=None, **kwargs
 ):
     """Builds a transformer in Keras, and loads pretrained weights into it.
 
     The layers have bert4keras's names (`Embedding-Token`,
     `Transformer-0-MultiHeadSelfAttention`, `MLM-Dense`...), the inputs are a list
-    `[token_ids, segment_ids]`, and id 0 is padding.
+    `[token_ids, segment_ids]`, and id 0 is padding. A GPT-2 has one input, `token_ids`.
 
     Args:
-        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
-            name of an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`.
+        config_path: Path of `bert_config.json` or a GPT-2's `config.json`, or a dictionary with
+            what stands in one; or the name of an embedded checkpoint, `"bert-mini-zh"` or
+            `"gpt-mini-zh"`.
         checkpoint_path: Prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`, or path of a
-            `.safetensors` file with tensors of the same names. Without one the weights are those
-            of the embedded checkpoint, or else random.
-        model: The architecture: `"bert"` (also for RoBERTa-wwm, which shares its body),
-            or a subclass of `keras_ptuning.models.BERT`.
+            `.safetensors` file with tensors of the same names; for a GPT-2 path of a
+            `.safetensors` file of Hugging Face. Without one the weights are those of the embedded
+            checkpoint, or else random.
+        model: The architecture: `"bert"` (also for RoBERTa-wwm, which shares its body), `"gpt2"`
+            (whose id 0 is padding too, as in Chinese releases), or a subclass of
+            `keras_ptuning.models.BERT`. Defaults to the configuration's `model_type`, and where
+            it has none to `"bert"`.
         application: `"encoder"`, where all tokens see each other, or `"lm"`, a causal language
             model, where each sees only what came before it. Defaults to what the configuration
-            says: `"lm"` if its `is_decoder` is true.
+            says: `"lm"` if its `is_decoder` is true. A GPT-2 is always `"lm"`.
         **kwargs: Further arguments of the model:
             with_pool: Return the first token's vector through the pooler, `(batch, hidden)`.
             with_mlm: Return probabilities of tokens, `(batch, length, vocabulary)`; with
                 `"linear"`, logits. With `with_pool` too, a list of both.
-            gather_positions: Add a third input, integers of shape `(batch, n)`; the MLM head
+            gather_positions: Add a last input, integers of shape `(batch, n)`; the MLM head
                 then works at these positions only and returns `(batch, n, vocabulary)`.
             document_start_id: The id of the token, `[CLS]`, that each of several documents in one
                 sequence begins with; they do not see each other then.
@@ -86,26 +91,15 @@ def build_transformer_model(
     Reference:
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805)
     """
-    if isinstance(model, str):
-        if model.lower() not in MODELS:
-            raise ValueError(
-                f"Unknown architecture. Expected one of {sorted(MODELS)}, or a subclass of BERT. "
-                f"Received: model={model!r}."
-            )
-        model = MODELS[model.lower()]
+    causal = is_causal(config_path, model, application)
+    model = _find_architecture(load_config(config_path), model)
     checkpoint_path = checkpoint_path or find_asset(config_path, "bert_model.safetensors")
-    config, settings = load_config(config_path), read_config(config_path)
-    if application is None:
-        application = "lm" if config.get("is_decoder") else "encoder"
-    if application not in ("encoder", "lm"):
-        raise ValueError(
-            f"`application` must be 'encoder' or 'lm'. Received: application={application!r}."
-        )
+    settings = read_config(config_path)
     known = inspect.signature(model).parameters
     unknown = [key for key in kwargs if key not in known]
     if unknown:
         raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
-    transformer = model(**{**settings, "causal": application == "lm", **kwargs})
+    transformer = model(**{**settings, "causal": causal, **kwargs})
     keras_model = transformer.build()
     if checkpoint_path is not None:
         checkpoint, architecture = open_checkpoint(checkpoint_path), transformer.weight_table
@@ -115,17 +109,63 @@ def build_transformer_model(
     return keras_model
 
 
+def is_causal(config_path, model=None, application=None):
+    """Whether `build_transformer_model`, of the same arguments, makes a causal language model.
+
+    Args:
+        config_path, model, application: As `build_transformer_model` takes them.
+
+    Returns:
+        A boolean.
+
+    Raises:
+        FileNotFoundError: if there is no such configuration.
+        ValueError: if there is no such architecture, or it has no such application.
+
+    Example:
+
+    >>> is_causal("bert-mini-zh"), is_causal("gpt-mini-zh")
+    (False, True)
+    """
+    config = load_config(config_path)
+    architecture = _find_architecture(config, model)
+    if application is None:
+        application = "lm" if config.get("is_decoder") or architecture.always_causal else "encoder"
+    expected = ("lm",) if architecture.always_causal else ("encoder", "lm")
+    if application not in expected:
+        raise ValueError(
+            f"`application` must be {' or '.join(map(repr, expected))} for a "
+            f"{architecture.__name__}. Received: application={application!r}."
+        )
+    return application == "lm"
+
+
+def _find_architecture(config, model):
+    """The class that `model` names, or else the configuration."""
+    if model is None:
+        model = str(config.get("model_type") or "bert")
+    if not isinstance(model, str):
+        return model
+    if model.lower() not in MODELS:
+        raise ValueError(
+            f"Unknown architecture. Expected one of {sorted(MODELS)}, or a subclass of BERT, as "
+            f"`model` or as the configuration's model_type. Received: model={model!r}."
+        )
+    return MODELS[model.lower()]
+
+
 def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     """Writes a transformer as a checkpoint that this library and others load.
 
     The files are `bert_config.json`, `vocab.txt`, `bert_model.safetensors`, and, where TensorFlow
     is installed, `bert_model.ckpt.index` and `.data-00000-of-00001`: Google's format, which
-    bert4keras loads too. The tensors have the same names in both.
+    bert4keras loads too. The tensors have the same names in both. Of a GPT-2 they are
+    `config.json`, `vocab.txt` and `model.safetensors`, as Hugging Face has them.
 
     Args:
         model: A Keras model, as `build_transformer_model` returns it.
         folder: Path of a folder; made if need be.
-        config: Dictionary with what is to stand in `bert_config.json`, or the path of one.
+        config: Dictionary with what is to stand in the configuration, or the path of one.
         vocab: List of tokens, as `Tokenizer.vocab`, or the path of a `vocab.txt`.
         dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` for half
             the size. Defaults to `"float32"`.
@@ -147,13 +187,17 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
             f"The vocabulary has {len(vocab)} tokens, and the configuration says "
             f"vocab_size={config.get('vocab_size')}."
         )
-    tensors = checkpoint_tensors(model.layers, BERT.weight_table)
+    architecture = GPT2 if is_gpt2(config) else BERT
+    prefix = "" if architecture is GPT2 else "bert_"
+    tensors = checkpoint_tensors(model.layers, architecture.weight_table)
     os.makedirs(folder, exist_ok=True)
     config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("bert_config.json", config_text), ("vocab.txt", "\n".join(vocab) + "\n")):
+    vocab_text = "\n".join(vocab) + "\n"
+    for name, text in ((f"{prefix}config.json", config_text), ("vocab.txt", vocab_text)):
         path = os.path.join(folder, name)
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-    write_safetensors(os.path.join(folder, "bert_model.safetensors"), tensors, dtype)
-    with contextlib.suppress(ImportError):
-        write_tensorflow(os.path.join(folder, "bert_model.ckpt"), tensors)
+    write_safetensors(os.path.join(folder, f"{prefix}model.safetensors"), tensors, dtype)
+    if architecture is BERT:
+        with contextlib.suppress(ImportError):
+            write_tensorflow(os.path.join(folder, "bert_model.ckpt"), tensors)

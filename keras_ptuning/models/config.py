@@ -1,20 +1,20 @@
-"""Reading `bert_config.json`."""
+"""Reading `bert_config.json`, and a GPT-2's `config.json`."""
 
 import json
 
-import keras
-
 from keras_ptuning.assets import NAMES, find_asset
+from keras_ptuning.layers.feed_forward import get_activation
 
-# Entry of the file: name of the argument, default (None: required), check, and what it must be.
+REQUIRED = object()
+# Entry of the file: name of the argument, default, check, and what it must be.
 _POSITIVE = (lambda v: isinstance(v, int) and v > 0, "a positive integer")
 _RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
 ENTRIES = {
-    "vocab_size": ("vocab_size", None, *_POSITIVE),
-    "hidden_size": ("hidden_size", None, *_POSITIVE),
-    "num_hidden_layers": ("num_hidden_layers", None, *_POSITIVE),
-    "num_attention_heads": ("num_attention_heads", None, *_POSITIVE),
-    "intermediate_size": ("intermediate_size", None, *_POSITIVE),
+    "vocab_size": ("vocab_size", REQUIRED, *_POSITIVE),
+    "hidden_size": ("hidden_size", REQUIRED, *_POSITIVE),
+    "num_hidden_layers": ("num_hidden_layers", REQUIRED, *_POSITIVE),
+    "num_attention_heads": ("num_attention_heads", REQUIRED, *_POSITIVE),
+    "intermediate_size": ("intermediate_size", REQUIRED, *_POSITIVE),
     "max_position_embeddings": ("max_position", 512, *_POSITIVE),
     "type_vocab_size": ("segment_vocab_size", 2, *_POSITIVE),
     "hidden_dropout_prob": ("dropout_rate", 0.0, *_RATE),
@@ -23,9 +23,34 @@ ENTRIES = {
     "hidden_act": (
         "hidden_act",
         "gelu",
-        lambda v: callable(getattr(keras.activations, v, None)),
-        "the name of an activation of Keras",
+        lambda v: isinstance(v, str) and callable(get_activation(v)),
+        "the name of an activation of Keras, or 'gelu_new'",
     ),
+    "layer_norm_eps": (
+        "norm_epsilon",
+        None,  # that of the architecture
+        lambda v: v is None or v > 0,
+        "a positive number",
+    ),
+}
+# The same entries in a GPT-2 of Hugging Face, where they have another name, and their defaults.
+GPT2_NAMES = {
+    "hidden_size": ("n_embd", REQUIRED),
+    "num_hidden_layers": ("n_layer", REQUIRED),
+    "num_attention_heads": ("n_head", REQUIRED),
+    "intermediate_size": ("n_inner", None),
+    "max_position_embeddings": ("n_positions", 1024),
+    "hidden_dropout_prob": ("resid_pdrop", 0.1),
+    "attention_probs_dropout_prob": ("attn_pdrop", 0.1),
+    "hidden_act": ("activation_function", "gelu_new"),
+    "layer_norm_eps": ("layer_norm_epsilon", None),
+}
+# What changes a GPT-2's numbers, and is not implemented otherwise.
+GPT2_FIXED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
 }
 
 
@@ -33,8 +58,8 @@ def load_config(path):
     """Reads a configuration file, as it stands.
 
     Args:
-        path: Path of a `bert_config.json`, or the name of an embedded checkpoint; a dictionary
-            is returned as it is.
+        path: Path of a `bert_config.json` or a GPT-2's `config.json`, or the name of an embedded
+            checkpoint; a dictionary is returned as it is.
 
     Returns:
         A dictionary.
@@ -52,10 +77,13 @@ def load_config(path):
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{name} does not exist. A Google-format BERT has it beside the checkpoint, as "
-            f"`bert_config.json`; the embedded checkpoints are called {' and '.join(NAMES)}."
+            "`bert_config.json`, and a GPT-2 as `config.json`; the embedded checkpoints are called "
+            f"{' and '.join(NAMES)}."
         ) from None
     except IsADirectoryError:
-        raise ValueError(f"{name} is a folder. Give the file in it: `bert_config.json`.") from None
+        raise ValueError(
+            f"{name} is a folder. Give the file in it: `bert_config.json` or `config.json`."
+        ) from None
     except ValueError as error:
         raise ValueError(f"{name} is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
@@ -66,9 +94,11 @@ def load_config(path):
 def read_config(config):
     """Reads a model's configuration into the arguments of a transformer.
 
+    That of a GPT-2 is read as Hugging Face writes it.
+
     Args:
-        config: Path of a `bert_config.json`, the name of an embedded checkpoint, or a dictionary
-            with what stands in such a file.
+        config: Path of a `bert_config.json` or a GPT-2's `config.json`, the name of an embedded
+            checkpoint, or a dictionary with what stands in such a file.
 
     Returns:
         A dictionary: the file's entries that the models use, under the names that
@@ -84,25 +114,55 @@ def read_config(config):
     ...     "num_attention_heads": 2, "intermediate_size": 16, "hidden_dropout_prob": 0.1})
     >>> settings["dropout_rate"], settings["max_position"]
     (0.1, 512)
+    >>> settings = read_config({"model_type": "gpt2", "vocab_size": 9, "n_embd": 8, "n_layer": 1,
+    ...     "n_head": 2})
+    >>> settings["intermediate_size"], settings["max_position"]
+    (32, 1024)
     """
     name = "The configuration" if isinstance(config, dict) else f"The configuration {str(config)!r}"
     config = load_config(config)
-    missing = [key for key, entry in ENTRIES.items() if entry[1] is None and key not in config]
+    entries = _gpt2_entries() if is_gpt2(config) else ENTRIES
+    missing = [key for key, entry in entries.items() if entry[1] is REQUIRED and key not in config]
     if missing:
         raise ValueError(f"{name} lacks {', '.join(missing)}. Received: {sorted(config)}.")
     settings = {}
-    for key, (argument, default, check, expected) in ENTRIES.items():
+    for key, (argument, default, check, expected) in entries.items():
         value = config.get(key, default)
+        if key == "n_inner" and value is None:
+            value = 4 * settings["hidden_size"]
         try:
             good = check(value) and not isinstance(value, bool)
-        except TypeError:
+        except (TypeError, ValueError):
             good = False
         if not good:
             raise ValueError(f"{name}: {key} must be {expected}. Received: {value!r}.")
         settings[argument] = value
     if settings["hidden_size"] % settings["num_attention_heads"]:
+        keys = {entry[0]: key for key, entry in entries.items()}
         raise ValueError(
-            f"{name}: hidden_size must be a multiple of num_attention_heads. Received: "
-            f"{settings['hidden_size']} and {settings['num_attention_heads']}."
+            f"{name}: {keys['hidden_size']} must be a multiple of {keys['num_attention_heads']}. "
+            f"Received: {settings['hidden_size']} and {settings['num_attention_heads']}."
         )
+    # One rate serves embeddings and blocks.
+    fixed = {**GPT2_FIXED, "embd_pdrop": settings["dropout_rate"]} if is_gpt2(config) else {}
+    for key, expected in fixed.items():
+        if config.get(key, expected) != expected:
+            why = "the same as resid_pdrop" if key == "embd_pdrop" else "the only GPT-2 here"
+            raise ValueError(
+                f"{name}: {key} must be {expected!r}, {why}. Received: {config[key]!r}."
+            )
     return settings
+
+
+def is_gpt2(config):
+    """Whether a configuration, as `load_config` returns it, has the entries of a GPT-2."""
+    return config.get("model_type") == "gpt2" or "n_embd" in config
+
+
+def _gpt2_entries():
+    """`ENTRIES` under GPT-2's names, in the same order."""
+    entries = {}
+    for key, (argument, default, check, expected) in ENTRIES.items():
+        name, default = GPT2_NAMES.get(key, (key, default))
+        entries[name] = (argument, default, check, expected)
+    return entries
