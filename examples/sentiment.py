@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from keras_ptuning import Template, Tokenizer, build_ptuning_model, datasets
-from keras_ptuning.assets import find_asset
+from keras_ptuning.checkpoints import find_checkpoint
 
 LABELS = {0: "不", 1: "很"}
 NAMES = {0: "negative", 1: "positive"}
@@ -38,12 +38,16 @@ def parse_arguments():
     parser.add_argument(
         "--checkpoint",
         default="bert-mini-zh",
-        help="or a folder of pretrain.py, or e.g. bert_model.ckpt",
+        help="or a folder of pretrain.py, or e.g. bert_model.ckpt, beside its bert_config.json "
+        "and vocab.txt",
     )
-    parser.add_argument("--config", help="default: bert_config.json beside the checkpoint")
-    parser.add_argument("--vocab", help="default: vocab.txt beside the checkpoint")
     parser.add_argument("--data", help="folder with sentiment.train.data..., or their zip file")
     parser.add_argument("--zero-shot", default=ZERO_SHOT, help="template to compare with")
+    parser.add_argument("--template", default=PATTERN, help="of the P-tuning")
+    parser.add_argument("--prompt-encoder", choices=["lstm", "mlp"])
+    starts = ["unused", "random", "vocabulary", "labels"]
+    parser.add_argument("--prompt-start", choices=starts, default="unused")
+    parser.add_argument("--prompt-words", help="words for the prompt to start from instead")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
     parser.add_argument("--epochs", type=int, default=10, help=f"of {PASSES} passes each; 0: none")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -56,12 +60,6 @@ def parse_arguments():
     args = parser.parse_args()
     if args.labeled < 1 or args.epochs < 0:
         parser.error("--labeled must be at least 1, and --epochs at least 0")
-    args.checkpoint = find_asset(args.checkpoint, "bert_model.safetensors") or args.checkpoint
-    if os.path.exists(os.path.join(args.checkpoint, "bert_model.safetensors")):
-        args.checkpoint = os.path.join(args.checkpoint, "bert_model.safetensors")
-    folder = os.path.dirname(args.checkpoint)
-    args.config = args.config or os.path.join(folder, "bert_config.json")
-    args.vocab = args.vocab or os.path.join(folder, "vocab.txt")
     return args
 
 
@@ -81,9 +79,10 @@ def main():
     texts, labels = (column[: args.labeled] for column in data["train"])
     print(f"{len(texts)} labelled reviews of {data['source']}, {sum(labels)} of them positive")
 
-    tokenizer = Tokenizer(args.vocab)
+    config, weights, vocab = find_checkpoint(args.checkpoint)
+    tokenizer = Tokenizer(vocab)
     template = Template(args.zero_shot, LABELS, tokenizer, maxlen=args.maxlen)
-    model = build_ptuning_model(args.config, args.checkpoint, template)
+    model = build_ptuning_model(config, weights, template)
     zero_shot = accuracy(model, data)
     print(
         f"Zero-shot, {args.zero_shot}: test accuracy {zero_shot[0]:.4f}, unseen {zero_shot[1]:.4f}"
@@ -91,15 +90,22 @@ def main():
     if not args.epochs:
         return
 
-    template = Template(PATTERN, LABELS, tokenizer, maxlen=args.maxlen)
+    template = Template(args.template, LABELS, tokenizer, maxlen=args.maxlen)
     # The auxiliary task has ten predictions for each answer; a large model has use for them, while
     # a small one with few steps had better learn the answers alone.
-    model = build_ptuning_model(args.config, args.checkpoint, template, auxiliary=args.auxiliary)
+    model = build_ptuning_model(
+        config,
+        weights,
+        template,
+        auxiliary=args.auxiliary,
+        prompt_encoder=args.prompt_encoder,
+        prompt_start=[args.prompt_words] if args.prompt_words else args.prompt_start,
+    )
     steps = args.epochs * math.ceil(len(texts) * PASSES / args.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule))
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    print(f"P-tuning, {PATTERN}: {trained:,} of {model.count_params():,} parameters train")
+    print(f"P-tuning, {args.template}: {trained:,} of {model.count_params():,} parameters train")
     keep_best = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
     )
@@ -122,6 +128,7 @@ def main():
         "test_acc_deduplicated": test_acc[1],
         "zero_shot_test_acc": zero_shot[0],
         "zero_shot_test_acc_deduplicated": zero_shot[1],
+        "valid_acc_of_each_epoch": valid_acc,
         "trainable_parameters": trained,
         "training_seconds": round(seconds, 1),
         "arguments": vars(args),

@@ -1,18 +1,29 @@
-"""Prompt-based few-shot learning with pretrained Chinese BERT checkpoints, in Keras."""
+"""Prompt-based few-shot learning with pretrained Chinese BERT and GPT checkpoints, in Keras."""
 
 from keras_ptuning import datasets, layers
 from keras_ptuning.data import PackedDataset
-from keras_ptuning.layers import PtuningEmbedding
+from keras_ptuning.layers import PromptEncoder, PtuningEmbedding
 from keras_ptuning.models import build_transformer_model, save_transformer_model
 from keras_ptuning.templates import Template
 from keras_ptuning.tokenizers import Tokenizer, build_vocab
-from keras_ptuning.tuning import ClozeModel, build_ptuning_model, load_prompt, pretrain
+from keras_ptuning.tuning import (
+    ClozeModel,
+    PromptClassifier,
+    build_ptuning_model,
+    describe_prompt,
+    load_prompt,
+    plot_prompt,
+    pretrain,
+    prompt_table,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ClozeModel",
     "PackedDataset",
+    "PromptClassifier",
+    "PromptEncoder",
     "PtuningEmbedding",
     "Template",
     "Tokenizer",
@@ -20,8 +31,11 @@ __all__ = [
     "build_transformer_model",
     "build_vocab",
     "datasets",
+    "describe_prompt",
     "layers",
     "load_prompt",
+    "plot_prompt",
     "pretrain",
+    "prompt_table",
     "save_transformer_model",
 ]

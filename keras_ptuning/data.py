@@ -11,6 +11,8 @@ import numpy as np
 from keras_ptuning.tokenizers import is_special
 
 PAD = 0
+# In place of a label's number, where a text has none.
+UNLABELED = -1
 # Batches are formed within a random pool of this many batches, sorted by length: large enough
 # that lengths match, small enough that each epoch mixes the examples anew.
 POOL = 16
@@ -26,6 +28,12 @@ class Example(NamedTuple):
     mask_positions: np.ndarray
     # True at ordinary words, which may be masked at random; False at virtual and special tokens.
     maskable: np.ndarray
+    # Of a causal template: the place of the last token that sees each.
+    reach: np.ndarray | None = None
+    # Where a text has candidates of its own, `(candidates, masks)`: their tokens, and which of the
+    # `mask_positions` these are read at.
+    candidate_ids: np.ndarray | None = None
+    candidate_slots: np.ndarray | None = None
 
 
 def check_integer(name, value, least):
@@ -39,6 +47,11 @@ def pad(sequences, length):
     for row, sequence in zip(out, sequences, strict=True):
         row[: len(sequence)] = sequence
     return out
+
+
+def pad_words(words, length):
+    """Stacks words, lists of integers, into an array of shape `(len(words), length)`."""
+    return pad([np.array(word, "int32") for word in words], length)
 
 
 def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng, words=None):
@@ -78,16 +91,7 @@ def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng, words=None)
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), appendix A.1.
         - Whole words: [Cui et al., 2019](https://arxiv.org/abs/1906.08101), section 2.2.
     """
-    batch, length = token_ids.shape
-    available = maskable.sum(axis=1)
-    wanted = np.maximum(np.round(rate * available), 1).astype("int32")
-    wanted = np.minimum(wanted, available)
-    dice = rng.random((batch, length))
-    if words is not None:
-        dice = np.take_along_axis(dice, words, axis=1)
-    order = np.argsort(np.where(maskable, dice, 2.0), axis=1, kind="stable")
-    positions = order[:, : math.ceil(rate * length)].astype("int32")
-    chosen = np.arange(positions.shape[1]) < wanted[:, None]
+    positions, chosen = _choose(maskable, rate, rng, words)
     rows, columns = np.nonzero(chosen)
     cells = rows, positions[rows, columns]
     originals = token_ids[cells]
@@ -101,13 +105,65 @@ def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng, words=None)
     return masked_ids, np.where(chosen, positions, 0), target_ids
 
 
+def next_tokens(token_ids, predictable, rate, rng):
+    """Where a causal model predicts a share of the tokens, each from the one before it.
+
+    Args:
+        token_ids: Integer array of shape `(batch, length)`.
+        predictable: Boolean array of the same shape.
+        rate: Float between 0 and 1; as in `mask_tokens`.
+        rng: A `numpy.random.Generator`.
+
+    Returns:
+        `(positions, target_ids)`, two arrays of shape `(batch, ceil(rate * (length - 1)))`. Rows
+        with fewer are filled up with position 0 and id 0.
+
+    Example:
+
+    >>> ids = np.array([[2, 7, 8, 3]])
+    >>> positions, targets = next_tokens(ids, ids > 3, 1.0, np.random.default_rng(0))
+    >>> sorted(zip(positions[0].tolist(), targets[0].tolist()))
+    [(0, 0), (0, 7), (1, 8)]
+    """
+    positions, chosen = _choose(predictable[:, 1:], rate, rng)
+    targets = np.take_along_axis(token_ids, positions + 1, axis=1)
+    return np.where(chosen, positions, 0), np.where(chosen, targets, 0)
+
+
+def _choose(available, rate, rng, words=None):
+    """Chooses a share of the available places of each row: the places, and which are real."""
+    batch, length = available.shape
+    count = available.sum(axis=1)
+    wanted = np.maximum(np.round(rate * count), 1).astype("int32")
+    wanted = np.minimum(wanted, count)
+    dice = rng.random((batch, length))
+    if words is not None:
+        dice = np.take_along_axis(dice, words, axis=1)
+    order = np.argsort(np.where(available, dice, 2.0), axis=1, kind="stable")
+    positions = order[:, : math.ceil(rate * length)].astype("int32")
+    return positions, np.arange(positions.shape[1]) < wanted[:, None]
+
+
 def model_inputs(examples, length):
     """The inputs of the model, padded: what `Template.encode` and each batch consist of."""
-    return {
+    inputs = {
         "token_ids": pad([e.token_ids for e in examples], length),
         "segment_ids": pad([e.segment_ids for e in examples], length),
-        "mask_positions": np.stack([e.mask_positions for e in examples]),
+        "mask_positions": pad_words(
+            [e.mask_positions for e in examples], max(len(e.mask_positions) for e in examples)
+        ),
     }
+    if examples[0].reach is not None:
+        inputs["reach"] = pad([e.reach for e in examples], length)
+    if examples[0].candidate_ids is not None:
+        most = max(len(e.candidate_ids) for e in examples)
+        inputs["candidate_ids"] = np.stack([_pad_rows(e.candidate_ids, most) for e in examples])
+        inputs["candidate_slots"] = np.stack([_pad_rows(e.candidate_slots, most) for e in examples])
+    return inputs
+
+
+def _pad_rows(array, rows):
+    return np.pad(array, [(0, rows - len(array)), (0, 0)])
 
 
 class ClozeDataset(keras.utils.PyDataset):
@@ -125,7 +181,7 @@ class ClozeDataset(keras.utils.PyDataset):
         batch_size: Integer.
         shuffle: Whether to bucket and shuffle. Otherwise the order is that of `examples`.
         seed: Integer; what all randomness here depends on.
-        mask_rate: Share of the ordinary tokens to mask for the auxiliary task; 0 for none.
+        mask_rate: Share of the ordinary tokens that the auxiliary task predicts; 0 for none.
 
     Raises:
         ValueError: if `batch_size`, `seed` or `mask_rate` make no sense.
@@ -137,7 +193,8 @@ class ClozeDataset(keras.utils.PyDataset):
         super().__init__()
         check_integer("batch_size", batch_size, 1)
         check_integer("seed", seed, 0)
-        if not 0 <= mask_rate < 1:
+        # With all of a text masked, nothing is left to predict it from.
+        if not (0 <= mask_rate < 1 or (template.causal and mask_rate == 1)):
             raise ValueError(f"`mask_rate` must be at least 0 and below 1. Received: {mask_rate!r}")
         self.examples = examples
         self.template = template
@@ -159,19 +216,19 @@ class ClozeDataset(keras.utils.PyDataset):
         self._epoch = epoch
         order = np.arange(len(self.examples))
         if not self.shuffle:
-            self._batches = self._split(order)
+            self.batches = self._split(order)
             return
         rng = np.random.default_rng([self.seed, epoch])
         rng.shuffle(order)
         pool = POOL * self.batch_size
         # With few texts, one pool would always put the same texts of one length together.
         pool = min(pool, math.ceil(len(order) / 2 / self.batch_size) * self.batch_size)
-        self._batches = []
+        self.batches = []
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
             part = part[np.argsort(self.lengths[part], kind="stable")]
-            self._batches += self._split(part)
-        rng.shuffle(self._batches)
+            self.batches += self._split(part)
+        rng.shuffle(self.batches)
 
     def _split(self, order):
         return [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
@@ -180,24 +237,34 @@ class ClozeDataset(keras.utils.PyDataset):
         self.epoch += 1
 
     def __len__(self):
-        return len(self._batches)
+        return len(self.batches)
 
     def __getitem__(self, index):
-        rows = self._batches[index]
+        rows = self.batches[index]
         examples = [self.examples[i] for i in rows]
         longest = self.lengths[rows].max()
-        length = min(math.ceil(longest / LENGTH_STEP) * LENGTH_STEP, self.template.maxlen)
+        length = math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
+        # Continuations of a causal template stand beyond its `maxlen`.
+        length = max(longest, min(length, self.template.maxlen))
         x = model_inputs(examples, length)
         if self.label_ids is None:
             return (x,)
-        if self.mask_rate:
+        if not self.mask_rate:
+            return x, self.label_ids[rows]
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        maskable = pad([e.maskable for e in examples], length)
+        if self.template.causal:
+            x["auxiliary_positions"], x["auxiliary_ids"] = next_tokens(
+                x["token_ids"], maskable, self.mask_rate, rng
+            )
+        else:
             x["masked_token_ids"], x["auxiliary_positions"], x["auxiliary_ids"] = mask_tokens(
                 x["token_ids"],
-                pad([e.maskable for e in examples], length),
+                maskable,
                 self.mask_rate,
                 self.template.mask_id,
                 self.template.ordinary_ids,
-                np.random.default_rng([self.seed, self.epoch, index]),
+                rng,
             )
         return x, self.label_ids[rows]
 

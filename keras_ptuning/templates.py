@@ -1,16 +1,50 @@
 """Pattern + labels: text -> arrays, and scores -> labels."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_ptuning.data import ClozeDataset, Example, model_inputs
+from keras_ptuning.data import UNLABELED, ClozeDataset, Example, model_inputs, pad_words
 from keras_ptuning.tokenizers import Tokenizer, is_special, truncate_longest
 
 _PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\})")
 _VIRTUAL = re.compile(r"\[u([1-9][0-9]*)\]")
-_SLOT = re.compile(r"\{(text|text_b)(?::([1-9][0-9]*))?\}")
+_LABEL_TOKEN = re.compile(r"(\[v[1-9][0-9]*\])")
+_UNUSED = re.compile(r"\[unused[0-9]+\]")
+_SLOT = re.compile(r"\{(text|text_b)(?::(-?[1-9][0-9]*))?\}")
+# Reach of a token that all later ones see.
+EVERYWHERE = 2**30
+
+
+def lay_out_continuations(words):
+    """Lays the words that may follow a text into one sequence, each beginning written once.
+
+    A causal model reads the text and these tokens in one pass: the next token after the text, and
+    after each token laid out, is all that scoring the words needs.
+
+    Args:
+        words: List of words, each a list of token ids.
+
+    Returns:
+        `(token_ids, reach, slots)`. The tokens are the last ones of all proper beginnings of the
+        words; each is seen by those up to its `reach`, which continue it. For each word, `slots`
+        has the places to predict its tokens at: 0 is the end of the text, `i` the token `i - 1`.
+
+    Example:
+
+    >>> lay_out_continuations([[7], [5, 6], [5, 8, 9]])
+    ([5, 8], [1, 1], [[0], [0, 1], [0, 1, 2]])
+    """
+    # In this order what continues a beginning stands right after it.
+    beginnings = sorted({tuple(word[:i]) for word in words for i in range(1, len(word))})
+    places = {beginning: i for i, beginning in enumerate(beginnings)}
+    reach = list(range(len(beginnings)))
+    for i, beginning in enumerate(beginnings):
+        for n in range(1, len(beginning)):
+            reach[places[beginning[:n]]] = i
+    slots = [[0, *(places[tuple(word[:i])] + 1 for i in range(1, len(word)))] for word in words]
+    return [beginning[-1] for beginning in beginnings], reach, slots
 
 
 class Template:
@@ -19,8 +53,8 @@ class Template:
     The pattern is a string of
 
     - `{text}`, where the text goes, and `{text_b}`, where the second text of a pair goes.
-      `{text:64}` gives it at most 64 tokens;
-    - `[MASK]`, a position to predict. Label words have as many tokens as the pattern has masks;
+      `{text:64}` gives it at most 64 tokens, the first ones; `{text:-64}` the last ones;
+    - `[MASK]`, a position to predict: as many of them as the longest label word has tokens;
     - `[u1]`, `[u2]`..., trainable virtual tokens; the same number is the same vector. They start
       as the vocabulary's `[unused1]`, `[unused2]`..., or as new random vectors where the
       vocabulary has no such token;
@@ -28,22 +62,28 @@ class Template:
     - any other token of the vocabulary in brackets, such as `[unused9]`, which stays fixed;
     - everything else: literal words, which stay fixed.
 
-    `[CLS]` in front and `[SEP]` at the end are added.
+    `[CLS]` in front and `[SEP]` at the end are added. Words may differ in their number of tokens:
+    a shorter one takes the first masks, and `Verbalizer` says how they are compared.
 
     Args:
         pattern: The pattern, e.g. `"[MASK]满意。{text}"`.
         labels: Dictionary from each label to its word, or to a list of words, e.g.
-            `{"负面": "不", "正面": ["很", "挺"]}`. Labels are strings or integers.
+            `{"负面": "不", "正面": ["很", "挺"]}`. Labels are strings or integers. A word may also
+            be a token that learns, `[v1]`, `[v2]`..., which takes an `[unused]` row of the
+            vocabulary, counted from the last. `None` where each text comes with candidates.
         tokenizer: A `Tokenizer`, or what `Tokenizer` takes as its vocabulary.
         maxlen: Integer, the greatest number of tokens of an encoded text, template included.
             Longer texts are cut, the longer one of a pair first; the template never is.
             Defaults to `128`.
+        causal: Whether the model is a causal language model (GPT). The masks stand last then:
+            they are where the model goes on, and never written. Defaults to `False`.
 
     Raises:
         TypeError: if the pattern or a word is not a string, or `maxlen` not an integer.
-        ValueError: if the pattern has no `[MASK]`, no `{text}`, or an unknown part; if a label
-            word is not in the vocabulary, differs in length from the masks, or stands for two
-            labels; or if `maxlen` leaves no room for text.
+        ValueError: if the pattern has no `[MASK]`, no `{text}`, or an unknown part; if it is
+            causal, and something follows a mask; if a label word is not in the vocabulary, has
+            more tokens than there are masks, or stands for two labels; or if `maxlen` leaves no
+            room for text.
 
     Example:
 
@@ -55,6 +95,13 @@ class Template:
     >>> template.decode([[-3.1, -0.2]])
     ['正面']
 
+    Candidates that differ from text to text, such as the idioms that may fill a gap:
+
+    >>> template = Template("{text}[MASK]{text_b}", None, vocab)
+    >>> x, y = template.encode([("很", "。")], ["好"], candidates=[["不", "好"]])
+    >>> template.decode([[-2.0, -0.1]], candidates=[["不", "好"]])
+    ['好']
+
     Reference:
         - Templates of words: [Schick and Schütze, 2020](https://arxiv.org/abs/2001.07676),
           section 3, and [Su, 2020](https://kexue.fm/archives/7764).
@@ -62,7 +109,7 @@ class Template:
           and [Su, 2021](https://kexue.fm/archives/8295).
     """
 
-    def __init__(self, pattern, labels, tokenizer, maxlen=128):
+    def __init__(self, pattern, labels, tokenizer, maxlen=128, causal=False):
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer(tokenizer)
         if "[MASK]" not in tokenizer:
@@ -77,6 +124,7 @@ class Template:
         self.pattern = pattern
         self.tokenizer = tokenizer
         self.maxlen = int(maxlen)
+        self.causal = causal
         self.mask_id = tokenizer.token_to_id("[MASK]")
         self._parse(pattern)
         self._read_labels(labels)
@@ -96,6 +144,7 @@ class Template:
             known = unused in tokenizer
             virtual_ids[n] = tokenizer.token_to_id(unused) if known else next(new_ids)
         self.virtual_ids = list(virtual_ids.values())
+        self.tuned_names = [f"[u{n}]" for n in numbers]
         self.slots, self._slot_limits = [], []
         self._pieces = [([tokenizer.token_to_id("[CLS]")], 0, False)]
         for part in filter(None, _PARTS.split(pattern)):
@@ -129,12 +178,20 @@ class Template:
                         f"become {tokenizer.tokenize(part)}. Choose other words."
                     )
                 self._pieces.append((ids, segment, True))
-        self._pieces.append(([tokenizer.token_to_id("[SEP]")], segment, False))
+        if not self.causal:
+            self._pieces.append(([tokenizer.token_to_id("[SEP]")], segment, False))
         fixed = [i for piece in self._pieces if len(piece) == 3 for i in piece[0]]
         self.num_masks = fixed.count(self.mask_id)
         if not self.num_masks:
             raise ValueError(
                 "A template needs at least one [MASK], where the label word is predicted. "
+                f"Received: {pattern!r}."
+            )
+        masks = [piece[0] == [self.mask_id] for piece in self._pieces]
+        if self.causal and not all(masks[-self.num_masks :]):
+            raise ValueError(
+                "A causal language model goes on where the text ends, so in a template for one "
+                "[MASK] must come last, as in '[u1][u2]{text}[u3][u4][MASK]'. "
                 f"Received: {pattern!r}."
             )
         if "text" not in self.slots or len(set(self.slots)) != len(self.slots):
@@ -151,13 +208,17 @@ class Template:
             )
 
     def _read_labels(self, labels):
+        self.labels = self.label_names = self.num_labels = None
+        self.word_ids = self.word_slots = None
+        self.label_token_ids = []
+        if labels is None:
+            return
         if not isinstance(labels, dict) or len(labels) < 2:
             raise ValueError(
                 "`labels` must be a dictionary of at least two labels and their words, e.g. "
                 f'{{"负面": "不", "正面": "很"}}. Received: {labels!r}.'
             )
-        self.labels, self.word_ids = {}, []
-        owners = {}
+        self.labels = {}
         for label, words in labels.items():
             label = label.item() if isinstance(label, np.generic) else label
             if not isinstance(label, str | int):
@@ -170,61 +231,113 @@ class Template:
             if not words:
                 raise ValueError(f"The label {label!r} has no word.")
             self.labels[label] = list(words)
-            self.word_ids.append([self._word_to_ids(word, label, owners) for word in words])
-        self.label_names = list(self.labels)
-        self._label_index = {label: i for i, label in enumerate(self.label_names)}
-
-    def _word_to_ids(self, word, label, owners):
-        ids = self.tokenizer.token_ids([word])[0]
-        tokens = [self.tokenizer.id_to_token(i) for i in ids]
-        if not ids or "[UNK]" in tokens:
+        label_tokens = self._label_tokens()
+        self.label_token_ids = list(label_tokens.values())
+        self.tuned_names += label_tokens
+        self.word_ids = []
+        owners = {}
+        for label, words in self.labels.items():
+            owner = f"of the label {label!r}"
+            self.word_ids.append([self._word_to_ids(word, owner, label_tokens) for word in words])
+            for word, ids in zip(words, self.word_ids[-1], strict=True):
+                if tuple(ids) in owners:
+                    raise ValueError(
+                        f"The word {word!r} stands for {owners[tuple(ids)]!r} and again for "
+                        f"{label!r}. Each word can stand for one label, once."
+                    )
+                owners[tuple(ids)] = label
+        longest = max(len(ids) for ids in owners)
+        if longest < self.num_masks:
             raise ValueError(
-                f"The word {word!r} of the label {label!r} is not in the vocabulary: it becomes "
+                f"The template {self.pattern!r} has {self.num_masks} masks, and the longest word "
+                f"has {longest} tokens. Leave out the masks that no word needs."
+            )
+        self.label_names = list(self.labels)
+        self.num_labels = len(self.label_names)
+        self._label_index = {label: i for i, label in enumerate(self.label_names)}
+        # Where the tokens of the words are read, among the answer positions.
+        self._continuations = lay_out_continuations(list(owners))
+        slots = iter(self._continuations[2])
+        self.word_slots = [
+            [next(slots) if self.causal else list(range(len(word))) for word in words]
+            for words in self.word_ids
+        ]
+
+    def _label_tokens(self):
+        """The ids of `[v1]`, `[v2]`... in the label words: `[unused]` rows, from the last on."""
+        text = "".join(word for words in self.labels.values() for word in words)
+        unused = [i for i, token in enumerate(self.tokenizer.vocab) if _UNUSED.fullmatch(token)]
+        taken = {i for piece in self._pieces if len(piece) == 3 for i in piece[0]}
+        found = {}
+        for name in sorted(set(_LABEL_TOKEN.findall(text)), key=lambda name: int(name[2:-1])):
+            n = int(name[2:-1])
+            if n > len(unused) or unused[-n] in taken:
+                raise ValueError(
+                    f"The label token {name} needs an [unused] row of the vocabulary, the {n}. "
+                    f"from the last, that the template does not use. Received: a vocabulary with "
+                    f"{len(unused)} such rows, and the template {self.pattern!r}."
+                )
+            found[name] = unused[-n]
+        return found
+
+    def _word_to_ids(self, word, owner, label_tokens=None):
+        ids = []
+        for part in filter(None, _LABEL_TOKEN.split(word)):
+            known = label_tokens and part in label_tokens
+            ids += [label_tokens[part]] if known else self.tokenizer.token_ids([part])[0]
+        tokens = [self.tokenizer.id_to_token(i) for i in ids]
+        # Candidates are nobody's choice: of these some tokens may be unknown.
+        unknown = all if label_tokens is None else any
+        if unknown(token == "[UNK]" for token in tokens) or not ids:
+            raise ValueError(
+                f"The word {word!r} {owner} is not in the vocabulary: it becomes "
                 f"{tokens}. Choose a word whose characters are all in it."
             )
-        if len(ids) != self.num_masks:
+        if len(ids) > self.num_masks:
             raise ValueError(
-                f"The word {word!r} of the label {label!r} has {len(ids)} tokens ({tokens}), and "
+                f"The word {word!r} {owner} has {len(ids)} tokens ({tokens}), and "
                 f"the template {self.pattern!r} has {self.num_masks} masks. Use one [MASK] for "
-                "each token, and words of one length."
+                "each token of the longest word."
             )
-        if tuple(ids) in owners:
-            raise ValueError(
-                f"The word {word!r} stands for {owners[tuple(ids)]!r} and again for {label!r}. "
-                "Each word can stand for one label, once."
-            )
-        owners[tuple(ids)] = label
         return ids
 
-    @property
-    def num_labels(self):
-        return len(self.label_names)
-
-    def label_ids(self, labels):
-        """Turns labels into their numbers, in the order of `label_names`.
+    def label_ids(self, labels, candidates=None):
+        """Turns labels into their numbers, in the order of `label_names` or of the candidates.
 
         Args:
             labels: List of labels.
+            candidates: For a template without labels, a list of candidates for each of them.
 
         Returns:
             An integer array of shape `(len(labels),)`.
 
         Raises:
-            ValueError: if one of them is not a label of this template; its index is named.
+            ValueError: if one of them is not a label of this template, or not among its
+                candidates; its index is named.
         """
+        if candidates is None and self.labels is None:
+            raise ValueError("The template has no labels of its own: give `candidates` too.")
         ids = []
         for i, label in enumerate(labels):
             label = label.item() if isinstance(label, np.generic) else label
-            if not isinstance(label, str | int) or label not in self._label_index:
+            names = self.label_names or list(candidates[i])
+            index = self._label_index if self.labels else {n: k for k, n in enumerate(names)}
+            if not isinstance(label, str | int) or label not in index:
+                owner = "the template" if self.labels else "its text"
                 raise ValueError(
-                    f"Label {i} is {label!r} of type {type(label).__name__}, which the template "
-                    f"does not have. Expected one of {self.label_names}."
+                    f"Label {i} is {label!r} of type {type(label).__name__}, which {owner} "
+                    f"does not have. Expected one of {names}."
                 )
-            ids.append(self._label_index[label])
+            ids.append(index[label])
         return np.array(ids, dtype="int32")
 
-    def _examples(self, texts):
+    def _examples(self, texts, candidates=None):
         """Encodes texts, or pairs of texts, to a list of `Example`."""
+        if candidates is not None and self.labels:
+            raise ValueError(
+                f"The template has its own labels, {self.label_names}; for candidates make it with "
+                "`labels=None`."
+            )
         if isinstance(texts, str):
             raise TypeError(f"Expected a list of texts. Received: the one string {texts!r}.")
         # A table iterates over its column names; one column of it is fine.
@@ -247,11 +360,46 @@ class Template:
         else:
             columns = {"text": texts}
         encoded = [self.tokenizer.token_ids(columns[slot]) for slot in self.slots]
-        return [self._example(slot_ids) for slot_ids in zip(*encoded, strict=True)]
+        words = [None] * len(texts) if self.labels else self._read_candidates(candidates, texts)
+        return [
+            self._example(slot_ids, own_words)
+            for *slot_ids, own_words in zip(*encoded, words, strict=True)
+        ]
 
-    def _example(self, slot_ids):
-        parts = [ids[:limit] for ids, limit in zip(slot_ids, self._slot_limits, strict=True)]
+    def _read_candidates(self, candidates, texts):
+        if candidates is None or isinstance(candidates, str):
+            raise ValueError(
+                "The template has no labels of its own, so each text needs candidates: "
+                f"`candidates=[['很', '不'], ...]`. Received: candidates={candidates!r}."
+            )
+        candidates = list(candidates)
+        if len(candidates) != len(texts):
+            raise ValueError(
+                "There must be one list of candidates for each text. Received: "
+                f"{len(texts)} texts and {len(candidates)} lists."
+            )
+        words = []
+        for i, own in enumerate(candidates):
+            if isinstance(own, str) or not isinstance(own, Sequence | np.ndarray):
+                raise TypeError(f"The candidates of text {i} must be a list. Received: {own!r}.")
+            if len(set(own)) < 2 or len(set(own)) != len(own):
+                raise ValueError(
+                    f"Text {i} needs at least two candidates, each once. Received: {list(own)}."
+                )
+            words.append(
+                [self._word_to_ids(word, f"among the candidates of text {i}") for word in own]
+            )
+        return words
+
+    def _example(self, slot_ids, own_words):
+        parts = []
+        for ids, limit in zip(slot_ids, self._slot_limits, strict=True):
+            parts.append(ids[limit:][::-1] if limit is not None and limit < 0 else ids[:limit])
         truncate_longest(parts, self._room)
+        for part, limit in zip(parts, self._slot_limits, strict=True):
+            # Cut at its beginning, so the end came first so far.
+            if limit is not None and limit < 0:
+                part.reverse()
         filled = dict(zip(self.slots, parts, strict=True))
         token_ids, segment_ids, maskable, mask_positions = [], [], [], []
         for piece in self._pieces:
@@ -266,37 +414,70 @@ class Template:
             token_ids += ids
             segment_ids += [segment] * len(ids)
             maskable += [is_words] * len(ids)
+        reach, slots = None, own_words and [range(len(word)) for word in own_words]
+        if self.causal:
+            end = mask_positions[0]
+            tokens, relative_reach, slots = (
+                lay_out_continuations(own_words) if own_words else self._continuations
+            )
+            token_ids[end:] = tokens
+            segment_ids[end:] = [segment] * len(tokens)
+            maskable[end:] = [False] * len(tokens)
+            reach = np.array([EVERYWHERE] * end + [end + i for i in relative_reach], "int32")
+            mask_positions = range(end - 1, end + len(tokens))
+        candidate_ids = candidate_slots = None
+        if own_words:
+            candidate_ids = pad_words(own_words, self.num_masks)
+            candidate_ids[candidate_ids == self.tokenizer.token_to_id("[UNK]")] = 0
+            candidate_slots = pad_words(slots, self.num_masks)
         return Example(
             np.array(token_ids, "int32"),
             np.array(segment_ids, "int32"),
             np.array(mask_positions, "int32"),
             np.array(maskable, "bool"),
+            reach,
+            candidate_ids,
+            candidate_slots,
         )
 
-    def encode(self, texts, labels=None):
+    def encode(self, texts, labels=None, candidates=None):
         """Encodes texts (and labels) to arrays, padded to the longest.
 
         Args:
             texts: List of strings; of pairs of strings if the template has `{text_b}`.
             labels: Optional list of labels.
+            candidates: For a template without labels, a list of words for each text. Tokens of
+                theirs that the vocabulary lacks do not count.
 
         Returns:
             A dictionary of integer arrays, the inputs of the model: `token_ids` and
             `segment_ids` of shape `(len(texts), length)`, and `mask_positions` of shape
-            `(len(texts), number of masks)`. With `labels`, a tuple of this and an integer array
-            of shape `(len(texts),)`.
+            `(len(texts), number of answer positions)`. A causal template adds `reach`, candidates
+            add `candidate_ids` and `candidate_slots`. With `labels`, a tuple of this and an
+            integer array of shape `(len(texts),)`.
 
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs).
-            ValueError: if a label is unknown, there are more or fewer labels than texts, or no
-                texts at all.
+            ValueError: if a label is unknown, there are more or fewer labels than texts, no
+                texts at all, or candidates are missing.
         """
-        examples = self._examples(texts)
-        length = max(len(e.token_ids) for e in examples)
-        x = model_inputs(examples, length)
-        return x if labels is None else (x, self._checked_label_ids(labels, examples))
+        examples = self._examples(texts, candidates)
+        x = model_inputs(examples, max(len(e.token_ids) for e in examples))
+        if labels is None:
+            return x
+        return x, self._checked_label_ids(labels, examples, candidates)
 
-    def dataset(self, texts, labels=None, batch_size=32, shuffle=None, seed=0, mask_rate=0.15):
+    def dataset(
+        self,
+        texts,
+        labels=None,
+        batch_size=32,
+        shuffle=None,
+        seed=0,
+        mask_rate=None,
+        candidates=None,
+        unlabeled=None,
+    ):
         """Makes batches for `fit`, `evaluate` and `predict`.
 
         Args:
@@ -306,30 +487,50 @@ class Template:
             shuffle: Whether to shuffle, with texts of similar length together. Defaults to
                 `True` where there are labels. `predict` returns the order of `texts` either way.
             seed: Integer. The same seed gives the same batches and masks. Defaults to `0`.
-            mask_rate: With labels, the share of the ordinary words to mask at random for the
-                auxiliary task. Only training uses it. Defaults to `0.15`.
+            mask_rate: With labels, the share of the ordinary words that the auxiliary task
+                predicts. Only training uses it. Defaults to `0.15`, masked at random, or for a
+                causal template to `1.0`, the whole text.
+            candidates: For a template without labels, a list of words for each text.
+            unlabeled: With labels, optional list of further texts, which have none: training
+                learns from them through the auxiliary task alone.
 
         Returns:
             A `ClozeDataset`.
 
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs).
-            ValueError: if a label is unknown, there are more or fewer labels than texts, or no
-                texts at all; if `batch_size`, `seed` or `mask_rate` make no sense.
+            ValueError: if a label is unknown, there are more or fewer labels than texts, no
+                texts at all, or candidates are missing; if `batch_size`, `seed` or `mask_rate`
+                make no sense; if there are unlabelled texts, and nothing to learn from them.
         """
-        examples = self._examples(texts)
+        if mask_rate is None:
+            mask_rate = 1.0 if self.causal else 0.15
+        examples = self._examples(texts, candidates)
+        label_ids = None
+        if labels is not None:
+            label_ids = self._checked_label_ids(labels, examples, candidates)
+        if unlabeled is not None:
+            if labels is None or not mask_rate or not self.labels:
+                raise ValueError(
+                    "Unlabelled texts go with labelled ones, the auxiliary task (`mask_rate`), and "
+                    f"a template with labels of its own. Received: labels={labels!r:.60}, "
+                    f"mask_rate={mask_rate!r}."
+                )
+            further = self._examples(unlabeled)
+            examples = examples + further
+            label_ids = np.concatenate([label_ids, np.full(len(further), UNLABELED, "int32")])
         return ClozeDataset(
             examples,
             self,
-            None if labels is None else self._checked_label_ids(labels, examples),
+            label_ids,
             batch_size=batch_size,
             shuffle=labels is not None if shuffle is None else shuffle,
             seed=seed,
             mask_rate=mask_rate,
         )
 
-    def _checked_label_ids(self, labels, examples):
-        label_ids = self.label_ids(labels)
+    def _checked_label_ids(self, labels, examples, candidates):
+        label_ids = self.label_ids(labels, candidates)
         if len(label_ids) != len(examples):
             raise ValueError(
                 "There must be one label for each text. Received: "
@@ -337,11 +538,12 @@ class Template:
             )
         return label_ids
 
-    def decode(self, scores):
+    def decode(self, scores, candidates=None):
         """The best label for each row of scores.
 
         Args:
             scores: Array of shape `(n, num_labels)`, as the model predicts it.
+            candidates: For a template without labels, the candidates of each of the `n` texts.
 
         Returns:
             A list of `n` labels.
@@ -350,6 +552,15 @@ class Template:
             ValueError: if `scores` has another shape.
         """
         scores = np.asarray(scores)
+        if self.labels is None:
+            names = list(candidates or [])
+            if scores.ndim != 2 or len(names) != len(scores):
+                raise ValueError(
+                    "Expected scores of shape (n, candidates), and n lists of candidates. "
+                    f"Received: shape {scores.shape} and {len(names)} lists."
+                )
+            # Rows with fewer candidates than others are filled up at the end.
+            return [own[row[: len(own)].argmax()] for row, own in zip(scores, names, strict=True)]
         if scores.ndim != 2 or scores.shape[1] != self.num_labels:
             raise ValueError(
                 f"Expected scores of shape (n, {self.num_labels}), one column for each of "
@@ -362,9 +573,10 @@ class Template:
         return {
             "pattern": self.pattern,
             # Pairs, since JSON would turn integer labels into strings.
-            "labels": [[label, words] for label, words in self.labels.items()],
+            "labels": self.labels and [[label, words] for label, words in self.labels.items()],
             "tokenizer": self.tokenizer.get_config(),
             "maxlen": self.maxlen,
+            "causal": self.causal,
         }
 
     @classmethod
@@ -373,4 +585,5 @@ class Template:
         tokenizer = config["tokenizer"]
         if isinstance(tokenizer, dict):
             tokenizer = Tokenizer.from_config(tokenizer)
-        return cls(config["pattern"], dict(config["labels"]), tokenizer, config["maxlen"])
+        labels = config["labels"] and dict(config["labels"])
+        return cls(config["pattern"], labels, tokenizer, config["maxlen"], config["causal"])

@@ -77,17 +77,24 @@ def test_the_gpt_expects_what_comes_next():
     assert np.mean([loss(text) for text in sentences()]) < 5
 
 
-def test_a_causal_model_is_no_cloze():
+def test_a_gpt_needs_a_causal_template():
     template = Template("[MASK]满意。{text}", {0: "不", 1: "很"}, "gpt-mini-zh")
-    with pytest.raises(ValueError, match=r"needs a masked language model.*is_decoder"):
+    with pytest.raises(ValueError, match=r"needs a causal template, whose \[MASK\] comes last"):
         build_ptuning_model("gpt-mini-zh", template=template)
+    template = Template("{text}我[MASK]", {0: "不", 1: "很"}, "gpt-mini-zh", causal=True)
+    model = build_ptuning_model("gpt-mini-zh", template=template)
+    # Even a small one knows which goes on better.
+    scores = model.predict(template.dataset(["这个菜不好吃，我不喜欢，"]), verbose=0)
+    assert scores.shape == (1, 2) and (scores < 0).all() and (scores > -12).all()
 
 
 def test_a_cloze_is_not_made_causal_by_an_argument():
     template = Template("[MASK]满意。{text}", {0: "不", 1: "很"}, "bert-mini-zh")
-    for option in ({"application": "lm"}, {"causal": True}, {"document_start_id": 2}):
+    for option in ({"branching": True}, {"causal": True}, {"document_start_id": 2}):
         with pytest.raises(ValueError, match=r"sets .* itself"):
             build_ptuning_model("bert-mini-zh", template=template, **option)
+    with pytest.raises(ValueError, match="needs a causal template"):
+        build_ptuning_model("bert-mini-zh", template=template, application="lm")
 
 
 def test_a_prompt_of_another_checkpoint_needs_its_vocabulary(tmp_path):

@@ -156,9 +156,37 @@ def test_verbalizer():
     np.testing.assert_allclose(np.exp(scores), np.stack([first, second], axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("word_ids", [[[[1]], [[2, 3]]], [[[1]], []]])
+def test_short_words_are_not_favoured():
+    """Where all tokens are equally likely, so are words of one, two and three."""
+    verbalizer = Verbalizer([[[1]], [[2, 3]], [[4, 5, 6]]])
+    scores = ops.convert_to_numpy(verbalizer(np.zeros((1, 3, 9), "float32")))
+    np.testing.assert_allclose(scores, 3 * np.log(np.full((1, 3), 1 / 9)), rtol=1e-5)
+    # And where they are not, the mean over a word's tokens counts.
+    logits = np.random.default_rng(0).normal(size=(1, 3, 9)).astype("float32")
+    log_p = logits[0] - np.log(np.exp(logits[0]).sum(axis=-1, keepdims=True))
+    expected = [log_p[0, 1], (log_p[0, 2] + log_p[1, 3]) / 2, log_p[[0, 1, 2], [4, 5, 6]].mean()]
+    scores = ops.convert_to_numpy(verbalizer(logits))
+    np.testing.assert_allclose(scores[0] / 3, expected, rtol=1e-5)
+
+
+def test_candidates_are_scored_like_labels():
+    logits = np.random.default_rng(0).normal(size=(2, 4, 9)).astype("float32")
+    words = [[[1, 2]], [[3]]], [[[5]], [[8, 7]]]
+    slots = [[[0, 3]], [[2]]], [[[1]], [[1, 2]]]
+    expected = [
+        ops.convert_to_numpy(Verbalizer(w, s)(row[None]))[0]
+        for w, s, row in zip(words, slots, logits, strict=True)
+    ]
+    ids = np.array([[[1, 2], [3, 0], [0, 0]], [[5, 0], [8, 7], [0, 0]]])
+    places = np.array([[[0, 3], [2, 0], [0, 0]], [[1, 0], [1, 2], [0, 0]]])
+    found = ops.convert_to_numpy(Verbalizer()(logits, ids, places))
+    np.testing.assert_allclose(found[:, :2], expected, rtol=1e-5)
+    assert (found[:, 2] < -1e8).all()
+
+
+@pytest.mark.parametrize("word_ids", [[[[1]], []], [[[1]], [[]]]])
 def test_bad_words(word_ids):
-    with pytest.raises(ValueError, match="same number of tokens"):
+    with pytest.raises(ValueError, match="at least one word"):
         Verbalizer(word_ids)
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import keras
 import numpy as np
@@ -7,7 +8,12 @@ from conftest import LABELS
 from keras import ops
 from small_bert import CONFIG, tensors, vocabulary, write_small_bert, write_tensors
 
-from keras_ptuning import Template, build_ptuning_model, build_transformer_model
+from keras_ptuning import (
+    Template,
+    build_ptuning_model,
+    build_transformer_model,
+    load_prompt,
+)
 
 
 def values(model):
@@ -324,3 +330,180 @@ def test_data_of_another_template(make_model, make_template, reviews, change, me
     model.compile()
     with pytest.raises(ValueError, match=message):
         model.evaluate(make_template(**change).dataset(*reviews))
+
+
+def test_candidates_learn(make_model, make_template):
+    """Idiom cloze: each text has candidates of its own, in an order of their own."""
+    template = make_template("{text}[u1][u2][MASK][u3]{text_b}", None)
+    texts = [("书" if i % 2 else "屏幕", "好" * (i % 5)) for i in range(24)]
+    labels = ["很" if i % 2 else "不" for i in range(24)]
+    own = [["很", "不", "满"][: 2 + i % 2] if i % 3 else ["不", "很"] for i in range(24)]
+    model = make_model(template, auxiliary=False, normalization="labels")
+    model.compile(keras.optimizers.Adam(0.05))
+    data = template.dataset(texts, labels, batch_size=8, candidates=own)
+    losses = model.fit(data, epochs=20, verbose=0).history["loss"]
+    assert losses[-1] < 0.3 * losses[0]
+    scores = model.predict(template.dataset(texts, candidates=own), verbose=0)
+    assert np.mean(np.equal(template.decode(scores, own), labels)) > 0.9
+
+
+def test_unlabelled_texts_count_through_the_auxiliary_task_alone(make_model, make_template):
+    template = make_template()
+    x, y = template.dataset(["书贵"], ["正面"], unlabeled=["屏幕", "房间"], shuffle=False)[0]
+    assert y.tolist() == [1, -1, -1]
+    model = make_model(template)
+    targets = x["auxiliary_ids"]
+    positions = np.concatenate([x["mask_positions"], x["auxiliary_positions"]], axis=1)
+    bert = [x["masked_token_ids"], x["segment_ids"], positions]
+    logits = ops.convert_to_numpy(model.backbone(bert))
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    picked = np.take_along_axis(log_p[:, 1:], targets[..., None], axis=-1)[..., 0]
+    total = (picked * (targets > 0)).sum() + log_p[0, 0, template.word_ids[1][0][0]]
+    model.compile(keras.optimizers.SGD(0.0))
+    loss, accuracy = model.train_on_batch(x, y)
+    np.testing.assert_allclose(loss, -total / ((targets > 0).sum() + 1), rtol=1e-4)
+    assert accuracy in (0.0, 1.0)
+    for options in ({"mask_rate": 0}, {"labels": None}):
+        with pytest.raises(ValueError, match="Unlabelled texts go with"):
+            template.dataset(
+                **{"texts": ["书"], "labels": ["正面"], "unlabeled": ["好"], **options}
+            )
+
+
+def test_label_tokens_learn(make_model, make_template, reviews):
+    """Their rows in the projection do, beside chosen words, and start as these."""
+    template = make_template("[u1][MASK]{text}", {"负面": ["不", "[v1]"], "正面": ["很", "[v2]"]})
+    model = make_model(template)
+    table, ids = ops.convert_to_numpy(model.embedding.embeddings), template.tokenizer.token_to_id
+    before = ops.convert_to_numpy(model.prompt).copy()
+    np.testing.assert_allclose(before[1:], table[[ids("不"), ids("很")]], rtol=1e-6)
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(template.dataset(*reviews), verbose=0)
+    assert (np.abs(ops.convert_to_numpy(model.prompt) - before).max(axis=1) > 1e-3).all()
+
+
+@pytest.mark.parametrize("kind", ["lstm", "mlp"])
+def test_the_encoder_is_thrown_away(small_bert, make_model, make_template, reviews, kind, tmp_path):
+    """What it makes of the prompt is saved; predictions are the same without it."""
+    model = make_model(prompt_encoder=kind)
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(make_template().dataset(*reviews, batch_size=8), epochs=2, verbose=0)
+    x = make_template().encode(reviews[0])
+    expected = model.predict(x, verbose=0)
+    model.save_prompt(tmp_path / "a.prompt")
+    again = load_prompt(tmp_path / "a.prompt", *small_bert, dropout_rate=0.0)
+    assert again.embedding.encoder is None
+    with pytest.raises(ValueError, match="leave out `prompt_encoder`"):
+        load_prompt(tmp_path / "a.prompt", *small_bert, prompt_encoder=kind)
+    np.testing.assert_allclose(again.predict(x, verbose=0), expected, atol=1e-6)
+    np.testing.assert_array_equal(again.embedding.start, model.embedding.start)
+    model.save(tmp_path / "a.keras")
+    whole = keras.models.load_model(tmp_path / "a.keras")
+    np.testing.assert_array_equal(whole.predict(x, verbose=0), expected)
+    np.testing.assert_array_equal(whole.embedding.start, model.embedding.start)
+
+
+def test_an_encoder_needs_virtual_tokens(make_model, make_template):
+    for labels in (LABELS, {"a": "[v1]", "b": "很"}):
+        with pytest.raises(ValueError, match=r"needs virtual tokens .* to make"):
+            make_model(make_template("[MASK]{text}", labels), prompt_encoder="lstm")
+
+
+def test_prompt_starts(make_model, make_template):
+    template = make_template("[u1][u2][u3][MASK]{text}")
+    ids = template.tokenizer.token_to_id
+    for start, tokens in ((["好书"], "好书好"), ("labels", "不很")):
+        model = make_model(template, prompt_start=start)
+        table = ops.convert_to_numpy(model.embedding.embeddings)
+        rows = ops.convert_to_numpy(model.prompt)[: len(tokens)]
+        np.testing.assert_allclose(rows, table[[ids(t) for t in tokens]], rtol=1e-6)
+    starts = []
+    for seed in (0, 0, 1):
+        keras.utils.set_random_seed(seed)
+        starts.append(make_model(template, prompt_start="vocabulary").embedding.start)
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert not np.array_equal(starts[0], starts[2])
+    with pytest.raises(ValueError, match="prompt_start='vocab'"):
+        make_model(template, prompt_start="vocab")
+
+
+def test_two_learning_rates(make_model, make_template, reviews):
+    """One step of two optimizers: each variable moves as its own optimizer alone would move it."""
+    x, y = make_template().dataset(*reviews, batch_size=24)[0]
+    moved = {}
+    for name, options in (
+        ("slow", {"optimizer": keras.optimizers.SGD(0.01)}),
+        ("fast", {"optimizer": keras.optimizers.SGD(0.5)}),
+        (
+            "both",
+            {
+                "optimizer": keras.optimizers.SGD(0.01),
+                "prompt_optimizer": keras.optimizers.SGD(0.5),
+            },
+        ),
+    ):
+        model = make_model(trainable="all", prompt_encoder="mlp")
+        for i, layer in enumerate(model.embedding.encoder.dense):
+            layer.kernel.assign(np.eye(32) * (1.0 + i))
+        before = values(model)
+        model.compile(**options)
+        model.train_on_batch(x, y)
+        moved[name] = {key: value - before[key] for key, value in values(model).items()}
+    for key, difference in moved["both"].items():
+        # Of the embedding layer, all but the table belong to the prompt.
+        alone = "fast" if key[0] == "Embedding-Token" and key[1] > 0 else "slow"
+        np.testing.assert_allclose(difference, moved[alone][key], atol=1e-6, err_msg=str(key))
+    assert np.abs(moved["both"]["Embedding-Token", 1]).max() > 0
+
+
+def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path):
+    """Training stops at the step, with the best weights; what callbacks write is good too."""
+    template = make_template()
+    model = make_model(auxiliary=False)
+    model.compile(keras.optimizers.Adam(0.01))
+    data = template.dataset(*reviews, batch_size=8)
+
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if (self.epoch, batch) == (2, 1):
+                model.optimizer.learning_rate = float("nan")
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+    snapshots = []
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: snapshots.append(ops.convert_to_numpy(model.prompt).copy())
+    )
+    # The step after the broken one sees weights that are not finite.
+    again = template.dataset(*reviews, batch_size=8)
+    again.epoch = 2
+    texts = sorted(again.batches[2].tolist())
+    message = f"after step 9 (epoch 3, batch 3, the texts {texts}), with a learning rate of nan."
+    with pytest.raises(FloatingPointError, match=re.escape(message)) as error:
+        model.fit(data, epochs=5, verbose=0, callbacks=[Break(), keep])
+    assert str(error.value).startswith("The loss is nan")
+    assert str(error.value).endswith("from epoch 2, the best so far.")
+    assert len(snapshots) == 3
+    np.testing.assert_array_equal(snapshots[2], snapshots[1])
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), snapshots[1])
+    assert np.isfinite(snapshots[1]).all()
+
+
+def test_not_finite_from_the_beginning(make_model, make_template, reviews):
+    model = make_model(auxiliary=False)
+    before = ops.convert_to_numpy(model.prompt).copy()
+    model.compile(keras.optimizers.Adam(float("nan")))
+    with pytest.raises(FloatingPointError, match="weights from before this training"):
+        model.fit(make_template().dataset(*reviews, batch_size=8), verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), before)
+
+
+def test_many_classes(make_model, make_template, tmp_path):
+    """119 of them: one gather, however many words there are."""
+    words = [a + b for a in "很不满意好差理想这趟北" for b in "京之旅我感觉错一书房间"][:119]
+    template = make_template("[u1][MASK][MASK]{text}", {word: word for word in words})
+    model = make_model(template)
+    scores = model.predict(template.encode(["书贵", "屏幕"]), verbose=0)
+    assert scores.shape == (2, 119)
+    assert template.decode(scores)[0] in words

@@ -133,6 +133,11 @@ def test_config_survives_json(make_template):
         ({"labels": {"a": "坏", "b": "好"}}, "'坏' of the label 'a' is not in the vocabulary"),
         ({"labels": {"a": "", "b": "好"}}, "not in the vocabulary"),
         ({"labels": {"a": "满意", "b": "好"}}, "has 2 tokens .* has 1 mask"),
+        ({"pattern": "[MASK][MASK]{text}"}, "has 2 masks, and the longest word has 1 token"),
+        ({"pattern": "[v1][MASK]{text}"}, r"Unknown '\[v1\]'"),
+        ({"labels": {"a": "[v21]", "b": "好"}}, r"\[v21\] needs an \[unused\] row .* 20 such rows"),
+        ({"labels": {"a": "[v13]", "b": "好"}}, r"\[v13\] needs .* does not use"),
+        ({"labels": {"a": "[v1]", "b": "[v1]"}}, r"'\[v1\]' stands for 'a' and again for 'b'"),
         ({"labels": {"a": "很", "b": ["好", "很"]}}, "'很' stands for 'a' and again for 'b'"),
         ({"labels": {"a": "很"}}, "at least two labels"),
         ({"labels": {"a": [], "b": "好"}}, "'a' has no word"),
@@ -195,3 +200,89 @@ def test_bad_pairs(make_template, texts):
 def test_bad_scores(make_template):
     with pytest.raises(ValueError, match=r"\(n, 2\).*\(4, 3\)"):
         make_template().decode(np.zeros((4, 3)))
+
+
+def test_words_of_different_lengths(make_template):
+    """A short word takes the first masks."""
+    template = make_template("[MASK][MASK]{text}", {"a": ["不", "不好"], "b": "满意"})
+    ids = template.tokenizer.token_to_id
+    assert template.word_ids == [[[ids("不")], [ids("不"), ids("好")]], [[ids("满"), ids("意")]]]
+    assert template.word_slots == [[[0], [0, 1]], [[0, 1]]]
+
+
+def test_label_tokens(make_template):
+    """They count [unused] rows from the last, and virtual tokens from the first."""
+    template = make_template("[u1][MASK]{text}", {"a": ["不", "[v2]"], "b": "[v1]"})
+    ids = template.tokenizer.token_to_id
+    assert template.word_ids == [[[ids("不")], [ids("[unused19]")]], [[ids("[unused20]")]]]
+    assert template.label_token_ids == [ids("[unused20]"), ids("[unused19]")]
+    assert template.tuned_names == ["[u1]", "[v1]", "[v2]"]
+
+
+def test_the_end_of_a_text(make_template):
+    """A negative limit keeps the last tokens, also where the template's length cuts."""
+    decode = make_template().tokenizer.vocab.__getitem__
+    template = make_template("{text:-3}[MASK]{text_b:2}")
+    ids = template.encode([("很不满意", "好书贵")])["token_ids"][0]
+    assert "".join(map(decode, ids)) == "[CLS]不满意[MASK]好书[SEP]"
+    template = make_template("{text:-9}[MASK]{text_b}", maxlen=7)
+    ids = template.encode([("很不满意", "好书贵")])["token_ids"][0]
+    assert "".join(map(decode, ids)) == "[CLS]满意[MASK]好书[SEP]"
+
+
+OWN = [["很", "不好"], ["满意", "书", "不好"]]
+
+
+def test_candidates(make_template):
+    template = make_template("{text}[MASK][MASK]{text_b}", None)
+    texts = [("书", "好"), ("", "贵")]
+    x, y = template.encode(texts, ["不好", "满意"], candidates=OWN)
+    assert y.tolist() == [1, 0] and x["candidate_ids"].shape == (2, 3, 2)
+    assert x["candidate_slots"].tolist() == [[[0, 0], [0, 1], [0, 0]], [[0, 1], [0, 0], [0, 1]]]
+    scores = [[-3.0, -1.0, -1e9], [-1.0, -2.0, -0.5]]
+    assert template.decode(scores, candidates=OWN) == ["不好", "不好"]
+    restored = Template.from_config(json.loads(json.dumps(template.get_config())))
+    assert restored.labels is None and restored.pattern == template.pattern
+
+
+@pytest.mark.parametrize(
+    ("labels", "candidates", "message"),
+    [
+        (None, None, "each text needs candidates"),
+        (None, OWN[:1], "2 texts and 1 lists"),
+        (None, [["很", "不"], []], "Text 1 needs at least two candidates"),
+        (None, [["很", "不"], ["很", "很"]], "Text 1 needs at least two candidates, each once"),
+        (None, [["很", "不"], ["很", "坏"]], "'坏' among the candidates of text 1 is not in the"),
+        (
+            None,
+            [["很", "不"], ["很", "不满意"]],
+            "candidates of text 1 has 3 tokens .* has 2 masks",
+        ),
+        (["很", "不"], OWN, "Label 1 is '不' .* which its text does not have.*'满意'"),
+    ],
+)
+def test_bad_candidates(make_template, labels, candidates, message):
+    template = make_template("{text}[MASK][MASK]", None)
+    with pytest.raises(ValueError, match=message):
+        template.encode(["书", "贵"], labels, candidates=candidates)
+    with pytest.raises(TypeError, match=r"candidates of text 0 must be a list.*'很'"):
+        template.encode(["书", "贵"], candidates=["很", "不"])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_unknown_characters_of_candidates_do_not_count(tokenizer, causal):
+    """Nobody chose them; those of a label's word are an error."""
+    template = Template("{text}[MASK][MASK]", None, tokenizer, maxlen=64, causal=causal)
+    x = template.encode(["书"], candidates=[["很好", "坏好"]])
+    very, good = (tokenizer.token_to_id(w) for w in "很好")
+    assert x["candidate_ids"].tolist() == [[[very, good], [0, good]]]
+
+
+def test_candidates_and_labels_do_not_mix(make_template):
+    with pytest.raises(ValueError, match="has its own labels"):
+        make_template().encode(["书", "贵"], candidates=OWN)
+    template = make_template("{text}[MASK][MASK]", None)
+    with pytest.raises(ValueError, match="give `candidates` too"):
+        template.label_ids(["很"])
+    with pytest.raises(ValueError, match="n lists of candidates"):
+        template.decode([[0.0, 1.0], [1.0, 0.0]], candidates=OWN[:1])

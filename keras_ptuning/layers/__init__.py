@@ -4,6 +4,7 @@ from keras_ptuning.layers.attention import MultiHeadAttention
 from keras_ptuning.layers.embeddings import PositionEmbedding, PtuningEmbedding
 from keras_ptuning.layers.feed_forward import FeedForward
 from keras_ptuning.layers.heads import Bias, GatherPositions, Verbalizer
+from keras_ptuning.layers.prompt_encoder import PromptEncoder
 
 __all__ = [
     "Bias",
@@ -11,6 +12,7 @@ __all__ = [
     "GatherPositions",
     "MultiHeadAttention",
     "PositionEmbedding",
+    "PromptEncoder",
     "PtuningEmbedding",
     "Verbalizer",
 ]

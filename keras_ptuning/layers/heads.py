@@ -66,67 +66,106 @@ class Bias(keras.layers.Layer):
 class Verbalizer(keras.layers.Layer):
     """Turns logits over the vocabulary, at the answer positions, into one score for each label.
 
-    The score of a label is `log P(label)`: a word's log-probability is the sum of the
-    log-probabilities of its tokens, each at its position, and the probabilities of a label's
-    words add up. The probabilities of all labels need not add up to 1: the model may have wanted
-    to say something else.
+    A word's log-probability is the sum of the log-probabilities of its tokens, each at its
+    position. Fewer tokens would be more probable by their number alone: so the mean over a word's
+    tokens counts, times the greatest possible number of tokens. Where all words are of that length,
+    this is their log-probability, and a model that finds every token equally likely finds all words
+    equally likely, short or long.
+
+    The score of a label is the logarithm of the sum over its words. The probabilities of all labels
+    need not add up to 1: the model may have wanted to say something else.
 
     Args:
-        word_ids: For each label a list of words, each word a list of token ids. All words have
-            as many tokens as there are answer positions.
+        word_ids: For each label a list of words, each a list of token ids. `None` where each text
+            has candidates of its own.
+        word_slots: In the same layout, for each token the answer position it is read at. Defaults
+            to its place in the word.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
         logits: Tensor of shape `(batch, positions, vocabulary)`.
+        candidate_ids: Optional integer tensor of shape `(batch, candidates, tokens)`, words in
+            place of `word_ids`. Where it is 0, no token counts.
+        candidate_slots: Optional integer tensor of the same shape, in place of `word_slots`.
 
     Returns:
-        Tensor of shape `(batch, labels)`, float32.
+        Tensor of shape `(batch, labels)`, float32; `-1e9` for candidates that are not there.
 
     Raises:
-        ValueError: if words differ in their number of tokens, or a label has no word.
+        ValueError: if a label has no word.
 
     Example:
 
     >>> import numpy as np
     >>> # Two labels, the second with two words, over a vocabulary of four tokens:
-    >>> verbalizer = Verbalizer([[[0]], [[1], [2]]])
-    >>> logits = np.log([[[0.5, 0.1, 0.3, 0.1]]])
+    >>> verbalizer = Verbalizer([[[1]], [[2], [3]]])
+    >>> logits = np.log([[[0.1, 0.5, 0.3, 0.1]]])
     >>> [round(float(p), 3) for p in np.exp(np.array(verbalizer(logits)))[0]]
     [0.5, 0.4]
 
     Reference:
         - [Schick and Schütze, 2020](https://arxiv.org/abs/2001.07676), section 3.
+        - Words of several tokens, which leave the last masks alone if they are short:
+          [Schick and Schütze, 2020](https://arxiv.org/abs/2009.07118), section 3.1.
     """
 
-    def __init__(self, word_ids, **kwargs):
+    def __init__(self, word_ids=None, word_slots=None, **kwargs):
         super().__init__(**kwargs)
-        self.word_ids = [[[int(i) for i in word] for word in words] for words in word_ids]
-        lengths = {len(word) for words in self.word_ids for word in words}
-        if not all(self.word_ids) or len(lengths) != 1:
+        if word_ids is not None and not all(words and all(words) for words in word_ids):
             raise ValueError(
-                "Each label needs at least one word, and all words the same number of tokens. "
-                f"Received: word_ids={word_ids}."
+                "Each label needs at least one word, and each word a token. Received: "
+                f"word_ids={word_ids}."
             )
+        if word_ids is not None and word_slots is None:
+            word_slots = [[range(len(word)) for word in words] for words in word_ids]
+        self.word_ids = _as_lists(word_ids)
+        self.word_slots = _as_lists(word_slots)
+        if word_ids is not None:
+            self._tokens, self._slots = _as_array(self.word_ids), _as_array(self.word_slots)
 
-    def call(self, logits):
+    def call(self, logits, candidate_ids=None, candidate_slots=None):
         logits = ops.cast(logits, "float32")
-        words = np.array([word for words in self.word_ids for word in words])
+        batch, vocab_size = ops.shape(logits)[0], logits.shape[-1]
+        if candidate_ids is None:
+            shape = (batch, *self._tokens.shape)
+            tokens, slots = (ops.broadcast_to(a[None], shape) for a in (self._tokens, self._slots))
+        else:
+            tokens, slots = candidate_ids[:, :, None], candidate_slots[:, :, None]
         # Only the columns of the words leave the vocabulary; the rest is one sum per position.
-        log_probs = [
-            ops.take(logits[:, position], words[:, position], axis=-1)
-            - ops.logsumexp(logits[:, position], axis=-1, keepdims=True)
-            for position in range(words.shape[1])
-        ]
-        log_probs = sum(log_probs[1:], log_probs[0])
-        scores, start = [], 0
-        for label_words in self.word_ids:
-            end = start + len(label_words)
-            scores.append(ops.logsumexp(log_probs[:, start:end], axis=-1))
-            start = end
-        return ops.stack(scores, axis=-1)
+        flat_slots = ops.reshape(slots, (batch, -1))
+        columns = flat_slots * vocab_size + ops.reshape(tokens, (batch, -1))
+        log_probs = ops.take_along_axis(ops.reshape(logits, (batch, -1)), columns, axis=1)
+        totals = ops.logsumexp(logits, axis=-1)
+        log_probs = log_probs - ops.take_along_axis(totals, flat_slots, axis=1)
+        log_probs = ops.reshape(log_probs, ops.shape(tokens))
+        real = ops.cast(ops.not_equal(tokens, 0), "float32")
+        count = ops.sum(real, axis=-1)
+        means = ops.sum(log_probs * real, axis=-1) / ops.maximum(count, 1.0)
+        words = means * ops.cast(ops.shape(tokens)[-1], "float32")
+        return ops.logsumexp(ops.where(count > 0, words, -1e9), axis=-1)
 
-    def compute_output_shape(self, logits_shape):
-        return (logits_shape[0], len(self.word_ids))
+    def compute_output_shape(
+        self, logits_shape, candidate_ids_shape=None, candidate_slots_shape=None
+    ):
+        labels = len(self.word_ids) if candidate_ids_shape is None else candidate_ids_shape[1]
+        return (logits_shape[0], labels)
 
     def get_config(self):
-        return {**super().get_config(), "word_ids": self.word_ids}
+        config = {"word_ids": self.word_ids, "word_slots": self.word_slots}
+        return {**super().get_config(), **config}
+
+
+def _as_lists(labels):
+    """Nested lists of plain integers, as they can be saved."""
+    return labels and [[[int(i) for i in word] for word in words] for words in labels]
+
+
+def _as_array(labels):
+    """The same as an array of shape `(labels, words, tokens)`, filled up with 0."""
+    words = max(len(words) for words in labels)
+    tokens = max(len(word) for words in labels for word in words)
+    array = np.zeros((len(labels), words, tokens), "int32")
+    for row, words in zip(array, labels, strict=True):
+        for cells, word in zip(row, words, strict=False):
+            cells[: len(word)] = word
+    return array

@@ -10,10 +10,24 @@ from keras import ops
 
 from keras_ptuning.data import ClozeDataset
 from keras_ptuning.files import replacing
-from keras_ptuning.layers import PtuningEmbedding, Verbalizer
-from keras_ptuning.models import build_transformer_model, load_config, read_config
+from keras_ptuning.layers import Bias, PtuningEmbedding, Verbalizer
+from keras_ptuning.models import build_transformer_model, is_causal, read_config
 from keras_ptuning.templates import Template
-from keras_ptuning.tuning.prompts import write_prompt
+from keras_ptuning.tuning.nan import StopAtNaN
+from keras_ptuning.tuning.prompts import start_vectors, write_prompt
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class LabelAccuracy(keras.metrics.SparseCategoricalAccuracy):
+    """How often the best label is the right one; texts without a label do not count."""
+
+    def __init__(self, name="accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        labeled = ops.cast(ops.reshape(y_true, (-1,)) >= 0, "float32")
+        weights = labeled if sample_weight is None else labeled * sample_weight
+        super().update_state(ops.maximum(y_true, 0), y_pred, weights)
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -24,8 +38,9 @@ class ClozeModel(keras.Model):
     like any Keras model, on what `template.dataset(...)` or `template.encode(...)` return:
 
     - `fit` minimises the mean cross-entropy over the answer positions and, with `auxiliary`, the
-      positions masked at random (which the batches of `template.dataset` bring along, and the
-      arrays of `template.encode` do not); dropout is on.
+      positions of the auxiliary task (which the batches of `template.dataset` bring along, and the
+      arrays of `template.encode` do not): those masked at random, or with a causal template all
+      words of the text; dropout is on.
     - `evaluate` gives the answer's part of the loss alone, and the label accuracy, both on
       unmasked texts.
     - `predict` returns the log-probability of each label, `(n, num_labels)`, in the order of the
@@ -44,6 +59,8 @@ class ClozeModel(keras.Model):
         trainable="prompt",
         normalization="vocabulary",
         auxiliary=True,
+        prompt_encoder=None,
+        prompt_start="unused",
         checkpoint_path=None,
         name=None,
         **kwargs,
@@ -67,13 +84,34 @@ class ClozeModel(keras.Model):
         self.tuned = trainable
         self.normalization = normalization
         self.auxiliary = auxiliary
+        self.prompt_encoder = prompt_encoder
+        self.prompt_start = prompt_start
         self._init_config = {"config": config, **kwargs}
-        self.backbone = _build_backbone(config, checkpoint_path, template, trainable, **kwargs)
-        self.verbalizer = Verbalizer(template.word_ids, dtype="float32", name="Verbalizer")
+        self.backbone = _build_backbone(
+            config, checkpoint_path, template, trainable, prompt_encoder, prompt_start, **kwargs
+        )
+        self.verbalizer = Verbalizer(
+            template.word_ids, template.word_slots, dtype="float32", name="Verbalizer"
+        )
         self.built = True
         if keras.backend.backend() == "tensorflow":
             # XLA would compile anew for each length of batch, and is no faster on a CPU.
             self.jit_compile = False
+
+    @property
+    def embedding(self):
+        """The `PtuningEmbedding`.
+
+        Raises:
+            ValueError: if the template has no virtual tokens.
+        """
+        embedding = self.backbone.get_layer("Embedding-Token")
+        if not isinstance(embedding, PtuningEmbedding):
+            raise ValueError(
+                f"The template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., and "
+                "its label words none that learn, so there is no prompt."
+            )
+        return embedding
 
     @property
     def prompt(self):
@@ -85,20 +123,29 @@ class ClozeModel(keras.Model):
 
     def call(self, inputs, training=False):
         inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
-        auxiliary = training and self.auxiliary and "masked_token_ids" in inputs
+        auxiliary = training and self.auxiliary and "auxiliary_ids" in inputs
         answers = inputs["mask_positions"]
         token_ids, positions = inputs["token_ids"], answers
         if auxiliary:
-            token_ids = inputs["masked_token_ids"]
+            token_ids = inputs.get("masked_token_ids", token_ids)
             positions = ops.concatenate([answers, inputs["auxiliary_positions"]], axis=1)
-        logits = self.backbone([token_ids, inputs["segment_ids"], positions], training=training)
-        scores = self.verbalizer(logits[:, : self.template.num_masks])
+        named = {
+            "Input-Token": token_ids,
+            "Input-Segment": inputs["segment_ids"],
+            "Input-Reach": inputs.get("reach"),
+            "Input-Gather": positions,
+        }
+        logits = self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
+        count = ops.shape(answers)[1]
+        scores = self.verbalizer(
+            logits[:, :count], inputs.get("candidate_ids"), inputs.get("candidate_slots")
+        )
         if not auxiliary:
             return scores
         targets = inputs["auxiliary_ids"]
         weights = ops.cast(ops.not_equal(targets, 0), "float32")
         losses = keras.losses.sparse_categorical_crossentropy(
-            targets, logits[:, self.template.num_masks :], from_logits=True
+            targets, logits[:, count:], from_logits=True
         )
         return {
             "scores": scores,
@@ -112,26 +159,30 @@ class ClozeModel(keras.Model):
         if self.normalization == "labels":
             scores = ops.log_softmax(scores)
         y = ops.reshape(ops.cast(y, "int32"), ops.shape(scores)[:1])
-        chosen = ops.one_hot(y, scores.shape[-1], dtype=scores.dtype)
-        losses = -ops.sum(scores * chosen, axis=-1)
+        # A text without a label is in no column.
+        chosen = ops.one_hot(y, ops.shape(scores)[-1], dtype=scores.dtype)
+        losses = -ops.sum(ops.where(chosen > 0, scores, 0.0), axis=-1)
         if sample_weight is not None:
             losses = losses * ops.cast(sample_weight, losses.dtype)
         # As in the original script, every predicted position counts the same.
         total = ops.sum(losses) + auxiliary.get("auxiliary_loss", 0.0)
-        answers = ops.cast(ops.shape(losses)[0] * self.template.num_masks, "float32")
-        return total / (answers + auxiliary.get("auxiliary_count", 0.0))
+        answers = ops.sum(ops.cast(y >= 0, "float32")) * self.template.num_masks
+        return total / ops.maximum(answers + auxiliary.get("auxiliary_count", 0.0), 1.0)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         scores = y_pred["scores"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, scores, sample_weight)
 
-    def compile(self, optimizer=None, loss=None, **kwargs):
+    def compile(self, optimizer=None, loss=None, prompt_optimizer=None, **kwargs):
         """Configures training.
 
         Args:
             optimizer: Defaults to Adam with the learning rate 6e-4 for a prompt, 2e-5 for a
                 whole model.
             loss: Must be `None`: the loss is chosen when building the model.
+            prompt_optimizer: Optional optimizer of the virtual tokens alone, e.g. with a larger
+                learning rate, `model.compile(Adam(2e-5), prompt_optimizer=Adam(1e-2))`, where the
+                whole model trains.
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
                 accuracy of the labels.
         """
@@ -142,8 +193,13 @@ class ClozeModel(keras.Model):
             )
         if optimizer is None:
             optimizer = keras.optimizers.Adam(6e-4 if self.tuned == "prompt" else 2e-5)
-        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        kwargs.setdefault("metrics", [accuracy])
+        if prompt_optimizer is not None:
+            # By its path, which ends so: the vectors, and the layers that make them.
+            own = {r"(.*/)?(prompt|prompt_encoder/.*)": prompt_optimizer}
+            optimizer = keras.optimizers.MultiOptimizer(
+                keras.optimizers.OptimizerMap(optimizer, own)
+            )
+        kwargs.setdefault("metrics", [LabelAccuracy()])
         if keras.backend.backend() == "tensorflow":
             kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
@@ -158,6 +214,11 @@ class ClozeModel(keras.Model):
 
         A dataset's epochs go on where its last training stopped, so that its batches and masks
         differ each time; set `dataset.epoch = 0` to repeat them.
+
+        Raises:
+            FloatingPointError: if the loss, or a weight, is not finite. The model has the weights
+                of the best epoch then, by `val_loss` or else `loss`.
+            ValueError: if nothing would be trained, or the data are those of another template.
         """
         if not self.trainable_variables:
             reason = (
@@ -167,6 +228,11 @@ class ClozeModel(keras.Model):
                 'and the rest is frozen. Build the model with `trainable="all"` to train it whole'
             )
             raise ValueError(f"Nothing would be trained: {reason}.")
+        callbacks = kwargs.pop("callbacks", None) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        # First, so that whatever writes weights afterwards writes good ones.
+        stop_at_nan = StopAtNaN(x if isinstance(x, ClozeDataset) else None)
+        callbacks = [stop_at_nan, *callbacks]
         if isinstance(x, ClozeDataset):
             if kwargs.get("steps_per_epoch"):
                 raise ValueError(
@@ -178,21 +244,26 @@ class ClozeModel(keras.Model):
                 on_epoch_begin=lambda epoch, logs: setattr(x, "epoch", epoch + offset),
                 on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
             )
-            callbacks = kwargs.get("callbacks") or []
-            callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
-            kwargs["callbacks"] = [count_epochs, *callbacks]
+            callbacks.insert(0, count_epochs)
             # The dataset shuffles by its own seed.
             kwargs["shuffle"] = False
-        return super().fit(
+        history = super().fit(
             self._checked(x),
             self._checked_labels(y),
             batch_size,
             epochs,
             validation_data=self._checked(validation_data),
+            callbacks=callbacks,
             **kwargs,
         )
+        if stop_at_nan.error is not None:
+            raise stop_at_nan.error
+        return history
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+        """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too."""
+        if not self.compiled:
+            self.compile()
         return super().evaluate(self._checked(x), self._checked_labels(y), batch_size, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
@@ -213,7 +284,7 @@ class ClozeModel(keras.Model):
         y = np.asarray(y)
         if y.shape not in ((len(y),), (len(y), 1)):
             raise ValueError(f"`y` must have the shape (n,). Received: shape {y.shape}.")
-        outside = y[(y < 0) | (y >= self.template.num_labels)]
+        outside = y[(y < 0) | (y >= (self.template.num_labels or math.inf))]
         if outside.size:
             raise ValueError(
                 f"`y` must be from 0 to {self.template.num_labels - 1}, the places of "
@@ -229,7 +300,7 @@ class ClozeModel(keras.Model):
             raise ValueError(
                 "Training and evaluation need labels: `template.dataset(texts, labels)`."
             )
-        for name in ("pattern", "labels", "label_names"):
+        for name in ("pattern", "labels", "label_names", "causal"):
             theirs, ours = getattr(data.template, name), getattr(self.template, name)
             if theirs != ours:
                 raise ValueError(
@@ -248,10 +319,15 @@ class ClozeModel(keras.Model):
         line = f"Trained: {trained:,} of {total:,} parameters ({trained / total:.3%})"
         if self._only_prompt_trains():
             line += ", the vectors of {} virtual tokens x {}".format(*self.prompt.shape)
+            line += f" and their {self.prompt_encoder} encoder" if self.prompt_encoder else ""
         (print_fn or print)(line)
 
     def _only_prompt_trains(self):
-        return [v is self.prompt for v in self.trainable_variables] == [True]
+        if self.prompt is None or not self.trainable_variables:
+            return False
+        own = {id(v) for v in self.embedding.trainable_variables}
+        frozen_table = not self.embedding.embeddings.trainable
+        return frozen_table and all(id(v) in own for v in self.trainable_variables)
 
     def save(self, filepath, overwrite=True, **kwargs):
         """Saves the whole model; the file of that name is replaced only by a complete one."""
@@ -264,6 +340,8 @@ class ClozeModel(keras.Model):
 
     def save_prompt(self, filepath):
         """Saves the tuned prompt by itself: some kilobytes, to be used with `load_prompt`.
+
+        Where an encoder made the vectors, they are saved as it makes them now, without it.
 
         The file holds the virtual tokens' vectors, the template with its labels, and fingerprints
         of the frozen weights and of the vocabulary, without which the vectors mean nothing.
@@ -283,19 +361,20 @@ class ClozeModel(keras.Model):
             )
         write_prompt(
             filepath,
-            ops.convert_to_numpy(self.prompt),
+            ops.convert_to_numpy(self.embedding.vectors()),
             {"template": self.template.get_config(), "backbone": self.fingerprint()},
+            self.embedding.start,
         )
 
     def fingerprint(self):
         """A SHA-256 of all weights but the prompt: the same for the same checkpoint."""
         digest = hashlib.sha256()
         for layer in self.backbone.layers:
-            for variable in layer.weights:
-                if variable is not self.prompt:
-                    value = ops.convert_to_numpy(variable)
-                    digest.update(f"{layer.name} {value.shape} {value.dtype}".encode())
-                    digest.update(value.tobytes())
+            is_prompt = isinstance(layer, PtuningEmbedding)
+            for variable in [layer.embeddings] if is_prompt else layer.weights:
+                value = ops.convert_to_numpy(variable)
+                digest.update(f"{layer.name} {value.shape} {value.dtype}".encode())
+                digest.update(value.tobytes())
         return digest.hexdigest()
 
     def get_config(self):
@@ -311,6 +390,8 @@ class ClozeModel(keras.Model):
             "trainable": self.tuned,
             "normalization": self.normalization,
             "auxiliary": self.auxiliary,
+            "prompt_encoder": self.prompt_encoder,
+            "prompt_start": self.prompt_start,
             "name": self.name,
         }
 
@@ -319,18 +400,24 @@ class ClozeModel(keras.Model):
         return cls(**{**config, "template": Template.from_config(config["template"])})
 
 
-def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
+def _build_backbone(
+    config, checkpoint_path, template, trainable, prompt_encoder, prompt_start, **kwargs
+):
     """A transformer whose head works at given positions, with the template's tokens laid in."""
     fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"}
-    fixed = (fixed | {"application", "causal", "document_start_id"}) & set(kwargs)
+    fixed = (fixed | {"causal", "branching", "document_start_id"}) & set(kwargs)
     if fixed:
         raise ValueError(f"A cloze model sets {sorted(fixed)} itself; leave them out.")
-    settings = {**read_config(config), **kwargs}
-    if load_config(config).get("is_decoder"):
-        raise ValueError(
-            "A cloze with text after its mask needs a masked language model, such as "
-            "'bert-mini-zh'. Received: the configuration of a causal one (is_decoder is true)."
+    if template.causal != is_causal(config, kwargs.get("model"), kwargs.get("application")):
+        need = (
+            "A causal template needs a causal language model, such as 'gpt-mini-zh'; for a BERT "
+            "that was trained as one, give application='lm'"
+            if template.causal
+            else "A causal language model needs a causal template, whose [MASK] comes last: "
+            "Template(..., causal=True)"
         )
+        raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
+    settings = {**read_config(config), **kwargs}
     keep_tokens = settings.get("keep_tokens")
     vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
     if template.tokenizer.vocab_size != vocab_size:
@@ -344,13 +431,21 @@ def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
             f"The template makes texts of up to {template.maxlen} tokens, and the model has "
             f"{positions} positions. Use `Template(..., maxlen={positions})` or less."
         )
+    if prompt_encoder is not None and not template.virtual_ids:
+        raise ValueError(
+            "A prompt encoder needs virtual tokens [u1], [u2]... to make. Received: "
+            f"prompt_encoder={prompt_encoder!r} with the template {template.pattern!r}."
+        )
     layers = {}
-    if template.virtual_ids:
+    tuned_ids = template.virtual_ids + template.label_token_ids
+    if tuned_ids:
         layers["Embedding-Token"] = PtuningEmbedding(
             vocab_size,
             settings["hidden_size"],
-            tuned_ids=template.virtual_ids,
+            tuned_ids=tuned_ids,
             table_trainable=trainable == "all",
+            prompt_encoder=prompt_encoder,
+            num_encoded=len(template.virtual_ids),
             embeddings_initializer=keras.initializers.TruncatedNormal(
                 stddev=settings["initializer_range"]
             ),
@@ -362,6 +457,7 @@ def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
         checkpoint_path,
         with_mlm="linear",
         gather_positions=True,
+        branching=template.causal,
         layers=layers,
         name="backbone",
         **kwargs,
@@ -370,4 +466,17 @@ def _build_backbone(config, checkpoint_path, template, trainable, **kwargs):
         for layer in backbone.layers:
             if not isinstance(layer, PtuningEmbedding):
                 layer.trainable = False
+    if tuned_ids:
+        embedding = layers["Embedding-Token"]
+        bias = next((layer.bias for layer in backbone.layers if isinstance(layer, Bias)), None)
+        vectors = start_vectors(
+            prompt_start,
+            template,
+            ops.convert_to_numpy(embedding.embeddings),
+            # How much a head favours each token follows how frequent it was.
+            None if bias is None else ops.convert_to_numpy(bias),
+            np.random.default_rng(np.random.randint(2**31)),
+            settings["initializer_range"],
+        )
+        embedding.start_from(vectors)
     return backbone

@@ -15,25 +15,38 @@ def build_ptuning_model(
     trainable="prompt",
     normalization="vocabulary",
     auxiliary=True,
+    prompt_encoder=None,
+    prompt_start="unused",
     **kwargs,
 ):
-    """Builds a classifier out of a pretrained masked language model and a template.
+    """Builds a classifier out of a pretrained language model, masked or causal, and a template.
 
     Args:
         config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
-            name of the embedded checkpoint, `"bert-mini-zh"`.
+            name of an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`.
         checkpoint_path: Prefix of a TensorFlow checkpoint with an MLM head, e.g.
             `bert_model.ckpt`, or path of a `.safetensors` file with tensors of the same names.
             `None` for the embedded checkpoint, or else random weights.
-        template: A `Template` over the checkpoint's vocabulary.
+        template: A `Template` over the checkpoint's vocabulary; for a causal language model, one
+            with `causal=True`.
         trainable: `"prompt"`, to train the vectors of the virtual tokens and freeze all else (for
             few labels), or `"all"`, to train everything (for many). Defaults to `"prompt"`.
         normalization: What the label words compete with in the loss: `"vocabulary"`, all tokens,
             as in pretraining, or `"labels"`, each other only. Defaults to `"vocabulary"`.
-        auxiliary: Whether training also predicts other words, masked at random in each epoch
-            (`mask_rate` of `Template.dataset`). Defaults to `True`.
+        auxiliary: Whether training also predicts other words, masked at random in each epoch, or
+            with a causal model the whole text (`mask_rate` of `Template.dataset`). Defaults to
+            `True`.
+        prompt_encoder: What makes the virtual tokens' vectors while they train: `None`, they are
+            the numbers that learn; `"lstm"` or `"mlp"`, a small network does, of which
+            `save_prompt` keeps what comes out (`PromptEncoder`). Defaults to `None`.
+        prompt_start: How the virtual tokens start: `"unused"`, as the vocabulary's `[unused]` rows
+            (new random vectors where it has none); `"random"`; `"vocabulary"`, as tokens drawn from
+            the 5,000 most frequent; `"labels"`, as the label words; or a list of words, e.g.
+            `["感觉很满意"]`, whose tokens they start as, in turn. Drawn with NumPy's global seed,
+            which `keras.utils.set_random_seed` sets. Defaults to `"unused"`.
         **kwargs: Other arguments of `build_transformer_model`: `model`, `dropout_rate`,
-            `attention_dropout_rate`, `keep_tokens`, `dtype` (e.g. `"mixed_bfloat16"`), `name`.
+            `attention_dropout_rate`, `keep_tokens`, `dtype` (e.g. `"mixed_bfloat16"`), `name`;
+            `application="lm"` for a BERT that was trained as a causal language model.
 
     Returns:
         A `ClozeModel`: a Keras model with `compile`, `fit`, `evaluate`, `predict`, `summary`,
@@ -44,9 +57,9 @@ def build_ptuning_model(
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
         TypeError: if `template` is not a `Template`.
         ValueError: if the configuration does not match the checkpoint, the checkpoint has no MLM
-            head or is a causal language model, the vocabulary has another size than the embedding,
-            the template's `maxlen` is more than the model has positions, or an argument makes no
-            sense.
+            head, only one of template and model is causal, the vocabulary has another size than
+            the embedding, the template's `maxlen` is more than the model has positions, or an
+            argument makes no sense.
 
     Example:
 
@@ -57,6 +70,11 @@ def build_ptuning_model(
     model.compile()
     model.fit(template.dataset(texts, labels), epochs=50)
     template.decode(model.predict(template.dataset(new_texts)))
+
+    # A GPT goes on where the text ends:
+    template = Template("[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]",
+                        {"负面": "不", "正面": "很"}, "gpt-mini-zh", causal=True)
+    model = build_ptuning_model("gpt-mini-zh", template=template)
     ```
 
     Reference:
@@ -76,6 +94,8 @@ def build_ptuning_model(
         trainable=trainable,
         normalization=normalization,
         auxiliary=auxiliary,
+        prompt_encoder=prompt_encoder,
+        prompt_start=prompt_start,
         checkpoint_path=checkpoint_path,
         **kwargs,
     )
@@ -97,7 +117,8 @@ def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwarg
 
     Raises:
         FileNotFoundError: if one of the files does not exist.
-        ValueError: if the prompt file is damaged, or belongs to another checkpoint or vocabulary.
+        ValueError: if the prompt file is damaged, or belongs to another checkpoint or vocabulary;
+            if `prompt_encoder` or `prompt_start` is given.
 
     Example:
 
@@ -108,7 +129,12 @@ def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwarg
     model.template.decode(model.predict(model.template.dataset(["物流很快，包装也好。"])))
     ```
     """
-    vectors, metadata = read_prompt(filepath)
+    if kwargs.get("prompt_encoder") is not None or "prompt_start" in kwargs:
+        raise ValueError(
+            "A saved prompt is the vectors themselves, which no encoder makes and which start "
+            "nowhere else: leave out `prompt_encoder` and `prompt_start`."
+        )
+    vectors, metadata, start = read_prompt(filepath)
     settings = metadata["template"]["tokenizer"]
     vocab = find_asset(config_path, "vocab.txt") if vocab is None else vocab
     if vocab is None:
@@ -133,5 +159,6 @@ def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwarg
             f"The prompt file {str(filepath)!r} is damaged: it has vectors of shape "
             f"{vectors.shape}, and its template needs {tuple(model.prompt.shape)}."
         )
-    model.prompt.assign(vectors)
+    model.embedding.start_from(vectors)
+    model.embedding.start = start
     return model

@@ -1,4 +1,4 @@
-"""`examples/sentiment.py` as a user runs it."""
+"""The examples as a user runs them."""
 
 import json
 import os
@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-EXAMPLE = pathlib.Path(__file__).parents[1] / "examples" / "sentiment.py"
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-def run(*arguments, cwd):
+def run(*arguments, cwd, example="sentiment.py"):
     return subprocess.run(
-        [sys.executable, str(EXAMPLE), *map(str, arguments)],
+        [sys.executable, str(EXAMPLES / example), *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -68,6 +68,66 @@ def test_a_broken_line_is_named(small_bert, data):
     done = run("--checkpoint", small_bert[1], "--data", data, cwd=data)
     assert done.returncode == 1
     assert "sentiment.valid.data, line 7" in done.stderr.splitlines()[-1]
+
+
+def test_gpt(data):
+    done = run(
+        "--data", data, "--labeled", 8, "--epochs", 1, "--json", data / "results.json",
+        "--prompt-encoder", "mlp", "--auxiliary", "屏幕不好",
+        cwd=data, example="sentiment_gpt.py",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((data / "results.json").read_text())
+    assert results["arguments"]["template"] == "[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]"
+    assert {"valid_acc", "test_acc", "zero_shot_test_acc"} <= set(results)
+    assert done.stdout.splitlines()[-1].endswith("tive  屏幕不好")
+
+
+def write_fewclue(folder, task, examples, unlabeled=()):
+    folder = folder / task
+    folder.mkdir()
+    for name in ("train_0", "dev_0", "train_1", "dev_1", "test_public"):
+        lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
+        (folder / f"{name}.json").write_text("".join(lines), encoding="utf-8")
+    (folder / "unlabeled.json").write_text(lines[0], encoding="utf-8")
+
+
+def test_fewclue(tmp_path):
+    """Two draws; candidates of their own, pairs around a gap."""
+    examples = [
+        {
+            "id": i,
+            "candidates": ["一心一意", "三心二意"],
+            "answer": i % 2,
+            "content": f"他{c}#idiom#。",
+        }
+        for i, c in enumerate("做事上学说话走路")
+    ]
+    write_fewclue(tmp_path, "chid", examples)
+    options = "--task", "chid", "--data", tmp_path, "--draw", 0, 1, "--epochs", 1, "--json"
+    done = run(*options, tmp_path / "results.json", cwd=tmp_path, example="fewclue.py")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [r["draw"] for r in results["draws"]] == [0, 1]
+    assert results["test_acc_mean"] == statistics.mean(r["test_acc"] for r in results["draws"])
+    assert 0 <= results["zero_shot_test_acc"] <= 1
+
+
+def test_news(tmp_path):
+    names = "story culture entertainment sports finance house car edu tech military travel world"
+    numbers = [*range(100, 105), *range(106, 111), *range(112, 117)]
+    examples = [
+        {"label": n, "label_desc": f"news_{name}", "sentence": f"标题{i}", "keywords": "", "id": i}
+        for i in range(2)
+        for n, name in zip(numbers, [*names.split(), "stock", "agriculture", "game"], strict=True)
+    ]
+    write_fewclue(tmp_path, "tnews", examples)
+    options = "--data", tmp_path, "--epochs", 1, "--json", tmp_path / "results.json", "一个标题"
+    done = run(*options, cwd=tmp_path, example="news.py")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert set(results["test_acc"]) == {"template, zero-shot", "template, all trained", "P-tuning"}
+    assert done.stdout.splitlines()[-1].endswith("  一个标题")
 
 
 @pytest.mark.slow

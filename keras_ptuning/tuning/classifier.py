@@ -1,0 +1,293 @@
+"""`PromptClassifier`: texts in, labels out, as scikit-learn does it."""
+
+import json
+import os
+import zipfile
+
+import keras
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.files import replacing
+from keras_ptuning.templates import Template
+from keras_ptuning.tuning.ptuning import build_ptuning_model
+
+# Beside Keras's own files in the archive that `model.save` writes.
+PARAMETERS = "classifier.json"
+
+
+class PromptClassifier(ClassifierMixin, BaseEstimator):
+    """Classifies texts with a template and a pretrained language model; a scikit-learn estimator.
+
+    Args:
+        template: A `Template` over the vocabulary of the checkpoint, with the labels and their
+            words.
+        checkpoint: Name of an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or a folder
+            with `bert_config.json` and `bert_model.ckpt` or `bert_model.safetensors`; or the path
+            of such weights in such a folder. Defaults to `"bert-mini-zh"`.
+        trainable, normalization, auxiliary, prompt_encoder, prompt_start: As in
+            `build_ptuning_model`, but `auxiliary` defaults to `False`.
+        learning_rate: Float, of Adam, falling to 0. Defaults to 1e-2 for a prompt, 2e-5 for a whole
+            model.
+        epochs: Integer, the most passes over the labelled texts. Defaults to `50`.
+        batch_size: Integer. Defaults to `32`.
+        validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
+            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither. Defaults
+            to `0.2`.
+        patience: Integer. Defaults to `10`.
+        random_state: Integer, what all that is random depends on. Defaults to `0`.
+        verbose: As in `keras.Model.fit`; 0 for silence. Defaults to `"auto"`, a progress bar.
+
+    Attributes:
+        classes_: The labels, sorted: the order of the columns of `predict_proba`.
+        model_: The `ClozeModel`.
+        history_: Dictionary of the losses and accuracies of each epoch.
+
+    Example:
+
+    ```python
+    template = Template("[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
+                        {"负面": "不", "正面": "很"}, "bert-mini-zh")
+    classifier = PromptClassifier(template, "bert-mini-zh").fit(texts, labels)
+    classifier.predict(["物流很快，包装也好。"])  # array(['正面'])
+    classifier.save("sentiment.keras")
+    PromptClassifier.load("sentiment.keras").score(new_texts, new_labels)
+    ```
+
+    Reference:
+        - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
+        - [Su, 2021](https://kexue.fm/archives/8295).
+    """
+
+    def __init__(
+        self,
+        template,
+        checkpoint="bert-mini-zh",
+        *,
+        trainable="prompt",
+        normalization="vocabulary",
+        auxiliary=False,
+        prompt_encoder=None,
+        prompt_start="unused",
+        learning_rate=None,
+        epochs=50,
+        batch_size=32,
+        validation_fraction=0.2,
+        patience=10,
+        random_state=0,
+        verbose="auto",
+    ):
+        self.template = template
+        self.checkpoint = checkpoint
+        self.trainable = trainable
+        self.normalization = normalization
+        self.auxiliary = auxiliary
+        self.prompt_encoder = prompt_encoder
+        self.prompt_start = prompt_start
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def fit(self, texts, labels, unlabeled=None):
+        """Trains on labelled texts.
+
+        Args:
+            texts: List of strings; of pairs of strings if the template has `{text_b}`.
+            labels: List of labels, some of the template's.
+            unlabeled: Optional list of further texts. The auxiliary task alone learns from them, so
+                they need `auxiliary=True`.
+
+        Returns:
+            The classifier itself.
+
+        Raises:
+            TypeError: if the template is not a `Template` with labels, or a text not a string.
+            ValueError: if a label is not one of the template's, texts and labels differ in number,
+                or an argument makes no sense.
+            FloatingPointError: if the loss is not finite; the weights are those of the best epoch.
+        """
+        template = self.template
+        if not isinstance(template, Template) or template.labels is None:
+            raise TypeError(
+                "A PromptClassifier needs a `Template` with labels. Received: "
+                f"template={template!r}."
+            )
+        if unlabeled is not None and not self.auxiliary:
+            raise ValueError(
+                "Only the auxiliary task learns from unlabelled texts: use `auxiliary=True`. "
+                f"Received: {len(unlabeled)} of them, and auxiliary={self.auxiliary!r}."
+            )
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                "`validation_fraction` must be at least 0 and below 1. Received: "
+                f"{self.validation_fraction!r}."
+            )
+        try:
+            classes = np.array(sorted(template.label_names))
+        except TypeError:
+            raise ValueError(
+                f"The labels must be all strings or all integers. Received: {template.label_names}."
+            ) from None
+        # Everything is checked before anything is built.
+        check_classification_targets(labels)
+        template.dataset(texts, labels, self.batch_size)
+        keras.utils.set_random_seed(self.random_state)
+        config, weights, _ = find_checkpoint(self.checkpoint)
+        model = build_ptuning_model(
+            config,
+            weights,
+            template,
+            trainable=self.trainable,
+            normalization=self.normalization,
+            auxiliary=self.auxiliary,
+            prompt_encoder=self.prompt_encoder,
+            prompt_start=self.prompt_start,
+        )
+        (texts, labels), validation = self._split(list(texts), list(labels))
+        data = template.dataset(
+            texts, labels, self.batch_size, seed=self.random_state, unlabeled=unlabeled
+        )
+        rate = self.learning_rate or (1e-2 if self.trainable == "prompt" else 2e-5)
+        schedule = keras.optimizers.schedules.CosineDecay(rate, len(data) * self.epochs)
+        model.compile(keras.optimizers.Adam(schedule))
+        callbacks = []
+        if validation is not None:
+            validation = template.dataset(*validation, self.batch_size)
+            callbacks = [
+                keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
+            ]
+        self.history_ = model.fit(
+            data,
+            epochs=self.epochs,
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=self.verbose,
+        ).history
+        self.model_, self.classes_ = model, classes
+        return self
+
+    def _split(self, texts, labels):
+        """Texts and labels to train on, and those held out, or `None`."""
+        if not self.validation_fraction:
+            return (texts, labels), None
+        count = min(np.unique(labels, return_counts=True)[1])
+        held_out = round(self.validation_fraction * len(texts))
+        if held_out < 1 or held_out >= len(texts):
+            return (texts, labels), None
+        # As many of each label as there are in all, where there are enough.
+        stratify = labels if count > 1 and held_out >= len(set(labels)) else None
+        parts = train_test_split(
+            texts, labels, test_size=held_out, stratify=stratify, random_state=self.random_state
+        )
+        return (parts[0], parts[2]), (parts[1], parts[3])
+
+    def predict_proba(self, texts):
+        """The probability of each label, among the labels.
+
+        Args:
+            texts: List of texts, as `fit` takes them.
+
+        Returns:
+            An array of shape `(len(texts), len(classes_))`, in the order of `classes_`.
+        """
+        check_is_fitted(self)
+        template = self.model_.template
+        if isinstance(self.template, Template) and self.template.labels != template.labels:
+            raise ValueError(
+                "The template has other labels than the one this classifier was fitted with: "
+                f"{self.template.label_names}, and there {template.label_names}. Fit it again."
+            )
+        scores = self.model_.predict(template.dataset(texts, batch_size=64), verbose=self.verbose)
+        columns = [template.label_names.index(label) for label in self.classes_.tolist()]
+        return keras.ops.convert_to_numpy(keras.ops.softmax(scores[:, columns]))
+
+    def predict(self, texts):
+        """The most probable label of each text.
+
+        Args:
+            texts: List of texts, as `fit` takes them.
+
+        Returns:
+            An array of `len(texts)` labels.
+        """
+        probabilities = self.predict_proba(texts)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def score(self, texts, labels, sample_weight=None):
+        """The accuracy.
+
+        Args:
+            texts: List of texts.
+            labels: List of their labels.
+            sample_weight: Optional weights of the texts.
+
+        Returns:
+            A float.
+
+        Raises:
+            ValueError: if one of the labels is none of those that were fitted.
+        """
+        check_is_fitted(self)
+        self.model_.template.label_ids(labels)
+        return super().score(texts, labels, sample_weight)
+
+    def save(self, filepath):
+        """Saves the classifier in one file, model included.
+
+        `keras.models.load_model` loads the same file, as a `ClozeModel`.
+
+        Args:
+            filepath: Path of the file to write, e.g. `"sentiment.keras"`.
+        """
+        check_is_fitted(self)
+        parameters = self.get_params()
+        parameters["template"] = None
+        parameters["checkpoint"] = os.fspath(self.checkpoint)
+        with replacing(filepath) as temporary:
+            self.model_.save(temporary)
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.writestr(PARAMETERS, json.dumps(parameters, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, filepath):
+        """Loads what `save` wrote; the checkpoint itself is not needed for it.
+
+        Args:
+            filepath: Path of the file.
+
+        Returns:
+            A fitted `PromptClassifier`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a file that `save` wrote.
+        """
+        try:
+            with zipfile.ZipFile(filepath) as archive:
+                parameters = json.loads(archive.read(PARAMETERS))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {str(filepath)!r}.") from None
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise ValueError(
+                f"The file {str(filepath)!r} is damaged, or was not written by "
+                f"`PromptClassifier.save` ({error})."
+            ) from None
+        model = keras.models.load_model(filepath)
+        classifier = cls(**{**parameters, "template": model.template})
+        classifier.model_ = model
+        classifier.classes_ = np.array(sorted(model.template.label_names))
+        return classifier
