@@ -66,9 +66,9 @@ def test_buckets_save_padding(long_and_short):
     assert in_order > 0.4 and bucketed < 0.15
     # Not the same batches every time, which sorting alone would give.
     dataset = template.dataset(texts, labels)
-    first = {frozenset(b.tolist()) for b in dataset._batches}
+    first = {frozenset(b.tolist()) for b in dataset.batches}
     dataset.on_epoch_end()
-    second = {frozenset(b.tolist()) for b in dataset._batches}
+    second = {frozenset(b.tolist()) for b in dataset.batches}
     assert not first & second
 
 
