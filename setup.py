@@ -12,7 +12,7 @@ version = next(
 setup(
     name="keras_ptuning",
     version=version,
-    description="P-tuning and PET for pretrained Chinese BERT checkpoints, in Keras 3",
+    description="P-tuning and PET for pretrained Chinese BERT and GPT checkpoints, in Keras 3",
     long_description=(here / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

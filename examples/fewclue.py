@@ -1,4 +1,4 @@
-"""Few-shot learning on tasks of FewCLUE: zero-shot and P-tuning, on five draws of the examples.
+"""FewCLUE: zero-shot, and P-tuning on five draws of a few labelled examples.
 
     python examples/fewclue.py --task eprstmt
     python examples/fewclue.py --task tnews --draw 0 1 2 3 4 --data datasets
@@ -18,15 +18,11 @@ import statistics
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from news import WORDS
 
 from keras_ptuning import Template, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint
 
-NEWS = dict(
-    story="故事", culture="文化", entertainment="娱乐", sports="体育", finance="财经",
-    house="房产", car="汽车", edu="教育", tech="科技", military="军事", travel="旅游",
-    world="国际", stock="股票", agriculture="农业", game="电竞",
-)  # fmt: skip
 # Other words for the names of labels that are too long, or rare.
 OTHER = {"语言(非英语)": "外语", "薅羊毛": "省钱"}
 # An epoch goes over few examples several times, or validation would take most of the time.
@@ -42,7 +38,7 @@ TASKS = {
     "tnews": (
         "[MASK][MASK]新闻：{text}",
         "[u1][u2][u3][u4][MASK][MASK][u5][u6][u7][u8]{text}",
-        {f"news_{name}": word for name, word in NEWS.items()},
+        WORDS,
     ),
     "iflytek": (
         "这是[MASK][MASK][MASK][MASK]应用：{text}",
@@ -65,16 +61,26 @@ TASKS = {
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument("--draw", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="0 to 4")
+    parser.add_argument("--draw", type=int, nargs="+", default=range(5), choices=range(5))
     parser.add_argument("--data", help="folder with the tasks' folders; default: downloaded")
-    parser.add_argument("--checkpoint", default="bert-mini-zh", help="or a folder with one")
+    parser.add_argument(
+        "--checkpoint",
+        default="bert-mini-zh",
+        help="embedded name, folder of a checkpoint, or path of its weights",
+    )
     parser.add_argument("--epochs", type=int, default=12, help=f"of {STEPS} steps or more")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument(
+        "--learning-rate", type=float, help="default: 1e-2, or 1e-3 with --train-all"
+    )
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
     parser.add_argument("--train-all", action="store_true", help="the whole model, not the prompt")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.epochs < 1:
+        parser.error("--epochs must be at least 1")
+    args.learning_rate = args.learning_rate or (1e-3 if args.train_all else 1e-2)
+    return args
 
 
 def main():
@@ -134,7 +140,7 @@ def main():
         "test_acc_mean": statistics.mean(found),
         "test_acc_deviation": statistics.stdev(found) if len(found) > 1 else None,
         "draws": results,
-        "arguments": vars(args),
+        "arguments": {**vars(args), "draw": list(args.draw)},
     }
     print(json.dumps(summary, ensure_ascii=False, indent=2))
     if args.json:

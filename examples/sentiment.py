@@ -38,20 +38,27 @@ def parse_arguments():
     parser.add_argument(
         "--checkpoint",
         default="bert-mini-zh",
-        help="or a folder of pretrain.py, or e.g. bert_model.ckpt, beside its bert_config.json "
-        "and vocab.txt",
+        help="embedded name, folder of a checkpoint, or path of its weights, such as "
+        "bert_model.ckpt, with bert_config.json and vocab.txt beside it",
     )
     parser.add_argument("--data", help="folder with sentiment.train.data..., or their zip file")
     parser.add_argument("--zero-shot", default=ZERO_SHOT, help="template to compare with")
     parser.add_argument("--template", default=PATTERN, help="of the P-tuning")
-    parser.add_argument("--prompt-encoder", choices=["lstm", "mlp"])
+    parser.add_argument(
+        "--prompt-encoder", choices=["lstm", "mlp"], help="what makes the vectors while they train"
+    )
     starts = ["unused", "random", "vocabulary", "labels"]
-    parser.add_argument("--prompt-start", choices=starts, default="unused")
-    parser.add_argument("--prompt-words", help="words for the prompt to start from instead")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--prompt-start", choices=starts, default="unused")
+    start.add_argument("--prompt-words", help="words for the prompt to start from instead")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
-    parser.add_argument("--epochs", type=int, default=10, help=f"of {PASSES} passes each; 0: none")
+    parser.add_argument(
+        "--epochs", type=int, default=10, help=f"of {PASSES} passes each; 0: zero-shot and no more"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument(
+        "--learning-rate", type=float, help="default: 1e-2, or 1e-3 with a prompt encoder"
+    )
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
     parser.add_argument("--seed", type=int, default=0)
@@ -60,6 +67,7 @@ def parse_arguments():
     args = parser.parse_args()
     if args.labeled < 1 or args.epochs < 0:
         parser.error("--labeled must be at least 1, and --epochs at least 0")
+    args.learning_rate = args.learning_rate or (1e-3 if args.prompt_encoder else 1e-2)
     return args
 
 

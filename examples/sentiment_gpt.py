@@ -16,43 +16,43 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
+from sentiment import LABELS, NAMES, PASSES, accuracy
 
 from keras_ptuning import Template, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint
 
-LABELS = {0: "不", 1: "很"}
-NAMES = {0: "negative", 1: "positive"}
 PATTERN = "[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]"
 ZERO_SHOT = "{text}我[MASK]"
-# An epoch goes over the few labels several times, or validation would take most of the time.
-PASSES = 5
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sentences", nargs="*", help="sentences to classify in the end")
-    parser.add_argument("--checkpoint", default="gpt-mini-zh", help="or a folder of pretrain.py")
+    parser.add_argument(
+        "--checkpoint",
+        default="gpt-mini-zh",
+        help="embedded name, folder of a checkpoint, or path of its weights",
+    )
     parser.add_argument("--data", help="folder with sentiment.train.data..., or their zip file")
-    parser.add_argument("--template", default=PATTERN)
+    parser.add_argument("--template", default=PATTERN, help="of the P-tuning; [MASK] comes last")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
     parser.add_argument("--epochs", type=int, default=10, help=f"of {PASSES} passes each")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument(
+        "--learning-rate", type=float, help="default: 1e-2, or 1e-3 with a prompt encoder"
+    )
     parser.add_argument("--auxiliary", action="store_true", help="also predict the whole review")
-    parser.add_argument("--prompt-encoder", choices=["lstm", "mlp"])
+    parser.add_argument(
+        "--prompt-encoder", choices=["lstm", "mlp"], help="what makes the vectors while they train"
+    )
+    parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
-    return parser.parse_args()
-
-
-def accuracy(model, data):
-    """Accuracy on the test reviews, and on those that do not also stand in the training file."""
-    texts, labels = data["test"]
-    scores = model.predict(model.template.dataset(texts, batch_size=64))
-    right = np.equal(model.template.decode(scores), labels)
-    known = set(data["train"][0])
-    return float(right.mean()), float(right[[text not in known for text in texts]].mean())
+    args = parser.parse_args()
+    if args.labeled < 1 or args.epochs < 1:
+        parser.error("--labeled and --epochs must be at least 1")
+    args.learning_rate = args.learning_rate or (1e-3 if args.prompt_encoder else 1e-2)
+    return args
 
 
 def main():
@@ -62,11 +62,11 @@ def main():
     texts, labels = (column[: args.labeled] for column in data["train"])
     config, weights, vocab = find_checkpoint(args.checkpoint)
 
-    template = Template(ZERO_SHOT, LABELS, vocab, causal=True)
+    template = Template(ZERO_SHOT, LABELS, vocab, args.maxlen, causal=True)
     zero_shot = accuracy(build_ptuning_model(config, weights, template), data)
     print(f"Zero-shot, {ZERO_SHOT}: test accuracy {zero_shot[0]:.4f}, unseen {zero_shot[1]:.4f}")
 
-    template = Template(args.template, LABELS, vocab, causal=True)
+    template = Template(args.template, LABELS, vocab, args.maxlen, causal=True)
     model = build_ptuning_model(
         config, weights, template, auxiliary=args.auxiliary, prompt_encoder=args.prompt_encoder
     )

@@ -207,6 +207,11 @@ class ClozeDataset(keras.utils.PyDataset):
         self.epoch = 0
 
     @property
+    def has_unlabeled(self):
+        """Whether some of the texts have no label, beside others that have one."""
+        return self.label_ids is not None and (self.label_ids == UNLABELED).any()
+
+    @property
     def epoch(self):
         """The number of the epoch, which the order of the batches and the masks depend on."""
         return self._epoch
@@ -267,6 +272,25 @@ class ClozeDataset(keras.utils.PyDataset):
                 rng,
             )
         return x, self.label_ids[rows]
+
+    def subset(self, rows):
+        """Some of the texts, with all settings as they are here.
+
+        Args:
+            rows: Integer array, the places of the texts.
+
+        Returns:
+            A `ClozeDataset`.
+        """
+        return ClozeDataset(
+            [self.examples[i] for i in rows],
+            self.template,
+            self.label_ids[rows],
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            mask_rate=self.mask_rate,
+        )
 
     def by_length(self):
         """The same texts without labels, in order of length, for prediction with little padding.

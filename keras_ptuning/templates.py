@@ -80,10 +80,11 @@ class Template:
 
     Raises:
         TypeError: if the pattern or a word is not a string, or `maxlen` not an integer.
-        ValueError: if the pattern has no `[MASK]`, no `{text}`, or an unknown part; if it is
-            causal, and something follows a mask; if a label word is not in the vocabulary, has
-            more tokens than there are masks, or stands for two labels; or if `maxlen` leaves no
-            room for text.
+        ValueError: if the pattern has no `[MASK]`, no `{text}`, an unknown part, words that the
+            vocabulary lacks, or masks that no word needs; if it is causal, and something follows a
+            mask; if there are fewer than two labels; if a label word is not in the vocabulary, has
+            more tokens than there are masks, or stands for two labels; if a token is to learn and
+            to stay fixed; or if `maxlen` leaves no room for text.
 
     Example:
 
@@ -380,8 +381,11 @@ class Template:
             )
         words = []
         for i, own in enumerate(candidates):
-            if isinstance(own, str) or not isinstance(own, Sequence | np.ndarray):
-                raise TypeError(f"The candidates of text {i} must be a list. Received: {own!r}.")
+            is_list = isinstance(own, Sequence | np.ndarray) and not isinstance(own, str)
+            if not is_list or not all(isinstance(word, str) for word in own):
+                raise TypeError(
+                    f"The candidates of text {i} must be a list of strings. Received: {own!r}."
+                )
             if len(set(own)) < 2 or len(set(own)) != len(own):
                 raise ValueError(
                     f"Text {i} needs at least two candidates, each once. Received: {list(own)}."
@@ -461,6 +465,7 @@ class Template:
             ValueError: if a label is unknown, there are more or fewer labels than texts, no
                 texts at all, or candidates are missing.
         """
+        candidates = candidates if candidates is None else list(candidates)
         examples = self._examples(texts, candidates)
         x = model_inputs(examples, max(len(e.token_ids) for e in examples))
         if labels is None:
@@ -505,11 +510,13 @@ class Template:
         """
         if mask_rate is None:
             mask_rate = 1.0 if self.causal else 0.15
+        candidates = candidates if candidates is None else list(candidates)
         examples = self._examples(texts, candidates)
         label_ids = None
         if labels is not None:
             label_ids = self._checked_label_ids(labels, examples, candidates)
-        if unlabeled is not None:
+        unlabeled = [] if unlabeled is None else list(unlabeled)
+        if unlabeled:
             if labels is None or not mask_rate or not self.labels:
                 raise ValueError(
                     "Unlabelled texts go with labelled ones, the auxiliary task (`mask_rate`), and "
@@ -530,13 +537,13 @@ class Template:
         )
 
     def _checked_label_ids(self, labels, examples, candidates):
-        label_ids = self.label_ids(labels, candidates)
-        if len(label_ids) != len(examples):
+        labels = list(labels)
+        if len(labels) != len(examples):
             raise ValueError(
                 "There must be one label for each text. Received: "
-                f"{len(examples)} texts and {len(label_ids)} labels."
+                f"{len(examples)} texts and {len(labels)} labels."
             )
-        return label_ids
+        return self.label_ids(labels, candidates)
 
     def decode(self, scores, candidates=None):
         """The best label for each row of scores.
@@ -553,8 +560,9 @@ class Template:
         """
         scores = np.asarray(scores)
         if self.labels is None:
-            names = list(candidates or [])
-            if scores.ndim != 2 or len(names) != len(scores):
+            names = [] if candidates is None else list(candidates)
+            most = max(map(len, names), default=0)
+            if scores.ndim != 2 or len(names) != len(scores) or scores.shape[1] != most:
                 raise ValueError(
                     "Expected scores of shape (n, candidates), and n lists of candidates. "
                     f"Received: shape {scores.shape} and {len(names)} lists."
@@ -586,4 +594,5 @@ class Template:
         if isinstance(tokenizer, dict):
             tokenizer = Tokenizer.from_config(tokenizer)
         labels = config["labels"] and dict(config["labels"])
-        return cls(config["pattern"], labels, tokenizer, config["maxlen"], config["causal"])
+        causal = config.get("causal", False)
+        return cls(config["pattern"], labels, tokenizer, config["maxlen"], causal)

@@ -52,10 +52,23 @@ def test_early_stopping_keeps_the_best_epoch(make, reviews):
     classifier = make(epochs=30, learning_rate=0.5, patience=2, validation_fraction=0.25)
     losses = classifier.fit(*reviews).history_["val_loss"]
     assert len(losses) < 30 and np.argmin(losses) == len(losses) - 3
-    (_, _), (texts, labels) = classifier._split(*reviews)
-    data = classifier.template.dataset(texts, labels)
+    data = classifier.template.dataset(*reviews)
+    data = data.subset(classifier._split(data.label_ids)[1])
+    assert len(data.examples) == 6
     found = classifier.model_.evaluate(data, verbose=0)[0]
     np.testing.assert_allclose(found, min(losses), rtol=1e-4)
+
+
+def test_nothing_is_held_out_where_labels_are_few(make):
+    """A label is never held out whole, and a text without a label never is."""
+    split = make(validation_fraction=0.3)._split
+    assert split(np.array([0] * 9 + [1]))[1] is None
+    rows, held_out = split(np.array([0, 1, -1]))
+    assert rows.tolist() == [0, 1, 2] and held_out is None
+    label_ids = np.array([-1] * 5 + [0] * 14 + [1] * 6)
+    rows, held_out = split(label_ids)
+    assert sorted([*rows, *held_out]) == list(range(25)) and set(range(5)) <= set(rows)
+    assert sorted(label_ids[held_out].tolist()) == [0] * 4 + [1] * 2
 
 
 def test_saving(make, reviews, tmp_path):
@@ -83,8 +96,13 @@ def test_bad_files(make, make_model, reviews, tmp_path):
     for name in ("model.keras", "cut.keras"):
         with pytest.raises(ValueError, match=r"was not written by `PromptClassifier\.save`"):
             PromptClassifier.load(tmp_path / name)
-    classifier = make().fit(*reviews)
+    with pytest.raises(ValueError, match="damaged, or was not written"):
+        PromptClassifier.load(tmp_path)
+    classifier = make(batch_size=np.int64(8)).fit(*reviews)
+    with pytest.raises(ValueError, match=r"ends in \.keras\. Received: .*a\.txt"):
+        classifier.save(tmp_path / "a.txt")
     classifier.save(tmp_path / "a.keras")
+    assert PromptClassifier.load(tmp_path / "a.keras").batch_size == 8
     before = (tmp_path / "a.keras").read_bytes()
     classifier.checkpoint = object()
     with pytest.raises(TypeError):
@@ -133,10 +151,16 @@ def test_one_label_more_than_was_seen(make, make_template, reviews):
         ({"template": "[MASK]{text}"}, {}, TypeError, "needs a `Template` with labels"),
         ({"validation_fraction": 1.0}, {}, ValueError, "`validation_fraction` must be at least 0"),
         ({"batch_size": 0}, {}, ValueError, "`batch_size` must be"),
-        ({"checkpoint": "nowhere"}, {}, FileNotFoundError, "There is no bert_config.json or"),
+        ({"checkpoint": "nowhere"}, {}, FileNotFoundError, "embedded one, .*'bert-mini-zh'"),
+        ({"epochs": 0}, {}, ValueError, "`epochs` must be an integer, at least 1"),
+        ({"patience": "3"}, {}, ValueError, "`patience` must be an integer"),
+        ({"random_state": None}, {}, ValueError, "`random_state` must be an integer"),
+        ({"validation_fraction": None}, {}, ValueError, "`validation_fraction` must be at least"),
+        ({}, {"labels": [None] * 24}, ValueError, "Label 0 is None"),
         ({}, {"labels": ["正面"] * 23 + ["中"]}, ValueError, "Label 23 is '中'"),
         ({}, {"labels": ["正面"] * 23}, ValueError, "one label for each text"),
-        ({}, {"labels": np.linspace(0, 1, 24)}, ValueError, "Unknown label type"),
+        ({}, {"texts": zip("书" * 24, "好" * 24, strict=True)}, TypeError, "Texts must be strings"),
+        ({}, {"labels": np.linspace(0, 1, 24)}, ValueError, "Label 0 is 0.0 of type float"),
         ({}, {"texts": np.zeros((24, 3))}, TypeError, "Texts must be strings"),
         ({}, {"texts": "一句话"}, TypeError, "a list of texts"),
         ({}, {"unlabeled": ["书"]}, ValueError, "use `auxiliary=True`"),
@@ -180,7 +204,6 @@ WITHOUT_DATA = [
     "check_valid_tag_types",
 ]
 ON_TEXTS = [
-    "check_classifiers_regression_target",
     "check_dict_unchanged",
     "check_dont_overwrite_attributes",
     "check_estimators_fit_returns_self",
@@ -194,9 +217,9 @@ ON_TEXTS = [
 # Left out, because they are about arrays of numbers: dtypes, complex numbers, NaN and infinity,
 # memory maps, memory order, sparse and one-dimensional arrays, the number of features, and the
 # wording of errors about these; because the labels are those of the template: training on one
-# label, or on labels made up by the check; because `fit` has `texts` and `labels`, and not `X` and
-# `y`: check_fit_score_takes_y; and because other batches change the seventh digit:
-# check_methods_sample_order_invariance, which allows none.
+# label, or on labels made up by the check, such as numbers with fractions; because `fit` has
+# `texts` and `labels`, and not `X` and `y`: check_fit_score_takes_y; and because other batches
+# change the seventh digit: check_methods_sample_order_invariance, which allows none.
 
 
 class OnNumbers(PromptClassifier):

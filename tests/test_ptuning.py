@@ -3,6 +3,7 @@ import re
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import LABELS
 from keras import ops
@@ -10,6 +11,7 @@ from small_bert import CONFIG, tensors, vocabulary, write_small_bert, write_tens
 
 from keras_ptuning import (
     Template,
+    Tokenizer,
     build_ptuning_model,
     build_transformer_model,
     load_prompt,
@@ -128,8 +130,9 @@ def test_sample_and_class_weights(make_model, make_template, reviews):
     x, y = make_template().encode(*reviews)
     losses = -np.take_along_axis(model.predict(x, verbose=0), y[:, None], axis=1)[:, 0]
     weights = np.linspace(0, 2, len(y)).astype("float32")
-    found = model.train_on_batch(x, y, sample_weight=weights)[0]
-    np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+    for column in (weights, weights[:, None]):
+        found = model.train_on_batch(x, y, sample_weight=column)[0]
+        np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
     dataset = make_template().dataset(*reviews, batch_size=24, mask_rate=0)
     found = model.fit(dataset, class_weight={0: 3.0, 1: 0.5}, verbose=0).history["loss"][0]
     expected = (losses * np.where(y == 0, 3.0, 0.5)).mean()
@@ -214,7 +217,7 @@ def test_summary_tells_what_trains(make_model):
     lines = []
     make_model().summary(print_fn=lines.append)
     text = "\n".join(lines)
-    assert "Trained: 256 of" in text and "8 virtual tokens x 32" in text
+    assert "Trained: 256 of" in text and "8 tokens x 32" in text
     assert "MLM-Dense" in text
 
 
@@ -323,6 +326,7 @@ def test_bad_calls(make_model, make_template, reviews):
         ({"labels": {"正面": "很", "负面": "不"}}, "another template.*label_names"),
         ({"labels": {"负面": "差", "正面": "很"}}, "another template.*labels"),
         ({"tokenizer": [*vocabulary()[:-1], "x"]}, "another vocabulary"),
+        ({"tokenizer": Tokenizer(vocabulary(), do_lower_case=False)}, "other settings"),
     ],
 )
 def test_data_of_another_template(make_model, make_template, reviews, change, message):
@@ -330,6 +334,12 @@ def test_data_of_another_template(make_model, make_template, reviews, change, me
     model.compile()
     with pytest.raises(ValueError, match=message):
         model.evaluate(make_template(**change).dataset(*reviews))
+
+
+def test_longer_texts_than_the_model_was_made_for(make_model, make_template, reviews):
+    model = make_model(make_template(maxlen=20))
+    with pytest.raises(ValueError, match="maxlen=64 instead of 20"):
+        model.predict(make_template(maxlen=64).dataset(reviews[0]))
 
 
 def test_candidates_learn(make_model, make_template):
@@ -363,6 +373,14 @@ def test_unlabelled_texts_count_through_the_auxiliary_task_alone(make_model, mak
     loss, accuracy = model.train_on_batch(x, y)
     np.testing.assert_allclose(loss, -total / ((targets > 0).sum() + 1), rtol=1e-4)
     assert accuracy in (0.0, 1.0)
+    data = template.dataset(["书贵"], ["正面"], unlabeled=["屏幕"])
+    model = make_model(template, auxiliary=False)
+    model.compile()
+    with pytest.raises(ValueError, match="Only the auxiliary task learns from unlabelled texts"):
+        model.fit(data)
+    with pytest.raises(ValueError, match="without `unlabeled` texts"):
+        model.evaluate(data)
+    assert len(template.dataset(["书贵"], ["正面"], unlabeled=[]).examples) == 1
     for options in ({"mask_rate": 0}, {"labels": None}):
         with pytest.raises(ValueError, match="Unlabelled texts go with"):
             template.dataset(
@@ -460,17 +478,13 @@ def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path)
     """Training stops at the step, with the best weights; what callbacks write is good too."""
     template = make_template()
     model = make_model(auxiliary=False)
-    model.compile(keras.optimizers.Adam(0.01))
+
+    class Broken(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return ops.where(ops.cast(step, "int32") < 7, 0.01, float("nan"))
+
+    model.compile(keras.optimizers.Adam(Broken()))
     data = template.dataset(*reviews, batch_size=8)
-
-    class Break(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            if (self.epoch, batch) == (2, 1):
-                model.optimizer.learning_rate = float("nan")
-
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch = epoch
-
     snapshots = []
     keep = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda e, logs: snapshots.append(ops.convert_to_numpy(model.prompt).copy())
@@ -481,9 +495,9 @@ def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path)
     texts = sorted(again.batches[2].tolist())
     message = f"after step 9 (epoch 3, batch 3, the texts {texts}), with a learning rate of nan."
     with pytest.raises(FloatingPointError, match=re.escape(message)) as error:
-        model.fit(data, epochs=5, verbose=0, callbacks=[Break(), keep])
+        model.fit(data, epochs=5, verbose=0, callbacks=[keep])
     assert str(error.value).startswith("The loss is nan")
-    assert str(error.value).endswith("from epoch 2, the best so far.")
+    assert "from epoch 2, the best so far. Compile it again" in str(error.value)
     assert len(snapshots) == 3
     np.testing.assert_array_equal(snapshots[2], snapshots[1])
     np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), snapshots[1])
@@ -507,3 +521,44 @@ def test_many_classes(make_model, make_template, tmp_path):
     scores = model.predict(template.encode(["书贵", "屏幕"]), verbose=0)
     assert scores.shape == (2, 119)
     assert template.decode(scores)[0] in words
+
+
+def test_several_label_tokens_of_one_label_differ(make_model, make_template):
+    template = make_template("[MASK]{text}", {"a": ["不", "[v1]", "[v2]"], "b": "很"})
+    first, second = make_model(template).embedding.start
+    assert 0 < np.abs(first - second).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (["正面"] * 24, TypeError, r"template\.label_ids\(labels\)"),
+        (pd.Series([0] * 23 + [7]), ValueError, r"from 0 to 1.*Received: \[7\]"),
+        (ops.convert_to_tensor([2] * 24), ValueError, r"from 0 to 1"),
+        (np.linspace(0, 1, 24), TypeError, "type float64"),
+    ],
+)
+def test_bad_label_numbers(make_model, make_template, reviews, y, error, message):
+    model = make_model()
+    model.compile()
+    x = make_template().encode(reviews[0])
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(error, match=message):
+            method(x, y, verbose=0)
+
+
+def test_bad_label_numbers_among_candidates(make_model, make_template):
+    template = make_template("{text}[u1][MASK]", None)
+    model = make_model(template)
+    model.compile()
+    x = template.encode(["书", "贵"], candidates=[["很", "不"]] * 2)
+    with pytest.raises(ValueError, match=r"from 0 to 1, the places of the candidates"):
+        model.fit(x, np.array([0, 2]), verbose=0)
+
+
+def test_options_of_a_prompt_that_is_not_there(make_model, make_template):
+    template = make_template("[MASK]{text}")
+    with pytest.raises(ValueError, match="leave out `prompt_start`"):
+        make_model(template, prompt_start="labels")
+    with pytest.raises(ValueError, match="leave out `prompt_optimizer`"):
+        make_model(template, trainable="all").compile("adam", prompt_optimizer="sgd")

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import LABELS
 from small_bert import vocabulary
@@ -241,6 +242,12 @@ def test_candidates(make_template):
     assert x["candidate_slots"].tolist() == [[[0, 0], [0, 1], [0, 0]], [[0, 1], [0, 0], [0, 1]]]
     scores = [[-3.0, -1.0, -1e9], [-1.0, -2.0, -0.5]]
     assert template.decode(scores, candidates=OWN) == ["不好", "不好"]
+    # Of a shuffled table, places count and not the index.
+    column = pd.Series(OWN, index=[1, 0])
+    assert template.encode(texts, ["不好", "满意"], candidates=column)[1].tolist() == [1, 0]
+    assert template.decode(scores, candidates=column) == ["不好", "不好"]
+    with pytest.raises(ValueError, match="shape \\(2, 2\\)"):
+        template.decode([[-3.0, -1.0]] * 2, candidates=OWN)
     restored = Template.from_config(json.loads(json.dumps(template.get_config())))
     assert restored.labels is None and restored.pattern == template.pattern
 
@@ -265,8 +272,9 @@ def test_bad_candidates(make_template, labels, candidates, message):
     template = make_template("{text}[MASK][MASK]", None)
     with pytest.raises(ValueError, match=message):
         template.encode(["书", "贵"], labels, candidates=candidates)
-    with pytest.raises(TypeError, match=r"candidates of text 0 must be a list.*'很'"):
-        template.encode(["书", "贵"], candidates=["很", "不"])
+    for own in ("很", ["很", None], [["很"], ["不"]]):
+        with pytest.raises(TypeError, match="candidates of text 0 must be a list of strings"):
+            template.encode(["书", "贵"], candidates=[own, ["很", "不"]])
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -2,7 +2,7 @@
 
 import os
 
-from keras_ptuning.assets import find_asset
+from keras_ptuning.assets import NAMES, find_asset
 
 CONFIGS = ("bert_config.json", "config.json")
 WEIGHTS = ("bert_model.safetensors", "model.safetensors", "bert_model.ckpt")
@@ -34,8 +34,9 @@ def find_checkpoint(path):
         there = [p for p in paths if os.path.exists(p) or os.path.exists(f"{p}.index")]
         if not there:
             raise FileNotFoundError(
-                f"There is no {' or '.join(names)} in {folder!r}. Expected the files of a "
-                f"checkpoint beside each other. Received: {path!r}."
+                f"There is no {' or '.join(names)} in {folder or '.'!r}. Expected the files of a "
+                f"checkpoint beside each other, or the name of an embedded one, {NAMES}. "
+                f"Received: {path!r}."
             )
         found.append(there[0])
     return tuple(found)

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.data import check_integer
 from keras_ptuning.files import replacing
 from keras_ptuning.templates import Template
 from keras_ptuning.tuning.ptuning import build_ptuning_model
@@ -36,10 +36,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         epochs: Integer, the most passes over the labelled texts. Defaults to `50`.
         batch_size: Integer. Defaults to `32`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
-            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither. Defaults
-            to `0.2`.
+            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither; nor
+            where that share has no place for each label. Defaults to `0.2`.
         patience: Integer. Defaults to `10`.
-        random_state: Integer, what all that is random depends on. Defaults to `0`.
+        random_state: Integer, what all that is random depends on: `fit` sets the global seeds to
+            it. Defaults to `0`.
         verbose: As in `keras.Model.fit`; 0 for silence. Defaults to `"auto"`, a progress bar.
 
     Attributes:
@@ -126,15 +127,17 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 "A PromptClassifier needs a `Template` with labels. Received: "
                 f"template={template!r}."
             )
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("random_state", 0)):
+            check_integer(name, getattr(self, name), least)
+        share = self.validation_fraction
+        if not isinstance(share, int | float | np.number) or not 0 <= share < 1:
+            raise ValueError(
+                f"`validation_fraction` must be at least 0 and below 1. Received: {share!r}."
+            )
         if unlabeled is not None and not self.auxiliary:
             raise ValueError(
                 "Only the auxiliary task learns from unlabelled texts: use `auxiliary=True`. "
-                f"Received: {len(unlabeled)} of them, and auxiliary={self.auxiliary!r}."
-            )
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                "`validation_fraction` must be at least 0 and below 1. Received: "
-                f"{self.validation_fraction!r}."
+                f"Received: auxiliary={self.auxiliary!r}."
             )
         try:
             classes = np.array(sorted(template.label_names))
@@ -143,10 +146,23 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 f"The labels must be all strings or all integers. Received: {template.label_names}."
             ) from None
         # Everything is checked before anything is built.
-        check_classification_targets(labels)
-        template.dataset(texts, labels, self.batch_size)
-        keras.utils.set_random_seed(self.random_state)
+        data = template.dataset(
+            texts,
+            labels,
+            self.batch_size,
+            seed=self.random_state,
+            mask_rate=None if self.auxiliary else 0,
+            unlabeled=unlabeled,
+        )
+        validation, callbacks = None, []
+        rows, held_out = self._split(data.label_ids)
+        if held_out is not None:
+            data, validation = data.subset(rows), data.subset(held_out)
+            callbacks = [
+                keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
+            ]
         config, weights, _ = find_checkpoint(self.checkpoint)
+        keras.utils.set_random_seed(self.random_state)
         model = build_ptuning_model(
             config,
             weights,
@@ -157,19 +173,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             prompt_encoder=self.prompt_encoder,
             prompt_start=self.prompt_start,
         )
-        (texts, labels), validation = self._split(list(texts), list(labels))
-        data = template.dataset(
-            texts, labels, self.batch_size, seed=self.random_state, unlabeled=unlabeled
-        )
-        rate = self.learning_rate or (1e-2 if self.trainable == "prompt" else 2e-5)
+        rate = self.learning_rate
+        if rate is None:
+            rate = 1e-2 if self.trainable == "prompt" else 2e-5
         schedule = keras.optimizers.schedules.CosineDecay(rate, len(data) * self.epochs)
         model.compile(keras.optimizers.Adam(schedule))
-        callbacks = []
-        if validation is not None:
-            validation = template.dataset(*validation, self.batch_size)
-            callbacks = [
-                keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
-            ]
+        self.model_, self.classes_ = model, classes
         self.history_ = model.fit(
             data,
             epochs=self.epochs,
@@ -177,23 +186,20 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             callbacks=callbacks,
             verbose=self.verbose,
         ).history
-        self.model_, self.classes_ = model, classes
         return self
 
-    def _split(self, texts, labels):
-        """Texts and labels to train on, and those held out, or `None`."""
-        if not self.validation_fraction:
-            return (texts, labels), None
-        count = min(np.unique(labels, return_counts=True)[1])
-        held_out = round(self.validation_fraction * len(texts))
-        if held_out < 1 or held_out >= len(texts):
-            return (texts, labels), None
-        # As many of each label as there are in all, where there are enough.
-        stratify = labels if count > 1 and held_out >= len(set(labels)) else None
-        parts = train_test_split(
-            texts, labels, test_size=held_out, stratify=stratify, random_state=self.random_state
+    def _split(self, label_ids):
+        """Which texts to train on, and which to hold out, or `None`."""
+        labeled, unlabeled = np.flatnonzero(label_ids >= 0), np.flatnonzero(label_ids < 0)
+        counts = np.unique(label_ids[labeled], return_counts=True)[1]
+        size = round(self.validation_fraction * len(labeled))
+        # As many of each label as there are in all, or none where they are too few for that.
+        if counts.min() < 2 or min(size, len(labeled) - size) < len(counts):
+            return np.arange(len(label_ids)), None
+        rows, held_out = train_test_split(
+            labeled, test_size=size, stratify=label_ids[labeled], random_state=self.random_state
         )
-        return (parts[0], parts[2]), (parts[1], parts[3])
+        return np.concatenate([rows, unlabeled]), held_out
 
     def predict_proba(self, texts):
         """The probability of each label, among the labels.
@@ -203,6 +209,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
         Returns:
             An array of shape `(len(texts), len(classes_))`, in the order of `classes_`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: if the template has been given other labels since.
         """
         check_is_fitted(self)
         template = self.model_.template
@@ -252,15 +262,20 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             filepath: Path of the file to write, e.g. `"sentiment.keras"`.
+
+        Raises:
+            ValueError: if the name ends otherwise.
         """
         check_is_fitted(self)
+        if not os.fspath(filepath).endswith(".keras"):
+            raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
         parameters = self.get_params()
         parameters["template"] = None
         parameters["checkpoint"] = os.fspath(self.checkpoint)
         with replacing(filepath) as temporary:
             self.model_.save(temporary)
             with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(PARAMETERS, json.dumps(parameters, ensure_ascii=False))
+                archive.writestr(PARAMETERS, json.dumps(parameters, default=lambda v: v.item()))
 
     @classmethod
     def load(cls, filepath):
@@ -281,7 +296,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
                 parameters = json.loads(archive.read(PARAMETERS))
         except FileNotFoundError:
             raise FileNotFoundError(f"There is no file {str(filepath)!r}.") from None
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, IsADirectoryError, KeyError, ValueError) as error:
             raise ValueError(
                 f"The file {str(filepath)!r} is damaged, or was not written by "
                 f"`PromptClassifier.save` ({error})."

@@ -26,7 +26,9 @@ class LabelAccuracy(keras.metrics.SparseCategoricalAccuracy):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         labeled = ops.cast(ops.reshape(y_true, (-1,)) >= 0, "float32")
-        weights = labeled if sample_weight is None else labeled * sample_weight
+        weights = labeled
+        if sample_weight is not None:
+            weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         super().update_state(ops.maximum(y_true, 0), y_pred, weights)
 
 
@@ -115,7 +117,7 @@ class ClozeModel(keras.Model):
 
     @property
     def prompt(self):
-        """The variable with the virtual tokens' vectors, or `None` if there are none."""
+        """The variable behind the vectors of the tokens that learn, or `None` without any."""
         return getattr(self.backbone.get_layer("Embedding-Token"), "prompt", None)
 
     def build(self, input_shape):
@@ -163,7 +165,7 @@ class ClozeModel(keras.Model):
         chosen = ops.one_hot(y, ops.shape(scores)[-1], dtype=scores.dtype)
         losses = -ops.sum(ops.where(chosen > 0, scores, 0.0), axis=-1)
         if sample_weight is not None:
-            losses = losses * ops.cast(sample_weight, losses.dtype)
+            losses = losses * ops.reshape(ops.cast(sample_weight, losses.dtype), (-1,))
         # As in the original script, every predicted position counts the same.
         total = ops.sum(losses) + auxiliary.get("auxiliary_loss", 0.0)
         answers = ops.sum(ops.cast(y >= 0, "float32")) * self.template.num_masks
@@ -194,6 +196,12 @@ class ClozeModel(keras.Model):
         if optimizer is None:
             optimizer = keras.optimizers.Adam(6e-4 if self.tuned == "prompt" else 2e-5)
         if prompt_optimizer is not None:
+            if self.prompt is None:
+                raise ValueError(
+                    f"The template {self.template.pattern!r} has no tokens that learn: leave out "
+                    "`prompt_optimizer`."
+                )
+            optimizer, prompt_optimizer = map(keras.optimizers.get, (optimizer, prompt_optimizer))
             # By its path, which ends so: the vectors, and the layers that make them.
             own = {r"(.*/)?(prompt|prompt_encoder/.*)": prompt_optimizer}
             optimizer = keras.optimizers.MultiOptimizer(
@@ -247,12 +255,18 @@ class ClozeModel(keras.Model):
             callbacks.insert(0, count_epochs)
             # The dataset shuffles by its own seed.
             kwargs["shuffle"] = False
+            if x.has_unlabeled and (not self.auxiliary or kwargs.get("class_weight")):
+                raise ValueError(
+                    "Only the auxiliary task learns from unlabelled texts, which are in no class. "
+                    "Build the model with `auxiliary=True`, without `class_weight`, or leave "
+                    "these texts out."
+                )
         history = super().fit(
-            self._checked(x),
-            self._checked_labels(y),
+            self._checked(x, "fit"),
+            self._checked_labels(y, x),
             batch_size,
             epochs,
-            validation_data=self._checked(validation_data),
+            validation_data=self._checked(validation_data, "evaluate"),
             callbacks=callbacks,
             **kwargs,
         )
@@ -264,7 +278,8 @@ class ClozeModel(keras.Model):
         """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too."""
         if not self.compiled:
             self.compile()
-        return super().evaluate(self._checked(x), self._checked_labels(y), batch_size, **kwargs)
+        x, y = self._checked(x, "evaluate"), self._checked_labels(y, x)
+        return super().evaluate(x, y, batch_size, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
         if not isinstance(x, ClozeDataset):
@@ -272,34 +287,43 @@ class ClozeModel(keras.Model):
         if kwargs.get("steps"):
             raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
         dataset, order = x.by_length()
-        sorted_scores = super().predict(self._checked(dataset, labeled=False), **kwargs)
+        sorted_scores = super().predict(self._checked(dataset, "predict"), **kwargs)
         scores = sorted_scores.copy()
         scores[order] = sorted_scores
         return scores
 
-    def _checked_labels(self, y):
+    def _checked_labels(self, y, x):
         """Refuses labels that would train wrongly without a word; returns them flat."""
-        if not isinstance(y, np.ndarray | list):
-            return y
-        y = np.asarray(y)
+        if y is None:
+            return None
+        y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(y)
         if y.shape not in ((len(y),), (len(y), 1)):
             raise ValueError(f"`y` must have the shape (n,). Received: shape {y.shape}.")
-        outside = y[(y < 0) | (y >= (self.template.num_labels or math.inf))]
+        if y.dtype.kind not in "iub":
+            raise TypeError(
+                "`y` must be the numbers of the labels, as `template.label_ids(labels)` gives "
+                f"them. Received: numbers of the type {y.dtype}, beginning with {y[:3].tolist()}."
+            )
+        names = self.template.label_names
+        count = x["candidate_ids"].shape[1] if names is None else len(names)
+        outside = y[(y < 0) | (y >= count)]
         if outside.size:
             raise ValueError(
-                f"`y` must be from 0 to {self.template.num_labels - 1}, the places of "
-                f"{self.template.label_names}. Received: {outside[:5].tolist()}."
+                f"`y` must be from 0 to {count - 1}, the places of "
+                f"{names or 'the candidates'}. Received: {outside[:5].tolist()}."
             )
         return y.reshape(-1)
 
-    def _checked(self, data, labeled=True):
+    def _checked(self, data, purpose):
         """Refuses a dataset of another template; returns what Keras is to iterate over."""
         if not isinstance(data, ClozeDataset):
             return data
-        if labeled and data.label_ids is None:
+        if purpose != "predict" and data.label_ids is None:
             raise ValueError(
                 "Training and evaluation need labels: `template.dataset(texts, labels)`."
             )
+        if purpose == "evaluate" and data.has_unlabeled:
+            raise ValueError("Evaluation needs labels: make a dataset without `unlabeled` texts.")
         for name in ("pattern", "labels", "label_names", "causal"):
             theirs, ours = getattr(data.template, name), getattr(self.template, name)
             if theirs != ours:
@@ -307,8 +331,16 @@ class ClozeModel(keras.Model):
                     "The dataset was made with another template than the model's. Received: "
                     f"{name} {theirs!r} instead of {ours!r}."
                 )
-        if data.template.tokenizer.vocab != self.template.tokenizer.vocab:
-            raise ValueError("The dataset was made with another vocabulary than the model's.")
+        if data.template.tokenizer.get_config() != self.template.tokenizer.get_config():
+            raise ValueError(
+                "The dataset was made with another vocabulary than the model's, or other settings "
+                "of its tokenizer."
+            )
+        if data.template.maxlen > self.template.maxlen:
+            raise ValueError(
+                "The dataset has longer texts than the model was made for. Received: "
+                f"maxlen={data.template.maxlen} instead of {self.template.maxlen}."
+            )
         return data.to_tf_data() if keras.backend.backend() == "tensorflow" else data
 
     def summary(self, *args, print_fn=None, **kwargs):
@@ -318,7 +350,7 @@ class ClozeModel(keras.Model):
         total = self.count_params()
         line = f"Trained: {trained:,} of {total:,} parameters ({trained / total:.3%})"
         if self._only_prompt_trains():
-            line += ", the vectors of {} virtual tokens x {}".format(*self.prompt.shape)
+            line += ", the vectors of {} tokens x {}".format(*self.prompt.shape)
             line += f" and their {self.prompt_encoder} encoder" if self.prompt_encoder else ""
         (print_fn or print)(line)
 
@@ -343,15 +375,16 @@ class ClozeModel(keras.Model):
 
         Where an encoder made the vectors, they are saved as it makes them now, without it.
 
-        The file holds the virtual tokens' vectors, the template with its labels, and fingerprints
-        of the frozen weights and of the vocabulary, without which the vectors mean nothing.
+        The file holds the vectors of the tokens that learn, the template with its labels, and
+        fingerprints of the frozen weights and of the vocabulary, without which the vectors mean
+        nothing.
 
         Args:
             filepath: Path of the file to write, e.g. `"sentiment.prompt"`.
 
         Raises:
             ValueError: if the prompt alone is not the result of the training: the template has
-                no virtual tokens, or other weights train too.
+                no tokens that learn, or other weights train too.
         """
         if not self._only_prompt_trains():
             reason = "has no virtual tokens" if self.prompt is None else "trains more than these"
@@ -431,13 +464,18 @@ def _build_backbone(
             f"The template makes texts of up to {template.maxlen} tokens, and the model has "
             f"{positions} positions. Use `Template(..., maxlen={positions})` or less."
         )
+    tuned_ids = template.virtual_ids + template.label_token_ids
+    if prompt_start != "unused" and not tuned_ids:
+        raise ValueError(
+            f"The template {template.pattern!r} has no tokens that learn: leave out "
+            f"`prompt_start`. Received: prompt_start={prompt_start!r}."
+        )
     if prompt_encoder is not None and not template.virtual_ids:
         raise ValueError(
             "A prompt encoder needs virtual tokens [u1], [u2]... to make. Received: "
             f"prompt_encoder={prompt_encoder!r} with the template {template.pattern!r}."
         )
     layers = {}
-    tuned_ids = template.virtual_ids + template.label_token_ids
     if tuned_ids:
         layers["Embedding-Token"] = PtuningEmbedding(
             vocab_size,

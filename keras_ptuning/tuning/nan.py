@@ -35,7 +35,7 @@ class StopAtNaN(keras.callbacks.Callback):
         if not math.isfinite(logs["loss"]):
             # No error yet: in the middle of an epoch, JAX has the weights elsewhere.
             self.model.stop_training = True
-            if self.dataset is not None:
+            if self.dataset is not None and self.model.steps_per_execution == 1:
                 # The next epoch has other batches.
                 self.texts = sorted(self.dataset.batches[batch].tolist())
 
@@ -56,7 +56,8 @@ class StopAtNaN(keras.callbacks.Callback):
         self.error = FloatingPointError(
             f"The loss is {logs['loss']}, or a weight is not finite, after step {self.step} "
             f"(epoch {epoch + 1}, batch {self.batch + 1}{texts}), with a learning rate of "
-            f"{self._learning_rates()}. Use a smaller one. The model has the weights from {kept}."
+            f"{self._learning_rates()}. The model has the weights from {kept}. Compile it again, "
+            "with a smaller learning rate."
         )
 
     def _learning_rates(self):

@@ -37,8 +37,9 @@ def start_vectors(start, template, table, log_frequency, rng, stddev=0.02):
 
     Returns:
         A float32 array with a row for each of `template.virtual_ids` and then for each of
-        `template.label_token_ids`. A label token starts as the mean of its label's other words,
-        or else, whatever `start` says, as `"unused"`.
+        `template.label_token_ids`. A label token starts as the mean of its label's other words
+        (a second one of the same label a little beside it), or else, whatever `start` says, as
+        `"unused"`.
 
     Raises:
         ValueError: if `start` is none of these, a list has no tokens or ones that the vocabulary
@@ -58,14 +59,16 @@ def start_vectors(start, template, table, log_frequency, rng, stddev=0.02):
         - [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 3.2.
     """
     table = np.asarray(table, "float32")
-    label_ids = list(getattr(template, "label_token_ids", []))
+    label_ids = template.label_token_ids
     virtual = _virtual_rows(start, template, table, log_frequency, rng, stddev)
     labels = _own_rows(label_ids, table, rng, stddev)
-    for row, token_id in zip(labels, label_ids, strict=True):
-        for words in template.word_ids:
-            frozen = _frozen_words(words, label_ids)
-            if frozen and any(token_id in word for word in words):
-                row[:] = np.mean([table[word].mean(axis=0) for word in frozen], axis=0)
+    for words in template.word_ids or []:
+        frozen = _frozen_words(words, label_ids)
+        own = [i for i, token_id in enumerate(label_ids) if any(token_id in w for w in words)]
+        if frozen and own:
+            labels[own] = np.mean([table[word].mean(axis=0) for word in frozen], axis=0)
+            # Several tokens that start alike would stay one and the same.
+            labels[own[1:]] += _random_rows((len(own) - 1, table.shape[1]), rng, stddev)
     return np.concatenate([virtual, labels])
 
 
@@ -131,7 +134,7 @@ def _label_rows(template, table):
             "prompt_start='labels' needs label words, and those of this template come with each "
             f"text, as candidates. Choose another of {STARTS}, or a list of words."
         )
-    label_ids = getattr(template, "label_token_ids", [])
+    label_ids = template.label_token_ids
     labels = [_frozen_words(words, label_ids) for words in template.word_ids]
     # The first word of each label, then the second of those that have one...
     turns = itertools.zip_longest(*labels)
