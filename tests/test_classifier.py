@@ -249,6 +249,7 @@ def test_estimator_checks(make, name):
     find_check(name)("PromptClassifier", make())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_TEXTS)
 def test_estimator_checks_on_texts(checkpoint, make_template, name):
     template = make_template("[u1][MASK]{text}", {0: "不", 1: "很", 2: "满"})
