@@ -3,26 +3,19 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import test_layers
 from keras import ops
+from test_layers import SIZE, VOCAB, table
 
 from keras_ptuning.layers import PromptEncoder, PtuningEmbedding
 
 GOLDEN = pathlib.Path(__file__).parent / "goldens" / "torch_prompt_encoder.npz"
-VOCAB, SIZE = 30, 6
 # The last one lies beyond the table.
 TUNED = [3, 1, 7, VOCAB]
 
 
-def table():
-    return np.random.default_rng(0).normal(size=(VOCAB, SIZE)).astype("float32")
-
-
 def embedding(tuned_ids=TUNED, **kwargs):
-    layer = PtuningEmbedding(VOCAB, SIZE, tuned_ids, **kwargs)
-    layer.build()
-    layer.embeddings.assign(table())
-    layer.reset_prompt()
-    return layer
+    return test_layers.embedding(tuned_ids, **kwargs)
 
 
 def torch_weights(golden):
