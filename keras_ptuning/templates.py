@@ -110,6 +110,8 @@ class Template:
           and [Su, 2021](https://kexue.fm/archives/8295).
     """
 
+    is_cloze = True
+
     def __init__(self, pattern, labels, tokenizer, maxlen=128, causal=False):
         if not isinstance(tokenizer, Tokenizer):
             tokenizer = Tokenizer(tokenizer)
@@ -183,7 +185,7 @@ class Template:
             self._pieces.append(([tokenizer.token_to_id("[SEP]")], segment, False))
         fixed = [i for piece in self._pieces if len(piece) == 3 for i in piece[0]]
         self.num_masks = fixed.count(self.mask_id)
-        if not self.num_masks:
+        if self.is_cloze and not self.num_masks:
             raise ValueError(
                 "A template needs at least one [MASK], where the label word is predicted. "
                 f"Received: {pattern!r}."
@@ -474,7 +476,7 @@ class Template:
 
     def dataset(
         self,
-        texts,
+        texts=None,
         labels=None,
         batch_size=32,
         shuffle=None,
@@ -486,8 +488,10 @@ class Template:
         """Makes batches for `fit`, `evaluate` and `predict`.
 
         Args:
-            texts: List of strings; of pairs of strings if the template has `{text_b}`.
-            labels: Optional list of labels.
+            texts: List of strings; of pairs of strings if the template has `{text_b}`. May be left
+                out where there are `unlabeled` ones.
+            labels: Optional list of labels; or their probabilities ("soft labels"), a float array
+                of shape `(len(texts), num_labels)`.
             batch_size: Integer. Defaults to `32`.
             shuffle: Whether to shuffle, with texts of similar length together. Defaults to
                 `True` where there are labels. `predict` returns the order of `texts` either way.
@@ -496,8 +500,9 @@ class Template:
                 predicts. Only training uses it. Defaults to `0.15`, masked at random, or for a
                 causal template to `1.0`, the whole text.
             candidates: For a template without labels, a list of words for each text.
-            unlabeled: With labels, optional list of further texts, which have none: training
-                learns from them through the auxiliary task alone.
+            unlabeled: Optional list of further texts, to train on through the auxiliary task
+                alone. They stand without the template's words, as in PET; but with all of it if
+                it has virtual tokens, which learn from them too, or is causal.
 
         Returns:
             A `ClozeDataset`.
@@ -505,25 +510,40 @@ class Template:
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs).
             ValueError: if a label is unknown, there are more or fewer labels than texts, no
-                texts at all, or candidates are missing; if `batch_size`, `seed` or `mask_rate`
-                make no sense; if there are unlabelled texts, and nothing to learn from them.
+                texts at all, or candidates are missing; if soft labels are no probabilities; if
+                `batch_size`, `seed` or `mask_rate` make no sense; if there are unlabelled texts,
+                and nothing to learn from them.
+
+        Example, the regimes of PET with `model = build_ptuning_model(..., trainable="all")`:
+
+        ```python
+        model.predict(template.dataset(texts))  # zero-shot
+        model.fit(template.dataset(unlabeled=reviews))  # unsupervised, then predict
+        model.fit(template.dataset(texts, labels))  # few-shot
+        model.fit(template.dataset(texts, labels, unlabeled=reviews))  # semi-supervised
+        ```
+
+        Reference:
+            - [Su, 2020](https://kexue.fm/archives/7764), the four regimes.
         """
         if mask_rate is None:
             mask_rate = 1.0 if self.causal else 0.15
         candidates = candidates if candidates is None else list(candidates)
-        examples = self._examples(texts, candidates)
-        label_ids = None
-        if labels is not None:
-            label_ids = self._checked_label_ids(labels, examples, candidates)
         unlabeled = [] if unlabeled is None else list(unlabeled)
+        if unlabeled and texts is None:
+            examples, label_ids = [], np.zeros(0, "int32")
+        else:
+            examples, label_ids = self._examples(texts, candidates), None
+            if labels is not None:
+                label_ids = self._checked_label_ids(labels, examples, candidates)
         if unlabeled:
-            if labels is None or not mask_rate or not self.labels:
+            if label_ids is None or label_ids.ndim > 1 or not mask_rate or not self.labels:
                 raise ValueError(
-                    "Unlabelled texts go with labelled ones, the auxiliary task (`mask_rate`), and "
-                    f"a template with labels of its own. Received: labels={labels!r:.60}, "
-                    f"mask_rate={mask_rate!r}."
+                    "Unlabelled texts go with labelled ones or alone, with the auxiliary task "
+                    "(`mask_rate`), and a template with labels of its own. Received: "
+                    f"labels={labels!r:.60}, mask_rate={mask_rate!r}."
                 )
-            further = self._examples(unlabeled)
+            further = self._unlabeled_examples(unlabeled)
             examples = examples + further
             label_ids = np.concatenate([label_ids, np.full(len(further), UNLABELED, "int32")])
         return ClozeDataset(
@@ -531,19 +551,37 @@ class Template:
             self,
             label_ids,
             batch_size=batch_size,
-            shuffle=labels is not None if shuffle is None else shuffle,
+            shuffle=label_ids is not None if shuffle is None else shuffle,
             seed=seed,
             mask_rate=mask_rate,
         )
 
+    def _unlabeled_examples(self, texts):
+        if self.causal or self.virtual_ids:
+            return self._examples(texts)
+        plain = PlainText(self.label_names, self.tokenizer, self.maxlen, "text_b" in self.slots)
+        # The batches have answer positions, though nothing is asked here.
+        nowhere = np.zeros(self.num_masks, "int32")
+        return [e._replace(mask_positions=nowhere) for e in plain._examples(texts)]
+
     def _checked_label_ids(self, labels, examples, candidates):
-        labels = list(labels)
+        soft = isinstance(labels, np.ndarray) and labels.ndim == 2
+        labels = labels if soft else list(labels)
         if len(labels) != len(examples):
             raise ValueError(
                 "There must be one label for each text. Received: "
                 f"{len(examples)} texts and {len(labels)} labels."
             )
-        return self.label_ids(labels, candidates)
+        if not soft:
+            return self.label_ids(labels, candidates)
+        fits = self.labels and labels.shape[1] == self.num_labels and labels.dtype.kind == "f"
+        if not fits or not (labels >= 0).all() or not np.allclose(labels.sum(axis=1), 1, atol=1e-3):
+            raise ValueError(
+                "Soft labels must be probabilities of the template's labels, a float array of "
+                f"shape (n, {self.num_labels}) whose rows add up to 1. Received: shape "
+                f"{labels.shape}, beginning with {labels[:1].tolist()}."
+            )
+        return labels.astype("float32")
 
     def decode(self, scores, candidates=None):
         """The best label for each row of scores.
@@ -596,3 +634,65 @@ class Template:
         labels = config["labels"] and dict(config["labels"])
         causal = config.get("causal", False)
         return cls(config["pattern"], labels, tokenizer, config["maxlen"], causal)
+
+
+class PlainText(Template):
+    """Texts as they are, `[CLS] text [SEP]`, for a classifier without a cloze.
+
+    Has the methods of `Template`.
+
+    Args:
+        labels: List of at least two labels, strings or integers.
+        tokenizer: A `Tokenizer`, or what `Tokenizer` takes as its vocabulary.
+        maxlen: Integer, the greatest number of tokens of an encoded text. Defaults to `128`.
+        pairs: Whether each text is a pair, `[CLS] text [SEP] text_b [SEP]`. Defaults to `False`.
+
+    Raises:
+        TypeError: if `maxlen` is not an integer.
+        ValueError: if there are fewer than two labels, one of them twice or of another type; or
+            if `maxlen` leaves no room for text.
+
+    Example:
+
+    >>> vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"很不满意好"]
+    >>> plain = PlainText(["负面", "正面"], vocab)
+    >>> x, y = plain.encode(["很好"], ["正面"])
+    >>> x["token_ids"].tolist(), y.tolist()
+    ([[2, 5, 9, 3]], [1])
+
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 4.
+    """
+
+    is_cloze = False
+
+    def __init__(self, labels, tokenizer, maxlen=128, pairs=False):
+        super().__init__("{text}[SEP]{text_b}" if pairs else "{text}", labels, tokenizer, maxlen)
+
+    def _read_labels(self, labels):
+        labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
+        known = all(isinstance(label, str | int) for label in labels)
+        if not known or len(set(labels)) != len(labels) or len(labels) < 2:
+            raise ValueError(
+                "Expected at least two labels, strings or integers, each once. Received: "
+                f"{labels!r}."
+            )
+        self.label_names = labels
+        self.num_labels = len(labels)
+        self.labels = {label: [] for label in labels}
+        self._label_index = {label: i for i, label in enumerate(labels)}
+        self.label_token_ids = []
+
+    def get_config(self):
+        """Everything needed to make the same one again, ready for JSON."""
+        return {
+            "labels": self.label_names,
+            "tokenizer": self.tokenizer.get_config(),
+            "maxlen": self.maxlen,
+            "pairs": "text_b" in self.slots,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes one from what `get_config` returned."""
+        return cls(**{**config, "tokenizer": Tokenizer.from_config(config["tokenizer"])})

@@ -2,38 +2,19 @@
 
 import hashlib
 import math
-import os
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ptuning.data import ClozeDataset
-from keras_ptuning.files import replacing
 from keras_ptuning.layers import Bias, PtuningEmbedding, Verbalizer
 from keras_ptuning.models import build_transformer_model, is_causal, read_config
-from keras_ptuning.templates import Template
-from keras_ptuning.tuning.nan import StopAtNaN
+from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.prompts import start_vectors, write_prompt
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
-class LabelAccuracy(keras.metrics.SparseCategoricalAccuracy):
-    """How often the best label is the right one; texts without a label do not count."""
-
-    def __init__(self, name="accuracy", dtype=None):
-        super().__init__(name=name, dtype=dtype)
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        labeled = ops.cast(ops.reshape(y_true, (-1,)) >= 0, "float32")
-        weights = labeled
-        if sample_weight is not None:
-            weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        super().update_state(ops.maximum(y_true, 0), y_pred, weights)
-
-
-@keras.saving.register_keras_serializable(package="keras_ptuning")
-class ClozeModel(keras.Model):
+class ClozeModel(LabelModel):
     """A classifier that fills in the masks of a template.
 
     Made by `build_ptuning_model`, whose documentation has the arguments. It is trained and used
@@ -67,13 +48,7 @@ class ClozeModel(keras.Model):
         name=None,
         **kwargs,
     ):
-        # Written down, so that a saved model keeps the policy that was global when it was made.
-        kwargs["dtype"] = keras.dtype_policies.get(
-            kwargs.get("dtype") or keras.config.dtype_policy()
-        )
-        if kwargs.get("keep_tokens") is not None:
-            kwargs["keep_tokens"] = [int(i) for i in kwargs["keep_tokens"]]
-        super().__init__(name=name, dtype=kwargs["dtype"])
+        super().__init__(config, template, name, **kwargs)
         for argument, value, expected in (
             ("trainable", trainable, ("prompt", "all")),
             ("normalization", normalization, ("vocabulary", "labels")),
@@ -82,23 +57,24 @@ class ClozeModel(keras.Model):
                 raise ValueError(
                     f"`{argument}` must be one of {expected}. Received: {argument}={value!r}."
                 )
-        self.template = template
         self.tuned = trainable
         self.normalization = normalization
         self.auxiliary = auxiliary
         self.prompt_encoder = prompt_encoder
         self.prompt_start = prompt_start
-        self._init_config = {"config": config, **kwargs}
         self.backbone = _build_backbone(
-            config, checkpoint_path, template, trainable, prompt_encoder, prompt_start, **kwargs
+            config,
+            checkpoint_path,
+            template,
+            trainable,
+            prompt_encoder,
+            prompt_start,
+            **{key: value for key, value in self.init_config.items() if key != "config"},
         )
         self.verbalizer = Verbalizer(
             template.word_ids, template.word_slots, dtype="float32", name="Verbalizer"
         )
         self.built = True
-        if keras.backend.backend() == "tensorflow":
-            # XLA would compile anew for each length of batch, and is no faster on a CPU.
-            self.jit_compile = False
 
     @property
     def embedding(self):
@@ -120,8 +96,26 @@ class ClozeModel(keras.Model):
         """The variable behind the vectors of the tokens that learn, or `None` without any."""
         return getattr(self.backbone.get_layer("Embedding-Token"), "prompt", None)
 
-    def build(self, input_shape):
-        pass
+    @property
+    def default_learning_rate(self):
+        return 6e-4 if self.tuned == "prompt" else 2e-5
+
+    @property
+    def nothing_trains(self):
+        if self.prompt is not None:
+            return super().nothing_trains
+        return (
+            f"the template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., and the "
+            'rest is frozen. Build the model with `trainable="all"` to train it whole'
+        )
+
+    @property
+    def learns_from_unlabeled(self):
+        return self.auxiliary
+
+    unlabeled_advice = (
+        "Only the auxiliary task would: build the model with `auxiliary=True`, or leave them out."
+    )
 
     def call(self, inputs, training=False):
         inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
@@ -160,20 +154,11 @@ class ClozeModel(keras.Model):
         scores = auxiliary.get("scores", y_pred)
         if self.normalization == "labels":
             scores = ops.log_softmax(scores)
-        y = ops.reshape(ops.cast(y, "int32"), ops.shape(scores)[:1])
-        # A text without a label is in no column.
-        chosen = ops.one_hot(y, ops.shape(scores)[-1], dtype=scores.dtype)
-        losses = -ops.sum(ops.where(chosen > 0, scores, 0.0), axis=-1)
-        if sample_weight is not None:
-            losses = losses * ops.reshape(ops.cast(sample_weight, losses.dtype), (-1,))
+        losses, labeled = self.label_losses(y, scores, sample_weight)
         # As in the original script, every predicted position counts the same.
         total = ops.sum(losses) + auxiliary.get("auxiliary_loss", 0.0)
-        answers = ops.sum(ops.cast(y >= 0, "float32")) * self.template.num_masks
+        answers = ops.sum(ops.cast(labeled, "float32")) * self.template.num_masks
         return total / ops.maximum(answers + auxiliary.get("auxiliary_count", 0.0), 1.0)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        scores = y_pred["scores"] if isinstance(y_pred, dict) else y_pred
-        return super().compute_metrics(x, y, scores, sample_weight)
 
     def compile(self, optimizer=None, loss=None, prompt_optimizer=None, **kwargs):
         """Configures training.
@@ -181,20 +166,16 @@ class ClozeModel(keras.Model):
         Args:
             optimizer: Defaults to Adam with the learning rate 6e-4 for a prompt, 2e-5 for a
                 whole model.
-            loss: Must be `None`: the loss is chosen when building the model.
+            loss: Must be `None`: `normalization` and `auxiliary` choose it, when building the
+                model.
             prompt_optimizer: Optional optimizer of the virtual tokens alone, e.g. with a larger
                 learning rate, `model.compile(Adam(2e-5), prompt_optimizer=Adam(1e-2))`, where the
                 whole model trains.
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
                 accuracy of the labels.
         """
-        if loss is not None:
-            raise ValueError(
-                "A ClozeModel has its own loss; choose it with `normalization` and `auxiliary` "
-                f"when building the model. Received: loss={loss!r}."
-            )
         if optimizer is None:
-            optimizer = keras.optimizers.Adam(6e-4 if self.tuned == "prompt" else 2e-5)
+            optimizer = keras.optimizers.Adam(self.default_learning_rate)
         if prompt_optimizer is not None:
             if self.prompt is None:
                 raise ValueError(
@@ -207,141 +188,7 @@ class ClozeModel(keras.Model):
             optimizer = keras.optimizers.MultiOptimizer(
                 keras.optimizers.OptimizerMap(optimizer, own)
             )
-        kwargs.setdefault("metrics", [LabelAccuracy()])
-        if keras.backend.backend() == "tensorflow":
-            kwargs.setdefault("jit_compile", False)
-        super().compile(optimizer=optimizer, **kwargs)
-
-    def compile_from_config(self, config):
-        # Keras leaves this to models with a `compile` of their own.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, validation_data=None, **kwargs):
-        """Trains the model, as `keras.Model.fit` does.
-
-        A dataset's epochs go on where its last training stopped, so that its batches and masks
-        differ each time; set `dataset.epoch = 0` to repeat them.
-
-        Raises:
-            FloatingPointError: if the loss, or a weight, is not finite. The model has the weights
-                of the best epoch then, by `val_loss` or else `loss`.
-            ValueError: if nothing would be trained, or the data are those of another template.
-        """
-        if not self.trainable_variables:
-            reason = (
-                "all of the model is frozen"
-                if self.prompt is not None
-                else f"the template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., "
-                'and the rest is frozen. Build the model with `trainable="all"` to train it whole'
-            )
-            raise ValueError(f"Nothing would be trained: {reason}.")
-        callbacks = kwargs.pop("callbacks", None) or []
-        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        # First, so that whatever writes weights afterwards writes good ones.
-        stop_at_nan = StopAtNaN(x if isinstance(x, ClozeDataset) else None)
-        callbacks = [stop_at_nan, *callbacks]
-        if isinstance(x, ClozeDataset):
-            if kwargs.get("steps_per_epoch"):
-                raise ValueError(
-                    "An epoch of a template's dataset is all of it: leave out `steps_per_epoch`."
-                )
-            start = kwargs.get("initial_epoch", 0)
-            offset = max(x.epoch - start, 0)
-            count_epochs = keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: setattr(x, "epoch", epoch + offset),
-                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
-            )
-            callbacks.insert(0, count_epochs)
-            # The dataset shuffles by its own seed.
-            kwargs["shuffle"] = False
-            if x.has_unlabeled and (not self.auxiliary or kwargs.get("class_weight")):
-                raise ValueError(
-                    "Only the auxiliary task learns from unlabelled texts, which are in no class. "
-                    "Build the model with `auxiliary=True`, without `class_weight`, or leave "
-                    "these texts out."
-                )
-        history = super().fit(
-            self._checked(x, "fit"),
-            self._checked_labels(y, x),
-            batch_size,
-            epochs,
-            validation_data=self._checked(validation_data, "evaluate"),
-            callbacks=callbacks,
-            **kwargs,
-        )
-        if stop_at_nan.error is not None:
-            raise stop_at_nan.error
-        return history
-
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too."""
-        if not self.compiled:
-            self.compile()
-        x, y = self._checked(x, "evaluate"), self._checked_labels(y, x)
-        return super().evaluate(x, y, batch_size, **kwargs)
-
-    def predict(self, x, batch_size=None, **kwargs):
-        if not isinstance(x, ClozeDataset):
-            return super().predict(x, batch_size, **kwargs)
-        if kwargs.get("steps"):
-            raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
-        dataset, order = x.by_length()
-        sorted_scores = super().predict(self._checked(dataset, "predict"), **kwargs)
-        scores = sorted_scores.copy()
-        scores[order] = sorted_scores
-        return scores
-
-    def _checked_labels(self, y, x):
-        """Refuses labels that would train wrongly without a word; returns them flat."""
-        if y is None:
-            return None
-        y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(y)
-        if y.shape not in ((len(y),), (len(y), 1)):
-            raise ValueError(f"`y` must have the shape (n,). Received: shape {y.shape}.")
-        if y.dtype.kind not in "iub":
-            raise TypeError(
-                "`y` must be the numbers of the labels, as `template.label_ids(labels)` gives "
-                f"them. Received: numbers of the type {y.dtype}, beginning with {y[:3].tolist()}."
-            )
-        names = self.template.label_names
-        count = x["candidate_ids"].shape[1] if names is None else len(names)
-        outside = y[(y < 0) | (y >= count)]
-        if outside.size:
-            raise ValueError(
-                f"`y` must be from 0 to {count - 1}, the places of "
-                f"{names or 'the candidates'}. Received: {outside[:5].tolist()}."
-            )
-        return y.reshape(-1)
-
-    def _checked(self, data, purpose):
-        """Refuses a dataset of another template; returns what Keras is to iterate over."""
-        if not isinstance(data, ClozeDataset):
-            return data
-        if purpose != "predict" and data.label_ids is None:
-            raise ValueError(
-                "Training and evaluation need labels: `template.dataset(texts, labels)`."
-            )
-        if purpose == "evaluate" and data.has_unlabeled:
-            raise ValueError("Evaluation needs labels: make a dataset without `unlabeled` texts.")
-        for name in ("pattern", "labels", "label_names", "causal"):
-            theirs, ours = getattr(data.template, name), getattr(self.template, name)
-            if theirs != ours:
-                raise ValueError(
-                    "The dataset was made with another template than the model's. Received: "
-                    f"{name} {theirs!r} instead of {ours!r}."
-                )
-        if data.template.tokenizer.get_config() != self.template.tokenizer.get_config():
-            raise ValueError(
-                "The dataset was made with another vocabulary than the model's, or other settings "
-                "of its tokenizer."
-            )
-        if data.template.maxlen > self.template.maxlen:
-            raise ValueError(
-                "The dataset has longer texts than the model was made for. Received: "
-                f"maxlen={data.template.maxlen} instead of {self.template.maxlen}."
-            )
-        return data.to_tf_data() if keras.backend.backend() == "tensorflow" else data
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def summary(self, *args, print_fn=None, **kwargs):
         """Prints the layers, and how many of the numbers in them are trained."""
@@ -360,15 +207,6 @@ class ClozeModel(keras.Model):
         own = {id(v) for v in self.embedding.trainable_variables}
         frozen_table = not self.embedding.embeddings.trainable
         return frozen_table and all(id(v) in own for v in self.trainable_variables)
-
-    def save(self, filepath, overwrite=True, **kwargs):
-        """Saves the whole model; the file of that name is replaced only by a complete one."""
-        if not os.fspath(filepath).endswith(".keras"):
-            raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
-        if not overwrite and os.path.exists(filepath):
-            raise FileExistsError(f"The file {filepath!r} exists, and `overwrite` is False.")
-        with replacing(filepath) as temporary:
-            super().save(temporary, **kwargs)
 
     def save_prompt(self, filepath):
         """Saves the tuned prompt by itself: some kilobytes, to be used with `load_prompt`.
@@ -411,26 +249,14 @@ class ClozeModel(keras.Model):
         return digest.hexdigest()
 
     def get_config(self):
-        if not isinstance(self._init_config.get("model", ""), str):
-            raise ValueError(
-                "A model with an architecture of your own cannot be saved whole. Save its weights "
-                f"with `save_weights`. Received: model={self._init_config['model']!r}."
-            )
         return {
-            **self._init_config,
-            "dtype": self.dtype_policy.name,
-            "template": self.template.get_config(),
+            **super().get_config(),
             "trainable": self.tuned,
             "normalization": self.normalization,
             "auxiliary": self.auxiliary,
             "prompt_encoder": self.prompt_encoder,
             "prompt_start": self.prompt_start,
-            "name": self.name,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{**config, "template": Template.from_config(config["template"])})
 
 
 def _build_backbone(
@@ -451,19 +277,6 @@ def _build_backbone(
         )
         raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
     settings = {**read_config(config), **kwargs}
-    keep_tokens = settings.get("keep_tokens")
-    vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
-    if template.tokenizer.vocab_size != vocab_size:
-        raise ValueError(
-            f"The vocabulary does not belong to this checkpoint: it has "
-            f"{template.tokenizer.vocab_size} tokens, and the model {vocab_size} embeddings."
-        )
-    positions = settings["max_position"]
-    if template.maxlen > positions:
-        raise ValueError(
-            f"The template makes texts of up to {template.maxlen} tokens, and the model has "
-            f"{positions} positions. Use `Template(..., maxlen={positions})` or less."
-        )
     tuned_ids = template.virtual_ids + template.label_token_ids
     if prompt_start != "unused" and not tuned_ids:
         raise ValueError(
@@ -478,7 +291,7 @@ def _build_backbone(
     layers = {}
     if tuned_ids:
         layers["Embedding-Token"] = PtuningEmbedding(
-            vocab_size,
+            template.tokenizer.vocab_size,
             settings["hidden_size"],
             tuned_ids=tuned_ids,
             table_trainable=trainable == "all",

@@ -1,0 +1,283 @@
+"""What all models here share: a template's data in, one score for each label out."""
+
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ptuning.data import ClozeDataset
+from keras_ptuning.files import replacing
+from keras_ptuning.models import read_config
+from keras_ptuning.templates import PlainText, Template
+from keras_ptuning.tuning.nan import StopAtNaN
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class LabelAccuracy(keras.metrics.SparseCategoricalAccuracy):
+    """How often the best label is the right one, or the most probable of soft labels.
+
+    Texts without a label do not count.
+    """
+
+    def __init__(self, name="accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if _is_soft(y_true):
+            y_true = ops.argmax(y_true, axis=-1)
+        labeled = ops.cast(ops.reshape(y_true, (-1,)) >= 0, "float32")
+        weights = labeled
+        if sample_weight is not None:
+            weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+        super().update_state(ops.maximum(y_true, 0), y_pred, weights)
+
+
+def _is_soft(y):
+    """Whether these labels are probabilities of all labels, not numbers of single ones."""
+    return len(y.shape) == 2 and "float" in keras.backend.standardize_dtype(y.dtype)
+
+
+class LabelModel(keras.Model):
+    """A Keras model that reads what `template.dataset` makes and scores the template's labels.
+
+    Subclasses give `call`, `compute_loss`, and what they are made of.
+
+    Attributes:
+        template: The `Template` or `PlainText`.
+        backbone: The functional Keras model inside, with the layers of the transformer.
+    """
+
+    # The learning rate of Adam, where `compile` is given no optimizer.
+    default_learning_rate = 2e-5
+    # Why there are no variables to train, and what to do about texts without labels.
+    nothing_trains = "all of the model is frozen"
+    learns_from_unlabeled = False
+    unlabeled_advice = "Leave these texts out."
+
+    def __init__(self, config, template, name=None, **kwargs):
+        # Written down, so that a saved model keeps the policy that was global when it was made.
+        kwargs["dtype"] = keras.dtype_policies.get(
+            kwargs.get("dtype") or keras.config.dtype_policy()
+        )
+        if kwargs.get("keep_tokens") is not None:
+            kwargs["keep_tokens"] = [int(i) for i in kwargs["keep_tokens"]]
+        super().__init__(name=name, dtype=kwargs["dtype"])
+        self.template = template
+        self.init_config = {"config": config, **kwargs}
+        self._check_template({**read_config(config), **kwargs})
+        if keras.backend.backend() == "tensorflow":
+            # XLA would compile anew for each length of batch, and is no faster on a CPU.
+            self.jit_compile = False
+
+    def _check_template(self, settings):
+        keep_tokens = settings.get("keep_tokens")
+        vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
+        if self.template.tokenizer.vocab_size != vocab_size:
+            raise ValueError(
+                f"The vocabulary does not belong to this checkpoint: it has "
+                f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "
+                "embeddings."
+            )
+        positions = settings["max_position"]
+        if self.template.maxlen > positions:
+            raise ValueError(
+                f"The template makes texts of up to {self.template.maxlen} tokens, and the model "
+                f"has {positions} positions. Use `maxlen={positions}` or less in the template."
+            )
+
+    def build(self, input_shape):
+        pass
+
+    def label_losses(self, y, scores, sample_weight=None):
+        """The cross-entropy of each text, 0 where it has no label; and which texts have one."""
+        if _is_soft(y):
+            chosen = ops.cast(y, scores.dtype)
+        else:
+            y = ops.reshape(ops.cast(y, "int32"), ops.shape(scores)[:1])
+            # A text without a label is in no column.
+            chosen = ops.one_hot(y, ops.shape(scores)[-1], dtype=scores.dtype)
+        losses = -ops.sum(ops.where(chosen > 0, chosen * scores, 0.0), axis=-1)
+        if sample_weight is not None:
+            losses = losses * ops.reshape(ops.cast(sample_weight, losses.dtype), (-1,))
+        return losses, ops.any(chosen > 0, axis=-1)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        scores = y_pred["scores"] if isinstance(y_pred, dict) else y_pred
+        return super().compute_metrics(x, y, scores, sample_weight)
+
+    def compile(self, optimizer=None, loss=None, **kwargs):
+        """Configures training.
+
+        Args:
+            optimizer: Defaults to Adam.
+            loss: Must be `None`: the model has its own.
+            **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
+                accuracy of the labels.
+        """
+        if loss is not None:
+            raise ValueError(
+                f"A {type(self).__name__} has its own loss, which its arguments choose. Received: "
+                f"loss={loss!r}."
+            )
+        if optimizer is None:
+            optimizer = keras.optimizers.Adam(self.default_learning_rate)
+        kwargs.setdefault("metrics", [LabelAccuracy()])
+        if keras.backend.backend() == "tensorflow":
+            kwargs.setdefault("jit_compile", False)
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        # Keras leaves this to models with a `compile` of their own.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, validation_data=None, **kwargs):
+        """Trains the model, as `keras.Model.fit` does.
+
+        A dataset's epochs go on where its last training stopped, so that its batches and masks
+        differ each time; set `dataset.epoch = 0` to repeat them.
+
+        Raises:
+            FloatingPointError: if the loss, or a weight, is not finite. The model has the weights
+                of the best epoch then, by `val_loss` or else `loss`.
+            ValueError: if nothing would be trained, or the data are those of another template.
+        """
+        if not self.trainable_variables:
+            raise ValueError(f"Nothing would be trained: {self.nothing_trains}.")
+        callbacks = kwargs.pop("callbacks", None) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        # First, so that whatever writes weights afterwards writes good ones.
+        stop_at_nan = StopAtNaN(x if isinstance(x, ClozeDataset) else None)
+        callbacks = [stop_at_nan, *callbacks]
+        if isinstance(x, ClozeDataset):
+            if kwargs.get("steps_per_epoch"):
+                raise ValueError(
+                    "An epoch of a template's dataset is all of it: leave out `steps_per_epoch`."
+                )
+            start = kwargs.get("initial_epoch", 0)
+            offset = max(x.epoch - start, 0)
+            count_epochs = keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs: setattr(x, "epoch", epoch + offset),
+                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
+            )
+            callbacks.insert(0, count_epochs)
+            # The dataset shuffles by its own seed.
+            kwargs["shuffle"] = False
+            if x.has_unlabeled and not self.learns_from_unlabeled:
+                raise ValueError(
+                    f"This model learns nothing from texts without a label. {self.unlabeled_advice}"
+                )
+            if x.has_unlabeled and kwargs.get("class_weight"):
+                raise ValueError(
+                    "Texts without a label are in no class: leave out `class_weight`, or these "
+                    "texts."
+                )
+        history = super().fit(
+            self._checked(x, "fit"),
+            self._checked_labels(y, x),
+            batch_size,
+            epochs,
+            validation_data=self._checked(validation_data, "evaluate"),
+            callbacks=callbacks,
+            **kwargs,
+        )
+        if stop_at_nan.error is not None:
+            raise stop_at_nan.error
+        return history
+
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+        """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too."""
+        if not self.compiled:
+            self.compile()
+        x, y = self._checked(x, "evaluate"), self._checked_labels(y, x)
+        return super().evaluate(x, y, batch_size, **kwargs)
+
+    def predict(self, x, batch_size=None, **kwargs):
+        if not isinstance(x, ClozeDataset):
+            return super().predict(x, batch_size, **kwargs)
+        if kwargs.get("steps"):
+            raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
+        dataset, order = x.by_length()
+        sorted_scores = super().predict(self._checked(dataset, "predict"), **kwargs)
+        scores = sorted_scores.copy()
+        scores[order] = sorted_scores
+        return scores
+
+    def _checked_labels(self, y, x):
+        """Refuses labels that would train wrongly without a word; returns them flat."""
+        if y is None:
+            return None
+        y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(y)
+        if y.shape not in ((len(y),), (len(y), 1)):
+            raise ValueError(f"`y` must have the shape (n,). Received: shape {y.shape}.")
+        if y.dtype.kind not in "iub":
+            raise TypeError(
+                "`y` must be the numbers of the labels, as `template.label_ids(labels)` gives "
+                f"them. Received: numbers of the type {y.dtype}, beginning with {y[:3].tolist()}."
+            )
+        names = self.template.label_names
+        count = x["candidate_ids"].shape[1] if names is None else len(names)
+        outside = y[(y < 0) | (y >= count)]
+        if outside.size:
+            raise ValueError(
+                f"`y` must be from 0 to {count - 1}, the places of "
+                f"{names or 'the candidates'}. Received: {outside[:5].tolist()}."
+            )
+        return y.reshape(-1)
+
+    def _checked(self, data, purpose):
+        """Refuses a dataset of another template; returns what Keras is to iterate over."""
+        if not isinstance(data, ClozeDataset):
+            return data
+        if purpose != "predict" and data.label_ids is None:
+            raise ValueError(
+                "Training and evaluation need labels: `template.dataset(texts, labels)`."
+            )
+        if purpose == "evaluate" and data.has_unlabeled:
+            raise ValueError("Evaluation needs labels: make a dataset without `unlabeled` texts.")
+        for name in ("pattern", "labels", "label_names", "causal"):
+            theirs, ours = getattr(data.template, name), getattr(self.template, name)
+            if theirs != ours:
+                raise ValueError(
+                    "The dataset was made with another template than the model's. Received: "
+                    f"{name} {theirs!r} instead of {ours!r}."
+                )
+        if data.template.tokenizer.get_config() != self.template.tokenizer.get_config():
+            raise ValueError(
+                "The dataset was made with another vocabulary than the model's, or other settings "
+                "of its tokenizer."
+            )
+        if data.template.maxlen > self.template.maxlen:
+            raise ValueError(
+                "The dataset has longer texts than the model was made for. Received: "
+                f"maxlen={data.template.maxlen} instead of {self.template.maxlen}."
+            )
+        return data.to_tf_data() if keras.backend.backend() == "tensorflow" else data
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Saves the whole model; the file of that name is replaced only by a complete one."""
+        if not os.fspath(filepath).endswith(".keras"):
+            raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
+        if not overwrite and os.path.exists(filepath):
+            raise FileExistsError(f"The file {filepath!r} exists, and `overwrite` is False.")
+        with replacing(filepath) as temporary:
+            super().save(temporary, **kwargs)
+
+    def get_config(self):
+        if not isinstance(self.init_config.get("model", ""), str):
+            raise ValueError(
+                "A model with an architecture of your own cannot be saved whole. Save its weights "
+                f"with `save_weights`. Received: model={self.init_config['model']!r}."
+            )
+        return {
+            **self.init_config,
+            "dtype": self.dtype_policy.name,
+            "template": self.template.get_config(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        kind = Template if "pattern" in config["template"] else PlainText
+        return cls(**{**config, "template": kind.from_config(config["template"])})

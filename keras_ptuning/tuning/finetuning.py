@@ -1,0 +1,98 @@
+"""Direct fine-tuning, the baseline: a dense layer over the vector of `[CLS]`, and no cloze."""
+
+import keras
+from keras import ops
+
+from keras_ptuning.assets import find_asset
+from keras_ptuning.models import build_transformer_model, is_causal, load_config, read_config
+from keras_ptuning.templates import PlainText
+from keras_ptuning.tuning.base import LabelModel
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class TextClassifier(LabelModel):
+    """A classifier that reads the vector of `[CLS]`.
+
+    Made by `build_classifier`, whose documentation has the arguments. It is trained and used like
+    a `ClozeModel`: `fit` minimises the mean cross-entropy of the labels, which may be soft;
+    `predict` returns the log-probability of each label, `(n, num_labels)`, in the order of the
+    texts.
+    """
+
+    def __init__(self, config, template, checkpoint_path=None, name=None, **kwargs):
+        super().__init__(config, template, name, **kwargs)
+        kwargs = {key: value for key, value in self.init_config.items() if key != "config"}
+        if is_causal(config, kwargs.get("model"), kwargs.get("application")):
+            raise ValueError(
+                "In a causal language model [CLS] has not seen the text. Take a masked one, such "
+                "as 'bert-mini-zh'; or a cloze: a `Template` with causal=True, and "
+                "`build_ptuning_model`."
+            )
+        self.backbone = build_transformer_model(config, checkpoint_path, name="backbone", **kwargs)
+        settings = read_config(config)
+        self.classifier = keras.layers.Dense(
+            template.num_labels,
+            kernel_initializer=keras.initializers.TruncatedNormal(
+                stddev=settings["initializer_range"]
+            ),
+            # Probabilities need the range and precision of float32.
+            dtype="float32",
+            name="Classifier",
+        )
+        self.classifier.build((None, settings["hidden_size"]))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        named = {"Input-Token": inputs["token_ids"], "Input-Segment": inputs["segment_ids"]}
+        x = self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
+        return ops.log_softmax(self.classifier(x[:, 0]))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses, labeled = self.label_losses(y, y_pred, sample_weight)
+        return ops.sum(losses) / ops.maximum(ops.sum(ops.cast(labeled, "float32")), 1.0)
+
+
+def build_classifier(config_path, checkpoint_path=None, template=None, **kwargs):
+    """Builds an ordinary classifier out of a pretrained BERT: what fine-tuning is, without a cloze.
+
+    Args:
+        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
+            name of an embedded checkpoint, `"bert-mini-zh"`.
+        checkpoint_path: Its weights, as `build_ptuning_model` takes them; an MLM head is not
+            needed. `None` for the embedded checkpoint, or else random weights.
+        template: A `PlainText`, which has the labels, over the checkpoint's vocabulary.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`.
+
+    Returns:
+        A `TextClassifier`, all of whose weights train.
+
+    Raises:
+        FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
+        TypeError: if `template` is not a `PlainText`.
+        ValueError: if the model is causal, the configuration does not match the checkpoint, or the
+            vocabulary or the length of the texts not the configuration.
+
+    Example:
+
+    ```python
+    plain = PlainText(["负面", "正面"], "bert-mini-zh")
+    model = build_classifier("bert-mini-zh", template=plain)
+    model.compile(keras.optimizers.Adam(2e-5))
+    model.fit(plain.dataset(texts, labels), epochs=10)
+    plain.decode(model.predict(plain.dataset(new_texts)))
+    ```
+
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 4.
+    """
+    return TextClassifier(*_classifier_arguments(config_path, checkpoint_path, template), **kwargs)
+
+
+def _classifier_arguments(config_path, checkpoint_path, template):
+    if not isinstance(template, PlainText):
+        raise TypeError(
+            "`template` must be a `PlainText`, e.g. PlainText(['负面', '正面'], 'bert-mini-zh'). "
+            f"Received: template={template!r}."
+        )
+    checkpoint_path = checkpoint_path or find_asset(config_path, "bert_model.safetensors")
+    return load_config(config_path), template, checkpoint_path
