@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import methods
 import numpy as np
 
@@ -123,6 +124,10 @@ def draw_of(options, seed):
     return 0 if options.task == "sentiment" or seed is None else seed
 
 
+def is_random(method, options):
+    return methods.METHODS[method].by_seed or options.task != PUBLISHED_TASK
+
+
 def plan(options):
     """The runs in their order, and the tasks by draw.
 
@@ -130,7 +135,7 @@ def plan(options):
     """
     runs, tasks = [], {}
     for seed in (None, *options.seeds):
-        names = [n for n in options.methods if methods.METHODS[n].by_seed == (seed is not None)]
+        names = [n for n in options.methods if is_random(n, options) == (seed is not None)]
         if not names:
             continue
         draw = draw_of(options, seed)
@@ -279,6 +284,8 @@ def run_all(runs, tasks, options, folder):
         left = time_left(left, read_runs(folder))
         print(f"[{number}/{len(runs)}] {run} ({left})", flush=True)
         task = tasks[draw_of(options, run.seed)]
+        # What earlier runs have left in Keras would fill the memory.
+        keras.utils.clear_session()
         start = time.perf_counter()
         try:
             predictions = methods.METHODS[run.method].run(
@@ -380,8 +387,9 @@ def cell(results, *keys):
 def seeds_and_seconds(columns):
     results = [result for found in columns.values() for result in found]
     # An unfinished grid has more in some columns than in others.
-    counts = sorted({len(found) for found in columns.values()})
-    seeds = "-" if results[0]["seed"] is None else "-".join(map(str, counts))
+    counts = [len(found) for found in columns.values()]
+    seeds = "-".join(map(str, sorted({min(counts), max(counts)})))
+    seeds = "-" if results[0]["seed"] is None else seeds
     return [seeds, duration(statistics.mean(result["seconds"] for result in results))]
 
 
@@ -458,9 +466,9 @@ def compare(rows):
 
 
 def write_table(folder):
-    records = read_runs(folder)
+    grid, records = read_grid(folder), read_runs(folder)
     write(folder / "results.json", to_json(records))
-    table = render(read_grid(folder), records)
+    table = render(grid, records)
     write(folder / "table.md", table)
     return table
 

@@ -4,12 +4,18 @@ from keras_ptuning import datasets, layers
 from keras_ptuning.data import PackedDataset
 from keras_ptuning.layers import PromptEncoder, PtuningEmbedding
 from keras_ptuning.models import build_transformer_model, save_transformer_model
-from keras_ptuning.templates import Template
+from keras_ptuning.templates import PlainText, Template
 from keras_ptuning.tokenizers import Tokenizer, build_vocab
 from keras_ptuning.tuning import (
     ClozeModel,
+    PetClassifier,
     PromptClassifier,
+    TextClassifier,
+    VATClassifier,
+    build_classifier,
     build_ptuning_model,
+    build_vat_classifier,
+    calibrate,
     describe_prompt,
     load_prompt,
     plot_prompt,
@@ -22,14 +28,21 @@ __version__ = "0.1.0"
 __all__ = [
     "ClozeModel",
     "PackedDataset",
+    "PetClassifier",
+    "PlainText",
     "PromptClassifier",
     "PromptEncoder",
     "PtuningEmbedding",
     "Template",
+    "TextClassifier",
     "Tokenizer",
+    "VATClassifier",
+    "build_classifier",
     "build_ptuning_model",
     "build_transformer_model",
+    "build_vat_classifier",
     "build_vocab",
+    "calibrate",
     "datasets",
     "describe_prompt",
     "layers",

@@ -40,6 +40,7 @@ FEWCLUE_LABELS = {
     "chid": None,
 }
 FEWCLUE_UNLABELED = ("eprstmt", "tnews", "chid")
+_LABELED_LINE = re.compile(r"\t-?[0-9]+$")
 # Seconds without any data after which a download is given up.
 TIMEOUT = 30
 
@@ -97,7 +98,8 @@ def read_documents(path):
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a line is not UTF-8 (its number is named), if a compressed file is damaged
-            or cut off, or if the file has no documents.
+            or cut off, if the file has no documents, or if it is one of labelled texts, which
+            `read_labeled` reads.
 
     Example:
 
@@ -130,6 +132,12 @@ def read_documents(path):
         raise ValueError(
             f"There are no documents in {str(path)!r}. Expected one a line. Received: only empty "
             "lines, or none."
+        )
+    if all(_LABELED_LINE.search(document) for document in documents):
+        raise ValueError(
+            f"The lines of {str(path)!r} end in labels, which would be learned as words. Read it "
+            "with `read_labeled`, or leave out what stands after the tab. Received: "
+            f"{documents[0][-40:]!r}."
         )
     return documents
 

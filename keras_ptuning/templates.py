@@ -526,7 +526,9 @@ class Template:
         Reference:
             - [Su, 2020](https://kexue.fm/archives/7764), the four regimes.
         """
-        if mask_rate is None:
+        if not self.is_cloze:
+            mask_rate = 0.0
+        elif mask_rate is None:
             mask_rate = 1.0 if self.causal else 0.15
         candidates = candidates if candidates is None else list(candidates)
         unlabeled = [] if unlabeled is None else list(unlabeled)
@@ -537,7 +539,8 @@ class Template:
             if labels is not None:
                 label_ids = self._checked_label_ids(labels, examples, candidates)
         if unlabeled:
-            if label_ids is None or label_ids.ndim > 1 or not mask_rate or not self.labels:
+            learned = mask_rate or not self.is_cloze
+            if label_ids is None or label_ids.ndim > 1 or not learned or not self.labels:
                 raise ValueError(
                     "Unlabelled texts go with labelled ones or alone, with the auxiliary task "
                     "(`mask_rate`), and a template with labels of its own. Received: "
@@ -557,7 +560,7 @@ class Template:
         )
 
     def _unlabeled_examples(self, texts):
-        if self.causal or self.virtual_ids:
+        if self.causal or self.virtual_ids or not self.is_cloze:
             return self._examples(texts)
         plain = PlainText(self.label_names, self.tokenizer, self.maxlen, "text_b" in self.slots)
         # The batches have answer positions, though nothing is asked here.
@@ -639,7 +642,7 @@ class Template:
 class PlainText(Template):
     """Texts as they are, `[CLS] text [SEP]`, for a classifier without a cloze.
 
-    Has the methods of `Template`.
+    Has the methods of `Template`; nothing is masked.
 
     Args:
         labels: List of at least two labels, strings or integers.

@@ -68,6 +68,7 @@ def test_documents(tmp_path, content):
         (b"", "There are no documents in .*corpus"),
         (b"\n \n", "There are no documents in .*corpus"),
         (zipped(b""), "There are no documents in .*corpus"),
+        ("很好\t1\n不好\t0\n".encode(), "corpus' end in labels.*with `read_labeled`"),
     ],
 )
 def test_broken_documents(tmp_path, content, message):

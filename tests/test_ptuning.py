@@ -388,6 +388,38 @@ def test_unlabelled_texts_count_through_the_auxiliary_task_alone(make_model, mak
             )
 
 
+def test_the_regimes_of_pet(make_model, make_template, reviews):
+    """Words of a template and a whole model: without labels it learns the language alone."""
+    template = make_template("[MASK]好。{text}")
+    model = make_model(template, trainable="all")
+    rows = model.verbalizer.word_ids
+    model.compile(keras.optimizers.Adam(0.003))
+    losses = model.fit(template.dataset(unlabeled=reviews[0]), epochs=30, verbose=0).history["loss"]
+    assert losses[-1] < 0.7 * losses[0]
+    # The texts are about two things, in their own words; which is good they do not say.
+    x = template.encode(reviews[0])
+    before = model.evaluate(x, template.label_ids(reviews[1]), verbose=0, return_dict=True)
+    assert before["accuracy"] < 0.8
+    data = template.dataset(reviews[0][:8], reviews[1][:8], unlabeled=reviews[0][8:], batch_size=8)
+    model.fit(data, epochs=30, verbose=0)
+    after = model.evaluate(x, template.label_ids(reviews[1]), verbose=0, return_dict=True)
+    assert after["accuracy"] > 0.9 and rows == model.verbalizer.word_ids
+
+
+def test_soft_labels(make_model, make_template):
+    """The cross-entropy with probabilities; certain ones are labels."""
+    template = make_template()
+    model = make_model(template, auxiliary=False, normalization="labels")
+    model.compile()
+    texts, soft = ["书贵", "屏幕"], np.array([[0.2, 0.8], [1.0, 0.0]])
+    scores = ops.convert_to_numpy(ops.log_softmax(model.predict(template.encode(texts))))
+    loss = model.evaluate(template.dataset(texts, soft), verbose=0)[0]
+    assert loss == pytest.approx(-(soft * scores).sum() / 2, rel=1e-4)
+    certain = model.evaluate(template.dataset(texts, np.eye(2)[[1, 0]]), verbose=0)
+    labels = model.evaluate(template.dataset(texts, ["正面", "负面"]), verbose=0)
+    assert certain == pytest.approx(labels, rel=1e-5)
+
+
 def test_label_tokens_learn(make_model, make_template, reviews):
     """Their rows in the projection do, beside chosen words, and start as these."""
     template = make_template("[u1][MASK]{text}", {"负面": ["不", "[v1]"], "正面": ["很", "[v2]"]})

@@ -6,7 +6,7 @@ import pytest
 from conftest import LABELS
 from small_bert import vocabulary
 
-from keras_ptuning import Template, Tokenizer
+from keras_ptuning import PlainText, Template, Tokenizer
 
 
 def tokens(template, text):
@@ -294,3 +294,64 @@ def test_candidates_and_labels_do_not_mix(make_template):
         template.label_ids(["很"])
     with pytest.raises(ValueError, match="n lists of candidates"):
         template.decode([[0.0, 1.0], [1.0, 0.0]], candidates=OWN[:1])
+
+
+def test_unlabeled_texts_stand_without_the_words_of_a_template(make_template):
+    template = make_template("[MASK]好。{text}")
+    plain = PlainText(template.label_names, template.tokenizer)
+    dataset = template.dataset(["书"], ["正面"], unlabeled=["屏幕不好"], shuffle=False)
+    x, y = dataset[0]
+    assert y.tolist() == [1, -1]
+    alone = plain.encode(["屏幕不好"])["token_ids"][0]
+    assert x["token_ids"][1][: len(alone)].tolist() == alone.tolist()
+    assert not x["token_ids"][1][len(alone) :].any()
+    # Where nothing is asked, and all the words may be masked.
+    assert x["mask_positions"].tolist() == [[1], [0]]
+    assert dataset.examples[1].maskable.tolist() == [False, True, True, True, True, False]
+
+
+def test_unlabeled_pairs_and_no_labels_at_all(make_template):
+    template = make_template("{text}？[MASK]，{text_b}")
+    x, y = template.dataset(unlabeled=[("书", "屏幕")])[0]
+    tokens = [template.tokenizer.id_to_token(i) for i in x["token_ids"][0][:6]]
+    assert tokens == ["[CLS]", "书", "[SEP]", "屏", "幕", "[SEP]"]
+    assert x["segment_ids"][0][:6].tolist() == [0, 0, 0, 1, 1, 1] and y.tolist() == [-1]
+    with pytest.raises(ValueError, match="no texts to encode"):
+        template.dataset([], [], unlabeled=[("书", "屏幕")])
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": True}])
+def test_virtual_tokens_learn_from_unlabeled_texts_too(tokenizer, options):
+    pattern = "{text}好[MASK]" if options else "[u1][MASK]{text}"
+    template = Template(pattern, {"负面": "不", "正面": "很"}, tokenizer, **options)
+    found = template.dataset(unlabeled=["书贵"]).examples[0].token_ids
+    assert found.tolist() == template.encode(["书贵"])["token_ids"][0].tolist()
+
+
+def test_plain_text(tokenizer):
+    plain = PlainText(["b", "a"], tokenizer, maxlen=5)
+    x, y = plain.encode(["书贵书贵书贵"], ["a"])
+    assert x["token_ids"].shape == (1, 5) and y.tolist() == [1]
+    assert plain.decode([[0.1, 0.2]]) == ["a"]
+    # Nothing is masked, whatever is asked for.
+    inputs, _ = plain.dataset(["书"], ["a"], mask_rate=0.5)[0]
+    assert not {"masked_token_ids", "auxiliary_ids"} & set(inputs)
+    again = PlainText.from_config(plain.get_config())
+    assert again.get_config() == plain.get_config()
+    for labels in (["a"], ["a", "a"], ["a", 1.5]):
+        with pytest.raises(ValueError, match="at least two labels, strings or integers, each once"):
+            PlainText(labels, tokenizer)
+
+
+def test_soft_labels(make_template):
+    template = make_template()
+    soft = np.array([[0.25, 0.75], [1.0, 0.0]])
+    dataset = template.dataset(["书", "贵"], soft, shuffle=False)
+    np.testing.assert_array_equal(dataset[0][1], soft.astype("float32"))
+    for wrong in (soft[:, :1], soft * 2, soft - [[0.5, -0.5]], soft.astype("int32")):
+        with pytest.raises(ValueError, match="must be probabilities of the template's labels"):
+            template.dataset(["书", "贵"], wrong)
+    with pytest.raises(ValueError, match="2 texts and 1 labels"):
+        template.dataset(["书", "贵"], soft[:1])
+    with pytest.raises(ValueError, match="Unlabelled texts go with"):
+        template.dataset(["书", "贵"], soft, unlabeled=["书"])

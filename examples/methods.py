@@ -1,0 +1,418 @@
+"""What `reproduce.py` compares: PET's regimes, P-tuning, and what one would do without a cloze.
+
+Each method is a function of a task, a pattern and a seed, which returns what it predicts for the
+validation and the test texts. Nothing is chosen by the validation texts, which are many more than
+the labelled ones: the learning rate falls to 0, and the model of the last step counts.
+"""
+
+import glob
+import hashlib
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import fewclue
+import keras
+import sentiment
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from keras_ptuning import (
+    PetClassifier,
+    PlainText,
+    Template,
+    build_classifier,
+    build_ptuning_model,
+    build_vat_classifier,
+    calibrate,
+    datasets,
+)
+from keras_ptuning.assets import NAMES
+from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.files import replacing
+
+REVIEW_PATTERNS = {
+    "P1": "[MASK]满意。{text}",
+    "P2": "{text}[MASK]满意。",
+    "P3": "[MASK]好。{text}",
+    "P4": "[MASK]理想。{text}",
+    "P5": "感觉如何？[MASK]满意。{text}",
+}
+PATTERNS = {
+    "sentiment": REVIEW_PATTERNS,
+    "eprstmt": REVIEW_PATTERNS,
+    "tnews": {
+        "P1": "[MASK][MASK]新闻：{text}",
+        "P2": "下面是[MASK][MASK]新闻：{text}",
+        "P3": "{text}这是[MASK][MASK]新闻。",
+    },
+    "ocnli": {
+        "P1": "{text}？[MASK][MASK]，{text_b}",
+        "P2": "“{text}”？[MASK][MASK]，“{text_b}”",
+    },
+}
+TASKS = tuple(PATTERNS)
+SPLITS = "train", "valid", "test"
+# What the results depend on, as it is; learning rates and files come to it.
+OPTIONS = "labeled", "steps", "prompt_steps", "unlabeled_epochs", "batch_size", "maxlen"
+# Texts without content, for contextual calibration.
+EMPTY = "", "[MASK]", "N/A"
+# How often the labelled texts come in one pass over the unlabelled ones.
+LABELED_PASSES = 10
+GENERATIONS = 3
+
+
+class Task(NamedTuple):
+    name: str
+    patterns: dict
+    labels: dict
+    data: dict
+    labeled: tuple
+    unlabeled: list
+
+
+class Method(NamedTuple):
+    run: Callable
+    by_pattern: bool
+    by_seed: bool
+
+
+def add_options(parser):
+    parser.add_argument(
+        "--checkpoint",
+        default="bert-mini-zh",
+        help="embedded name, folder of a checkpoint, or path of its weights",
+    )
+    parser.add_argument("--gpt-checkpoint", default="gpt-mini-zh", help="for gpt-p-tuning")
+    parser.add_argument(
+        "--patterns", nargs="+", help="some of the task's, such as P1 P3, or patterns in full"
+    )
+    parser.add_argument("--data", help="folder with the task's files; default: downloaded")
+    parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
+    parser.add_argument(
+        "--unlabeled",
+        metavar="FILE",
+        help="texts without labels, one a line; default: the training texts",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=160, help="of whole models on labelled texts alone"
+    )
+    parser.add_argument("--prompt-steps", type=int, default=270, help="of P-tuning")
+    parser.add_argument(
+        "--unlabeled-epochs", type=int, default=1, help="passes over the unlabelled texts"
+    )
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        help="of whole models; default: 5e-4 for the embedded checkpoint, else 2e-5",
+    )
+    parser.add_argument(
+        "--prompt-learning-rate",
+        type=float,
+        help="of P-tuning; default: 1e-2 for the embedded checkpoint, else 6e-4",
+    )
+    parser.add_argument("--maxlen", type=int, default=128, help="tokens of a text + template")
+
+
+def load_task(name, seed, options):
+    """The data of a task and its patterns; for FewCLUE the draw of the labels is `seed`."""
+    if name == "sentiment":
+        data = datasets.load_sentiment(options.data)
+        texts, labels = data["train"]
+        if not 1 <= options.labeled <= len(texts):
+            raise ValueError(
+                f"--labeled must be from 1 to {len(texts)}, the number of training texts. "
+                f"Received: {options.labeled}."
+            )
+        labeled = texts[: options.labeled], labels[: options.labeled]
+        unlabeled, words = texts[options.labeled :], sentiment.LABELS
+    else:
+        data = datasets.load_fewclue(name, seed or 0, options.data)
+        labeled, unlabeled, words = data["train"], data["unlabeled"], fewclue.TASKS[name][2]
+    if options.unlabeled:
+        unlabeled = datasets.read_documents(options.unlabeled)
+    patterns = {}
+    for pattern in options.patterns or PATTERNS[name]:
+        known = pattern in PATTERNS[name]
+        key = pattern if known else f"pattern {len(patterns) + 1}"
+        patterns[key] = PATTERNS[name][pattern] if known else pattern
+    task = Task(name, patterns, words, data, labeled, unlabeled)
+    for key in patterns:
+        make_template(task, options, key)
+    return task
+
+
+def check(task, options, methods):
+    """Refuses what could not run, before anything does."""
+    needy = [name for name in methods if name in NEED_UNLABELED]
+    if needy and not task.unlabeled:
+        raise ValueError(
+            f"The methods {needy} learn from unlabelled texts, and the task {task.name!r} has "
+            "none. Give a file of them, --unlabeled FILE, or leave these methods out."
+        )
+    if "ipet" in methods and len(task.patterns) < 2:
+        raise ValueError(
+            "In iPET models of other patterns label the texts that each learns from, so it needs "
+            f"at least two patterns. Received: {list(task.patterns.values())}."
+        )
+
+
+def settings(options):
+    """What the results depend on, besides method, pattern and seed."""
+    chosen = {name: getattr(options, name) for name in OPTIONS}
+    for name, checkpoint in (
+        ("learning_rate", options.checkpoint),
+        ("prompt_learning_rate", options.checkpoint),
+        ("prompt_learning_rate", options.gpt_checkpoint),
+    ):
+        chosen[f"{name} of {os.path.basename(checkpoint)}"] = rate(options, name, checkpoint)
+    chosen["labeled_passes"], chosen["generations"] = LABELED_PASSES, GENERATIONS
+    for name in ("checkpoint", "gpt_checkpoint"):
+        files = find_checkpoint(getattr(options, name))
+        digest = hashlib.sha256()
+        for start in files:
+            start = pathlib.Path(start)
+            # A TensorFlow checkpoint is the beginning of several names.
+            for path in sorted(start.parent.glob(f"{glob.escape(start.name)}*")):
+                digest.update(path.read_bytes())
+        chosen[f"{name}_sha256"] = digest.hexdigest()
+    task = load_task(options.task, 0, options)
+    content = json.dumps([task.data[s] for s in SPLITS] + [task.labeled, task.unlabeled])
+    chosen["data_sha256"] = hashlib.sha256(content.encode()).hexdigest()
+    return chosen
+
+
+def rate(options, name, checkpoint):
+    """A learning rate: the one given, or what suits the size of the checkpoint."""
+    small, large = {"learning_rate": (5e-4, 2e-5), "prompt_learning_rate": (1e-2, 6e-4)}[name]
+    return getattr(options, name) or (small if checkpoint in NAMES else large)
+
+
+def whole_rate(options):
+    return rate(options, "learning_rate", options.checkpoint)
+
+
+def make_template(task, options, pattern):
+    return make_cloze(task, options, task.patterns[pattern], options.checkpoint)
+
+
+def make_cloze(task, options, pattern, checkpoint, causal=False):
+    vocab = find_checkpoint(checkpoint)[2]
+    return Template(pattern, task.labels, vocab, options.maxlen, causal)
+
+
+def make_plain(task, options):
+    vocab = find_checkpoint(options.checkpoint)[2]
+    return PlainText(list(task.labels), vocab, options.maxlen, has_pairs(task))
+
+
+def has_pairs(task):
+    return isinstance(task.labeled[0][0], tuple)
+
+
+def build(build_model, template, checkpoint, **kwargs):
+    config, weights, _ = find_checkpoint(checkpoint)
+    return build_model(config, weights, template, **kwargs)
+
+
+def score(model, texts):
+    return model.predict(model.template.dataset(texts, batch_size=64), verbose=0)
+
+
+def predict(model, task):
+    """The predicted labels of the validation and the test texts."""
+    return {
+        split: model.template.decode(score(model, task.data[split][0]))
+        for split in ("valid", "test")
+    }
+
+
+def train(model, dataset, epochs, learning_rate, **kwargs):
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(dataset))
+    model.compile(keras.optimizers.Adam(schedule), **kwargs)
+    model.fit(dataset, epochs=epochs, verbose=2)
+
+
+def few_labels(model, task, options, seed, steps, learning_rate):
+    """Trains on the labelled texts alone."""
+    dataset = model.template.dataset(*task.labeled, options.batch_size, seed=seed)
+    train(model, dataset, math.ceil(steps / len(dataset)), learning_rate)
+    return {"": predict(model, task)}
+
+
+def mixed(model, task, options, seed):
+    """Trains on labelled and unlabelled texts together."""
+    columns = [column * LABELED_PASSES for column in task.labeled]
+    dataset = model.template.dataset(
+        *columns, options.batch_size, seed=seed, unlabeled=task.unlabeled
+    )
+    train(model, dataset, options.unlabeled_epochs, whole_rate(options))
+    return {"": predict(model, task)}
+
+
+def with_calibration(model, task):
+    """What a model predicts as it is, and calibrated in both ways."""
+    template = model.template
+    scores = {split: score(model, task.data[split][0]) for split in ("valid", "test")}
+    references = {"contextual": list(EMPTY), "prior": task.labeled[0] + task.unlabeled[:2000]}
+    if has_pairs(task):
+        references["contextual"] = [(text, text) for text in EMPTY]
+    found = {"": {split: template.decode(s) for split, s in scores.items()}}
+    for name, texts in references.items():
+        reference = score(model, texts)
+        found[name] = {
+            split: template.decode(calibrate(s, reference)) for split, s in scores.items()
+        }
+    return found
+
+
+def zero_shot(task, options, pattern, seed, folder):
+    template = make_template(task, options, pattern)
+    return with_calibration(build(build_ptuning_model, template, options.checkpoint), task)
+
+
+def unsupervised(task, options, pattern, seed, folder):
+    """The masked language model goes on with the texts of the task, and then zero-shot."""
+    template = make_template(task, options, pattern)
+    model = build(build_ptuning_model, template, options.checkpoint, trainable="all")
+    # The texts stand without the pattern, so that all patterns share one training.
+    path = os.path.join(folder, f"unsupervised-{seed}.weights.h5")
+    if not os.path.exists(path):
+        keras.utils.set_random_seed(seed)
+        texts = task.labeled[0] + task.unlabeled
+        dataset = template.dataset(unlabeled=texts, batch_size=options.batch_size, seed=seed)
+        train(model, dataset, options.unlabeled_epochs, whole_rate(options), metrics=[])
+        with replacing(path) as temporary:
+            model.backbone.save_weights(temporary)
+    model.backbone.load_weights(path)
+    return with_calibration(model, task)
+
+
+def few_shot(task, options, pattern, seed, folder):
+    """All weights learn from labelled texts in the pattern, where other words are masked too."""
+    keras.utils.set_random_seed(seed)
+    template = make_template(task, options, pattern)
+    model = build(build_ptuning_model, template, options.checkpoint, trainable="all")
+    return few_labels(model, task, options, seed, options.steps, whole_rate(options))
+
+
+def semi_supervised(task, options, pattern, seed, folder):
+    """The same, with the unlabelled texts, which stand without the pattern."""
+    keras.utils.set_random_seed(seed)
+    template = make_template(task, options, pattern)
+    model = build(build_ptuning_model, template, options.checkpoint, trainable="all")
+    return mixed(model, task, options, seed)
+
+
+def p_tuning(task, options, pattern, seed, folder):
+    """Virtual tokens learn in a frozen BERT."""
+    name = "eprstmt" if task.name == "sentiment" else task.name
+    return tune_prompt(task, options, fewclue.TASKS[name][1], seed, options.checkpoint)
+
+
+def tune_prompt(task, options, pattern, seed, checkpoint, causal=False):
+    keras.utils.set_random_seed(seed)
+    template = make_cloze(task, options, pattern, checkpoint, causal)
+    # The auxiliary task did not help the embedded checkpoints.
+    model = build(build_ptuning_model, template, checkpoint, auxiliary=False)
+    learning_rate = rate(options, "prompt_learning_rate", checkpoint)
+    return few_labels(model, task, options, seed, options.prompt_steps, learning_rate)
+
+
+def gpt_p_tuning(task, options, pattern, seed, folder):
+    """Virtual tokens around the text, and a frozen GPT goes on with the label word."""
+    slots = "{text}？{text_b}" if has_pairs(task) else "{text}"
+    masks = "[MASK]" * max(len(word) for word in task.labels.values())
+    pattern = f"[u1][u2][u3][u4]{slots}[u5][u6][u7][u8]{masks}"
+    return tune_prompt(task, options, pattern, seed, options.gpt_checkpoint, causal=True)
+
+
+def pet(task, options, pattern, seed, folder, generations=1):
+    """A model for each pattern; a plain classifier learns what they say of unlabelled texts."""
+    templates = [make_template(task, options, pattern) for pattern in task.patterns]
+    classifier = PetClassifier(
+        templates,
+        options.checkpoint,
+        generations=generations,
+        learning_rate=whole_rate(options),
+        epochs=math.ceil(options.steps / math.ceil(len(task.labeled[0]) / options.batch_size)),
+        distill_epochs=options.unlabeled_epochs,
+        batch_size=options.batch_size,
+        random_state=seed,
+        verbose=2,
+    )
+    classifier.fit(*task.labeled, task.unlabeled)
+    found = {"": {}, "ensemble": {}}
+    for split in ("valid", "test"):
+        texts = task.data[split][0]
+        for name, proba in (
+            ("", classifier.predict_proba),
+            ("ensemble", classifier.ensemble_proba),
+        ):
+            start = time.perf_counter()
+            labels = classifier.classes_[proba(texts).argmax(axis=1)].tolist()
+            found[name][split] = labels
+            found[name][f"seconds_for_{split}"] = round(time.perf_counter() - start, 2)
+    return found
+
+
+def ipet(task, options, pattern, seed, folder):
+    return pet(task, options, pattern, seed, folder, GENERATIONS)
+
+
+def fine_tuning(task, options, pattern, seed, folder):
+    """A dense layer over [CLS], and all weights learn."""
+    keras.utils.set_random_seed(seed)
+    plain = make_plain(task, options)
+    model = build(build_classifier, plain, options.checkpoint)
+    return few_labels(model, task, options, seed, options.steps, whole_rate(options))
+
+
+def vat(task, options, pattern, seed, folder):
+    """The same, and for unlabelled texts too no small change of the embeddings may matter."""
+    keras.utils.set_random_seed(seed)
+    plain = make_plain(task, options)
+    model = build(build_vat_classifier, plain, options.checkpoint)
+    return mixed(model, task, options, seed)
+
+
+def tf_idf(task, options, pattern, seed, folder):
+    """Without any pretrained model: one to three characters, and logistic regression."""
+
+    def flat(texts):
+        return ["\t".join(text) if isinstance(text, tuple) else text for text in texts]
+
+    texts, labels = task.data["train"]
+    found = {}
+    for name, count in (("", len(task.labeled[0])), ("1,000", 1000), ("all", len(texts))):
+        if name and count <= len(task.labeled[0]):
+            continue
+        vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
+        model = make_pipeline(vectors, LogisticRegression(C=10, max_iter=1000))
+        model.fit(flat(texts[:count]), labels[:count])
+        found[name] = {
+            split: model.predict(flat(task.data[split][0])).tolist() for split in ("valid", "test")
+        }
+    return found
+
+
+METHODS = {
+    "zero-shot": Method(zero_shot, by_pattern=True, by_seed=False),
+    "unsupervised": Method(unsupervised, by_pattern=True, by_seed=True),
+    "few-shot": Method(few_shot, by_pattern=True, by_seed=True),
+    "semi-supervised": Method(semi_supervised, by_pattern=True, by_seed=True),
+    "pet": Method(pet, by_pattern=False, by_seed=True),
+    "ipet": Method(ipet, by_pattern=False, by_seed=True),
+    "p-tuning": Method(p_tuning, by_pattern=False, by_seed=True),
+    "gpt-p-tuning": Method(gpt_p_tuning, by_pattern=False, by_seed=True),
+    "fine-tuning": Method(fine_tuning, by_pattern=False, by_seed=True),
+    "vat": Method(vat, by_pattern=False, by_seed=True),
+    "tf-idf": Method(tf_idf, by_pattern=False, by_seed=False),
+}
+NEED_UNLABELED = "unsupervised", "semi-supervised", "pet", "ipet", "vat"

@@ -1,0 +1,57 @@
+"""Calibration of a cloze, which favours some label words whatever the text says."""
+
+import numpy as np
+
+
+def calibrate(scores, reference):
+    """Takes out of a cloze's scores what the label words get without regard to the text.
+
+    Each label's log-probability, among the labels, is reduced by the logarithm of its mean
+    probability over reference texts. These choose the method:
+
+    - texts without content, `["", "[MASK]", "N/A"]`: contextual calibration;
+    - unlabelled texts of the task, or the texts to predict themselves: prior correction, which
+      takes the labels to be about equally frequent.
+
+    Args:
+        scores: Array of shape `(n, num_labels)`, as `ClozeModel.predict` returns it.
+        reference: Array of shape `(m, num_labels)`, the same for the reference texts.
+
+    Returns:
+        An array of shape `(n, num_labels)`, log-probabilities among the labels.
+
+    Raises:
+        ValueError: if the shapes do not fit, or there are no reference texts.
+
+    Example:
+
+    >>> import numpy as np
+    >>> # The first word is always the likelier one, but less so for the second text:
+    >>> scores = np.log([[0.08, 0.02], [0.06, 0.04]])
+    >>> calibrate(scores, scores).argmax(axis=1).tolist()
+    [0, 1]
+
+    ```python
+    scores = model.predict(template.dataset(texts))
+    contextual = calibrate(scores, model.predict(template.dataset(["", "[MASK]", "N/A"])))
+    prior = calibrate(scores, model.predict(template.dataset(unlabeled_texts)))
+    ```
+
+    Reference:
+        - Contextual: [Zhao et al., 2021](https://arxiv.org/abs/2102.09690), section 5.
+        - Prior: [Hu et al., 2021](https://arxiv.org/abs/2108.02035), section 3.3.
+    """
+    scores, reference = np.asarray(scores), np.asarray(reference)
+    if scores.ndim != 2 or reference.shape != (max(len(reference), 1), *scores.shape[1:]):
+        raise ValueError(
+            "Expected scores of shape (n, num_labels) and (m, num_labels), m at least 1. Received: "
+            f"shapes {scores.shape} and {reference.shape}."
+        )
+    log_prior = np.log(np.exp(_log_softmax(reference)).mean(axis=0))
+    return _log_softmax(_log_softmax(scores) - log_prior)
+
+
+def _log_softmax(scores):
+    scores = np.asarray(scores, "float64")
+    scores = scores - scores.max(axis=1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
