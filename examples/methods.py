@@ -59,12 +59,12 @@ PATTERNS = {
 TASKS = tuple(PATTERNS)
 SPLITS = "train", "valid", "test"
 # What the results depend on, as it is; learning rates and files come to it.
-OPTIONS = "labeled", "steps", "prompt_steps", "unlabeled_epochs", "batch_size", "maxlen"
+OPTIONS = (
+    "labeled", "steps", "prompt_steps", "unlabeled_epochs", "labeled_passes", "generations",
+    "batch_size", "maxlen",
+)  # fmt: skip
 # Texts without content, for contextual calibration.
 EMPTY = "", "[MASK]", "N/A"
-# How often the labelled texts come in one pass over the unlabelled ones.
-LABELED_PASSES = 10
-GENERATIONS = 3
 
 
 class Task(NamedTuple):
@@ -106,6 +106,13 @@ def add_options(parser):
     parser.add_argument(
         "--unlabeled-epochs", type=int, default=1, help="passes over the unlabelled texts"
     )
+    parser.add_argument(
+        "--labeled-passes",
+        type=int,
+        default=10,
+        help="passes over the labelled texts in each over the unlabelled ones",
+    )
+    parser.add_argument("--generations", type=int, default=3, help="of models, in iPET")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument(
         "--learning-rate",
@@ -172,7 +179,6 @@ def settings(options):
         ("prompt_learning_rate", options.gpt_checkpoint),
     ):
         chosen[f"{name} of {os.path.basename(checkpoint)}"] = rate(options, name, checkpoint)
-    chosen["labeled_passes"], chosen["generations"] = LABELED_PASSES, GENERATIONS
     for name in ("checkpoint", "gpt_checkpoint"):
         files = find_checkpoint(getattr(options, name))
         digest = hashlib.sha256()
@@ -241,14 +247,17 @@ def train(model, dataset, epochs, learning_rate, **kwargs):
 
 def few_labels(model, task, options, seed, steps, learning_rate):
     """Trains on the labelled texts alone."""
-    dataset = model.template.dataset(*task.labeled, options.batch_size, seed=seed)
-    train(model, dataset, math.ceil(steps / len(dataset)), learning_rate)
+    # In one epoch: the batches of a few texts would be alike, and the last one small.
+    passes = math.ceil(steps * options.batch_size / len(task.labeled[0]))
+    columns = [column * passes for column in task.labeled]
+    dataset = model.template.dataset(*columns, options.batch_size, seed=seed)
+    train(model, dataset, 1, learning_rate)
     return {"": predict(model, task)}
 
 
 def mixed(model, task, options, seed):
     """Trains on labelled and unlabelled texts together."""
-    columns = [column * LABELED_PASSES for column in task.labeled]
+    columns = [column * options.labeled_passes for column in task.labeled]
     dataset = model.template.dataset(
         *columns, options.batch_size, seed=seed, unlabeled=task.unlabeled
     )
@@ -363,7 +372,7 @@ def pet(task, options, pattern, seed, folder, generations=1):
 
 
 def ipet(task, options, pattern, seed, folder):
-    return pet(task, options, pattern, seed, folder, GENERATIONS)
+    return pet(task, options, pattern, seed, folder, options.generations)
 
 
 def fine_tuning(task, options, pattern, seed, folder):

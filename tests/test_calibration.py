@@ -22,7 +22,7 @@ def test_the_mean_is_of_probabilities_among_the_labels():
 
 def test_no_word_is_favoured():
     rng = np.random.default_rng(0)
-    scores = rng.normal(size=(50, 3)) + [5.0, 0.0, -2.0]
+    scores = rng.normal([5.0, 0.0, -2.0], size=(50, 3))
     assert (scores.argmax(axis=1) == 0).all()
     found = calibrate(scores, scores)
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1)

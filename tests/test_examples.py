@@ -130,6 +130,64 @@ def test_news(tmp_path):
     assert done.stdout.splitlines()[-1].endswith("  一个标题")
 
 
+def table(path):
+    """The cells of the tables in a Markdown file, by the first cell of their rows."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return {row[0]: row[1:] for row in reversed(rows)}
+
+
+def test_reproduce(small_bert, data):
+    """Every method, on a few words; and it goes on with another pattern."""
+    options = (
+        "--checkpoint", small_bert[1], "--data", data, "--labeled", 6, "--steps", 2,
+        "--prompt-steps", 2, "--labeled-passes", 1, "--generations", 2, "--maxlen", 24,
+        "--seeds", 0, "--out", data / "results",
+    )  # fmt: skip
+    done = run(*options, "--patterns", "P1", "P3", cwd=data, example="reproduce.py")
+    assert done.returncode == 0, done.stderr
+    rows = table(data / "results" / "table.md")
+    names = "zero-shot unsupervised few-shot semi-supervised pet ipet p-tuning gpt-p-tuning"
+    for name in [*names.split(), "fine-tuning", "vat", "tf-idf", "zero-shot, prior"]:
+        assert " / " in rows[name][0], rows
+    assert len(rows["few-shot"]) == 2 + 2 and (data / "results" / "plot.png").stat().st_size > 10000
+    more = "--methods", "zero-shot", "--patterns", "P1", "P3", "{text}很[MASK]。"
+    done = run(*options, *more, cwd=data, example="reproduce.py")
+    assert done.returncode == 0, done.stderr
+    assert "[1/3]" not in done.stdout and "[3/3] zero-shot pattern 3" in done.stdout
+    # A pattern without a mask, an unlabelled file with labels: nothing runs, nothing is lost.
+    before = {p: p.read_bytes() for p in (data / "results").rglob("*.json")}
+    for wrong, message in (
+        (("--patterns", "P1", "{text}好"), "needs at least one [MASK]"),
+        (("--unlabeled", data / "sentiment.train.data"), "end in labels"),
+    ):
+        done = run(*options, *wrong, cwd=data, example="reproduce.py")
+        assert done.returncode == 1 and message in done.stderr.splitlines()[-1], done.stderr
+    assert before == {p: p.read_bytes() for p in (data / "results").rglob("*.json")}
+
+
+def test_reproduce_inference(tmp_path):
+    """Pairs of sentences, words of two characters, no unlabelled texts."""
+    labels = "entailment", "neutral", "contradiction"
+    examples = [
+        {"level": "easy", "sentence1": f"他{i}", "sentence2": "她", "label": labels[i % 3], "id": i}
+        for i in range(6)
+    ]
+    write_fewclue(tmp_path, "ocnli", examples)
+    methods = "zero-shot", "few-shot", "p-tuning", "fine-tuning", "tf-idf"
+    options = (
+        "--task", "ocnli", "--data", tmp_path, "--steps", 1, "--prompt-steps", 1, "--seeds", 1,
+        "--patterns", "P1", "--out", tmp_path / "results",
+    )  # fmt: skip
+    done = run(*options, "--methods", *methods, cwd=tmp_path, example="reproduce.py")
+    assert done.returncode == 0, done.stderr
+    rows = table(tmp_path / "results" / "table.md")
+    assert set(methods) < set(rows) and "published" not in done.stdout
+    done = run(*options, cwd=tmp_path, example="reproduce.py")
+    assert done.returncode == 1
+    assert "learn from unlabelled texts, and the task 'ocnli' has none" in done.stderr
+
+
 @pytest.mark.slow
 def test_it_learns_from_168_reviews(tmp_path):
     """Real reviews, three seeds: well above the same model without training."""

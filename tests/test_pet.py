@@ -322,10 +322,10 @@ def test_same_seed_same_result(make, small_bert):
 
 
 @pytest.mark.slow
-def test_ipet_learns(make, templates):
-    """From four labelled texts, with templates that learn from each other."""
-    options = {"templates": templates[:3], "generations": 3, "growth": 3}
-    classifier = make(**options).fit(TEXTS[:6], LABELS[:6], UNLABELED)
+def test_ipet_learns(make):
+    """From twelve labelled texts, with templates that learn from each other."""
+    classifier = make(generations=2, growth=4, epochs=20)
+    classifier.fit(TEXTS[:12], LABELS[:12], UNLABELED[::2])
     assert classifier.score(TEXTS, LABELS) > 0.9
 
 
@@ -422,7 +422,7 @@ def test_labels_that_change_after_fitting(fitted, tokenizer):
     )
     changed.set_params(templates=[Template("[MASK]{text}", {0: "不", 1: "很"}, tokenizer)])
     for method in (changed.predict, changed.ensemble_proba):
-        with pytest.raises(ValueError, match=r"other labels than those .* Fit it again"):
+        with pytest.raises(ValueError, match=r"other labels than the one .* Fit it again"):
             method(["书"])
 
 

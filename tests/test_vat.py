@@ -125,6 +125,7 @@ def test_it_is_worse_than_random_perturbations(make_vat, plain, small_bert):
     x = plain.encode([TEXTS[0]] * 20)
     found, divergences = perturbation(model, x)
     assert len(np.unique(found, axis=0)) == 20
+    assert not np.array_equal(perturbation(model, x)[0], found)
     random = np.random.default_rng(0).normal(size=found.shape)
     norms = np.sqrt(np.square(random).sum(axis=(1, 2), keepdims=True))
     random *= 0.5 * lengths(model, x)[:, None, None] / norms
@@ -243,6 +244,7 @@ def test_weights_are_those_of_a_plain_classifier(
     for name in ("weights", "trainable_variables"):
         ours, theirs = getattr(model, name), getattr(twin, name)
         assert [tuple(v.shape) for v in ours] == [tuple(v.shape) for v in theirs]
+    assert [layer.name for layer in model.layers] == [layer.name for layer in twin.layers]
     model.save_weights(tmp_path / "model.weights.h5")
     twin.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_allclose(twin.predict(data, verbose=0), expected, 1e-4)

@@ -1,26 +1,16 @@
 """`PromptClassifier`: texts in, labels out, as scikit-learn does it."""
 
-import json
-import os
-import zipfile
-
 import keras
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_is_fitted
 
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.data import check_integer
-from keras_ptuning.files import replacing
-from keras_ptuning.templates import Template
+from keras_ptuning.tuning.estimator import TextEstimator, as_list
 from keras_ptuning.tuning.ptuning import build_ptuning_model
 
-# Beside Keras's own files in the archive that `model.save` writes.
-PARAMETERS = "classifier.json"
 
-
-class PromptClassifier(ClassifierMixin, BaseEstimator):
+class PromptClassifier(TextEstimator):
     """Classifies texts with a template and a pretrained language model; a scikit-learn estimator.
 
     Args:
@@ -97,12 +87,6 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        return tags
-
     def fit(self, texts, labels, unlabeled=None):
         """Trains on labelled texts.
 
@@ -122,7 +106,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
             FloatingPointError: if the loss is not finite; the weights are those of the best epoch.
         """
         template = self.template
-        if not isinstance(template, Template) or template.labels is None:
+        if not getattr(template, "is_cloze", False) or template.labels is None:
             raise TypeError(
                 "A PromptClassifier needs a `Template` with labels. Received: "
                 f"template={template!r}."
@@ -148,7 +132,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         # Everything is checked before anything is built.
         data = template.dataset(
             texts,
-            labels,
+            as_list("labels", labels),
             self.batch_size,
             seed=self.random_state,
             mask_rate=None if self.auxiliary else 0,
@@ -201,108 +185,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):
         )
         return np.concatenate([rows, unlabeled]), held_out
 
-    def predict_proba(self, texts):
-        """The probability of each label, among the labels.
+    def _templates(self):
+        return [self.template]
 
-        Args:
-            texts: List of texts, as `fit` takes them.
+    def _templates_to_json(self):
+        # The model has it.
+        return {"template": None}
 
-        Returns:
-            An array of shape `(len(texts), len(classes_))`, in the order of `classes_`.
-
-        Raises:
-            NotFittedError: before `fit`.
-            ValueError: if the template has been given other labels since.
-        """
-        check_is_fitted(self)
-        template = self.model_.template
-        if isinstance(self.template, Template) and self.template.labels != template.labels:
-            raise ValueError(
-                "The template has other labels than the one this classifier was fitted with: "
-                f"{self.template.label_names}, and there {template.label_names}. Fit it again."
-            )
-        scores = self.model_.predict(template.dataset(texts, batch_size=64), verbose=self.verbose)
-        columns = [template.label_names.index(label) for label in self.classes_.tolist()]
-        return keras.ops.convert_to_numpy(keras.ops.softmax(scores[:, columns]))
-
-    def predict(self, texts):
-        """The most probable label of each text.
-
-        Args:
-            texts: List of texts, as `fit` takes them.
-
-        Returns:
-            An array of `len(texts)` labels.
-        """
-        probabilities = self.predict_proba(texts)
-        return self.classes_[probabilities.argmax(axis=1)]
-
-    def score(self, texts, labels, sample_weight=None):
-        """The accuracy.
-
-        Args:
-            texts: List of texts.
-            labels: List of their labels.
-            sample_weight: Optional weights of the texts.
-
-        Returns:
-            A float.
-
-        Raises:
-            ValueError: if one of the labels is none of those that were fitted.
-        """
-        check_is_fitted(self)
-        self.model_.template.label_ids(labels)
-        return super().score(texts, labels, sample_weight)
-
-    def save(self, filepath):
-        """Saves the classifier in one file, model included.
-
-        `keras.models.load_model` loads the same file, as a `ClozeModel`.
-
-        Args:
-            filepath: Path of the file to write, e.g. `"sentiment.keras"`.
-
-        Raises:
-            ValueError: if the name ends otherwise.
-        """
-        check_is_fitted(self)
-        if not os.fspath(filepath).endswith(".keras"):
-            raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
-        parameters = self.get_params()
-        parameters["template"] = None
-        parameters["checkpoint"] = os.fspath(self.checkpoint)
-        with replacing(filepath) as temporary:
-            self.model_.save(temporary)
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(PARAMETERS, json.dumps(parameters, default=lambda v: v.item()))
-
-    @classmethod
-    def load(cls, filepath):
-        """Loads what `save` wrote; the checkpoint itself is not needed for it.
-
-        Args:
-            filepath: Path of the file.
-
-        Returns:
-            A fitted `PromptClassifier`.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is not a file that `save` wrote.
-        """
-        try:
-            with zipfile.ZipFile(filepath) as archive:
-                parameters = json.loads(archive.read(PARAMETERS))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {str(filepath)!r}.") from None
-        except (zipfile.BadZipFile, IsADirectoryError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"The file {str(filepath)!r} is damaged, or was not written by "
-                f"`PromptClassifier.save` ({error})."
-            ) from None
-        model = keras.models.load_model(filepath)
-        classifier = cls(**{**parameters, "template": model.template})
-        classifier.model_ = model
-        classifier.classes_ = np.array(sorted(model.template.label_names))
-        return classifier
+    @staticmethod
+    def _templates_from_json(parameters, template):
+        return {"template": template}

@@ -1,20 +1,13 @@
 """PET: several templates teach one ordinary classifier, by way of unlabelled texts."""
 
-import json
-import os
-import zipfile
-from collections.abc import Mapping
-
 import keras
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.data import check_integer
-from keras_ptuning.files import replacing
 from keras_ptuning.templates import PlainText, Template
-from keras_ptuning.tuning.classifier import PARAMETERS
+from keras_ptuning.tuning.estimator import TextEstimator, as_list
 from keras_ptuning.tuning.finetuning import build_classifier
 from keras_ptuning.tuning.ptuning import build_ptuning_model
 
@@ -22,7 +15,7 @@ from keras_ptuning.tuning.ptuning import build_ptuning_model
 SHARE = 0.25
 
 
-class PetClassifier(ClassifierMixin, BaseEstimator):
+class PetClassifier(TextEstimator):
     """Pattern-exploiting training (PET, iPET): a scikit-learn estimator for few labels, many texts.
 
     A language model is trained whole on the labelled texts for each template. Together they give
@@ -48,7 +41,8 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
             masked at random, as in `build_ptuning_model`. (In the paper, words of unlabelled
             texts.) Defaults to `True`.
         learning_rate: Float, of Adam, falling to 0. Defaults to 2e-5.
-        epochs: Integer, passes over the labelled texts. Defaults to `10`.
+        epochs: Integer, passes over the labelled texts. Further generations, with more texts, take
+            about as many steps. Defaults to `10`.
         distill_epochs: Integer, passes over the unlabelled texts. Defaults to `3`.
         batch_size: Integer. Defaults to `32`.
         random_state: Integer, what all that is random depends on: `fit` sets the global seeds by
@@ -109,12 +103,6 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        return tags
-
     def fit(self, texts, labels, unlabeled):
         """Trains on labelled and unlabelled texts.
 
@@ -136,8 +124,8 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_arguments()
         templates = self._checked_templates()
-        texts, labels = _as_list("texts", texts), _as_list("labels", labels)
-        unlabeled = _as_list("unlabeled", unlabeled)
+        texts, labels = as_list("texts", texts), as_list("labels", labels)
+        unlabeled = as_list("unlabeled", unlabeled)
         first = templates[0]
         plain = PlainText(
             first.label_names,
@@ -188,7 +176,7 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
                     )
                 )
             if not generation and self.weighting == "zero-shot":
-                guesses = self._scores(models, texts).argmax(axis=-1)
+                guesses = self._all_scores(models, texts).argmax(axis=-1)
                 weights = (guesses == label_ids).mean(axis=1)
             for i, (model, rng) in enumerate(zip(models, rngs, strict=True)):
                 rows, guesses = [], []
@@ -207,10 +195,12 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
                     f"Generation {generation + 1} of {self.generations}, template {i + 1} of "
                     f"{len(models)}: {len(data.examples)} texts, {model.template.pattern!r}"
                 )
-                self._train(model, data, self.epochs)
+                # As many steps as with the labelled texts alone, as in the paper.
+                epochs = max(1, round(self.epochs * len(texts) / len(data.examples)))
+                self._train(model, data, epochs)
                 # Adam's moments are twice as large as the model, and of no use any more.
                 model.compile(keras.optimizers.SGD())
-            scores = self._scores(models, unlabeled)
+            scores = self._all_scores(models, unlabeled)
         return models, weights, scores
 
     def _train(self, model, data, epochs):
@@ -219,13 +209,8 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
         model.compile(keras.optimizers.Adam(schedule))
         return model.fit(data, epochs=epochs, verbose=self.verbose).history
 
-    def _scores(self, models, texts):
-        return np.stack(
-            [
-                model.predict(model.template.dataset(texts, batch_size=64), verbose=self.verbose)
-                for model in models
-            ]
-        )
+    def _all_scores(self, models, texts):
+        return np.stack([self._scores(model, texts) for model in models])
 
     def _rng(self, generation, i):
         return np.random.default_rng([self.random_state, generation, i])
@@ -304,22 +289,6 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
                 f"`temperature` must be a number above 0. Received: {self.temperature!r}."
             )
 
-    def predict_proba(self, texts):
-        """The probability of each label, as the classifier that learned from the others sees it.
-
-        Args:
-            texts: List of texts, as `fit` takes them.
-
-        Returns:
-            An array of shape `(len(texts), len(classes_))`, in the order of `classes_`.
-
-        Raises:
-            NotFittedError: before `fit`.
-            ValueError: if the templates have been given other labels since.
-        """
-        check_is_fitted(self)
-        return self._probabilities(self._scores([self.model_], texts)[0])
-
     def ensemble_proba(self, texts):
         """The probability of each label, as the models of the templates see it together; slower.
 
@@ -338,118 +307,19 @@ class PetClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(
             self, "models_", msg="A saved %(name)s is without its ensemble: fit it again."
         )
-        return self._probabilities(_ensemble(self._scores(self.models_, texts), self.weights_))
+        return self._probabilities(_ensemble(self._all_scores(self.models_, texts), self.weights_))
 
-    def _probabilities(self, scores):
-        names = self.model_.template.label_names
-        for template in self.templates:
-            if template.label_names != names:
-                raise ValueError(
-                    "The templates have other labels than those this classifier was fitted with: "
-                    f"{template.label_names}, and there {names}. Fit it again."
-                )
-        return _softmax(scores)[:, [names.index(label) for label in self.classes_.tolist()]]
+    def _templates(self):
+        return self.templates
 
-    def predict(self, texts):
-        """The most probable label of each text.
-
-        Args:
-            texts: List of texts, as `fit` takes them.
-
-        Returns:
-            An array of `len(texts)` labels.
-        """
-        probabilities = self.predict_proba(texts)
-        return self.classes_[probabilities.argmax(axis=1)]
-
-    def score(self, texts, labels, sample_weight=None):
-        """The accuracy.
-
-        Args:
-            texts: List of texts.
-            labels: List of their labels.
-            sample_weight: Optional weights of the texts.
-
-        Returns:
-            A float.
-
-        Raises:
-            ValueError: if one of the labels is none of those that were fitted.
-        """
-        check_is_fitted(self)
-        self.model_.template.label_ids(labels)
-        return super().score(texts, labels, sample_weight)
-
-    def save(self, filepath):
-        """Saves the classifier in one file, with the templates, without the ensemble.
-
-        `keras.models.load_model` loads the same file, as a `TextClassifier`.
-
-        Args:
-            filepath: Path of the file to write, e.g. `"sentiment.keras"`.
-
-        Raises:
-            ValueError: if the name ends otherwise.
-        """
-        check_is_fitted(self)
-        if not os.fspath(filepath).endswith(".keras"):
-            raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
-        parameters = self.get_params(deep=False)
+    def _templates_to_json(self):
         # The model has the vocabulary.
-        parameters["templates"] = [{**t.get_config(), "tokenizer": None} for t in self.templates]
-        parameters["checkpoint"] = os.fspath(self.checkpoint)
-        with replacing(filepath) as temporary:
-            self.model_.save(temporary)
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(PARAMETERS, json.dumps(parameters, default=lambda v: v.item()))
+        return {"templates": [{**t.get_config(), "tokenizer": None} for t in self.templates]}
 
-    @classmethod
-    def load(cls, filepath):
-        """Loads what `save` wrote; the checkpoint itself is not needed for it.
-
-        Args:
-            filepath: Path of the file.
-
-        Returns:
-            A fitted `PetClassifier`, without `models_`.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is not a file that `save` wrote.
-        """
-        try:
-            with zipfile.ZipFile(filepath) as archive:
-                parameters = json.loads(archive.read(PARAMETERS))
-            configs = parameters["templates"]
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {str(filepath)!r}.") from None
-        except (zipfile.BadZipFile, IsADirectoryError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"The file {str(filepath)!r} is damaged, or was not written by "
-                f"`PetClassifier.save` ({error})."
-            ) from None
-        model = keras.models.load_model(filepath)
-        tokenizer = model.template.tokenizer
-        parameters["templates"] = [
-            Template.from_config({**config, "tokenizer": tokenizer}) for config in configs
-        ]
-        classifier = cls(**parameters)
-        classifier.model_ = model
-        classifier.classes_ = np.array(sorted(model.template.label_names))
-        return classifier
-
-
-def _as_list(name, values):
-    # A table iterates over its column names; one column of it is fine.
-    table = isinstance(values, Mapping) or hasattr(values, "columns")
-    if values is None or isinstance(values, str) or table:
-        raise TypeError(
-            f"`{name}` must be a list, e.g. one column of a table. Received: {name}={values!r:.60}."
-        )
-    values = list(values)
-    if not values:
-        raise ValueError(f"`{name}` must not be empty. Received: {name}=[].")
-    return values
+    @staticmethod
+    def _templates_from_json(parameters, template):
+        configs = [{**c, "tokenizer": template.tokenizer} for c in parameters["templates"]]
+        return {"templates": [Template.from_config(config) for config in configs]}
 
 
 def _seed(rng):

@@ -82,7 +82,7 @@ def build_ptuning_model(
         - [Su, 2021](https://kexue.fm/archives/8295): frozen model, masked stop-gradient, and the
           auxiliary task in place of an LSTM.
     """
-    if not isinstance(template, Template):
+    if not getattr(template, "is_cloze", False):
         raise TypeError(
             "`template` must be a `Template`, e.g. build_ptuning_model('bert-mini-zh', "
             f"template=template). Received: template={template!r}."

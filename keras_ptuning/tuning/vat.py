@@ -1,4 +1,4 @@
-"""Virtual adversarial training, the semi-supervised baseline: a classifier that stays its mind."""
+"""Virtual adversarial training, the semi-supervised baseline: predictions that stay the same."""
 
 import math
 
@@ -7,8 +7,8 @@ from keras import ops
 
 from keras_ptuning.tuning.finetuning import TextClassifier, _classifier_arguments
 
-# How far the random direction is followed to find the adversarial one, in the unit of `epsilon`:
-# near enough for the curvature to rule, far enough to be seen in single precision.
+# How far to go in the random direction to find the adversarial one, in the unit of `epsilon`: near
+# enough for the divergence to be quadratic, far enough to be told from rounding errors.
 XI = 0.1
 
 
@@ -17,9 +17,10 @@ class VATClassifier(TextClassifier):
     """A `TextClassifier` that learns from texts without a label too.
 
     Made by `build_vat_classifier`, whose documentation has the arguments. `evaluate` and `predict`
-    are those of a `TextClassifier`. `fit` adds to the mean cross-entropy of the labels, in each
-    batch, the mean over all of its texts of how much the prediction changes, as a Kullback-Leibler
-    divergence, where the token embeddings are moved in the direction that changes it most.
+    are those of a `TextClassifier`. The loss of `fit` is, for each batch, the mean cross-entropy of
+    its labels, plus the mean over all its texts of how much a prediction changes (as a
+    Kullback-Leibler divergence) where the token embeddings are moved in the direction that changes
+    it most.
     """
 
     learns_from_unlabeled = True
@@ -32,8 +33,7 @@ class VATClassifier(TextClassifier):
         self.seed_generator = keras.random.SeedGenerator()
         embeddings = self.backbone.get_layer("Embedding-Token").output
         rest = keras.Model([embeddings, *self.backbone.inputs], self.backbone.output)
-        # In a function Keras does not find this second way into the layers, which it would save
-        # and count as further ones.
+        # In a function, where Keras does not find it: it has no layers but those of the backbone.
         self._read_embeddings = lambda x, inputs: rest([x, *inputs], training=False)
 
     def call(self, inputs, training=False):
@@ -52,8 +52,8 @@ class VATClassifier(TextClassifier):
         # A perturbation may be too small for half precision.
         x = ops.cast(x, "float32")
 
-        # Without dropout: two masks make two predictions, and what the masks change would pass
-        # for what the perturbation does.
+        # Without dropout, which changes predictions more than a small perturbation does: what two
+        # different dropout masks do would be taken for it.
         def log_p(x):
             y = self._read_embeddings(x, [named[i.name] for i in self.backbone.inputs])
             return ops.log_softmax(self.classifier(y[:, 0]))
@@ -71,7 +71,8 @@ class VATClassifier(TextClassifier):
         d = keras.random.normal(ops.shape(x), dtype="float32", seed=self.seed_generator)
         d = XI * unit * _normalized(d * tokens)
         g = _gradient(lambda d: ops.sum(divergences(x + d)), d)
-        return ops.stop_gradient(self.epsilon * unit * _normalized(g * tokens))
+        # It is 0 at padding, which no token sees.
+        return ops.stop_gradient(self.epsilon * unit * _normalized(g))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not isinstance(y_pred, dict):
@@ -118,6 +119,44 @@ def _gradient(function, x):
 
 
 def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsilon=0.5, **kwargs):
-    """Builds the classifier of `build_classifier`, with virtual adversarial training."""
+    """Builds the classifier of `build_classifier`, to be trained on texts without labels too.
+
+    A text without a label still has a prediction, which should not change with a small change of
+    the text. Virtual adversarial training finds the change of the token embeddings that matters
+    most, by one step of the power method, and makes it matter less. It takes about three times as
+    long as training without.
+
+    Args:
+        config_path, checkpoint_path, template: As `build_classifier` takes them.
+        epsilon: Float, the size of the change of a text: the norm of the change of all its token
+            embeddings together, in units of the length of one of them (the root mean square in
+            this text). So it is the same for all checkpoints, and for texts of any length.
+            Defaults to `0.5`.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`.
+
+    Returns:
+        A `VATClassifier`, all of whose weights train.
+
+    Raises:
+        FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
+        TypeError: if `template` is not a `PlainText`.
+        ValueError: if `epsilon` is not positive and finite, or for the reasons of
+            `build_classifier`.
+
+    Example:
+
+    ```python
+    plain = PlainText(["负面", "正面"], "bert-mini-zh")
+    model = build_vat_classifier("bert-mini-zh", template=plain)
+    model.compile(keras.optimizers.Adam(2e-5))
+    model.fit(plain.dataset(texts, labels, unlabeled=more_texts), epochs=10)
+    plain.decode(model.predict(plain.dataset(new_texts)))
+    ```
+
+    Reference:
+        - [Miyato et al., 2017](https://arxiv.org/abs/1704.03976), section 3; on the embeddings of
+          texts: [Miyato et al., 2016](https://arxiv.org/abs/1605.07725), section 3.
+        - Of a BERT: [Su, 2020](https://kexue.fm/archives/7466).
+    """
     arguments = _classifier_arguments(config_path, checkpoint_path, template)
     return VATClassifier(*arguments, epsilon=epsilon, **kwargs)
