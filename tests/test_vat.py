@@ -10,6 +10,7 @@ from keras_ptuning import PlainText, Template, build_classifier, build_transform
 from keras_ptuning.tuning.vat import XI, VATClassifier, build_vat_classifier
 
 TEXTS = ["书贵", "屏幕房间不"]
+SMALL = {"num_hidden_layers": 1, "dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 
 
 class Moved(ReversibleEmbedding):
@@ -32,8 +33,7 @@ def make_vat(small_bert, plain):
     """A classifier without dropout, whose predictions depend on the text clearly."""
 
     def make(scale=0.5, **kwargs):
-        kwargs = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, **kwargs}
-        model = build_vat_classifier(*small_bert[:2], plain, **kwargs)
+        model = build_vat_classifier(*small_bert[:2], plain, **{**SMALL, **kwargs})
         kernel = np.random.default_rng(1).normal(scale=scale, size=(32, 2))
         model.classifier.kernel.assign(kernel)
         return model
@@ -60,10 +60,7 @@ class Reference:
     def __init__(self, model, small_bert):
         self.embedding = Moved(120, 32, name="Embedding-Token")
         self.bert = build_transformer_model(
-            *small_bert[:2],
-            layers={"Embedding-Token": self.embedding},
-            dropout_rate=0.0,
-            attention_dropout_rate=0.0,
+            *small_bert[:2], layers={"Embedding-Token": self.embedding}, **SMALL
         )
         self.kernel, self.bias = map(ops.convert_to_numpy, model.classifier.get_weights())
 
@@ -197,7 +194,7 @@ def test_it_learns_and_repeats(make_vat, plain, reviews):
     losses = []
     for epochs in (1, 12):
         keras.utils.set_random_seed(0)
-        model = make_vat(scale=0.02, dropout_rate=0.1, num_hidden_layers=1)
+        model = make_vat(scale=0.02, dropout_rate=0.1)
         model.compile(keras.optimizers.Adam(3e-3))
         data.epoch = 0
         untrained = model.evaluate(test, verbose=0)[1]
@@ -240,7 +237,7 @@ def test_weights_are_those_of_a_plain_classifier(
     model.train_on_batch(*plain.dataset(*reviews, 24)[0])
     data = plain.dataset(reviews[0])
     expected = model.predict(data, verbose=0)
-    twin = build_classifier(*small_bert[:2], plain)
+    twin = build_classifier(*small_bert[:2], plain, **SMALL)
     for name in ("weights", "trainable_variables"):
         ours, theirs = getattr(model, name), getattr(twin, name)
         assert [tuple(v.shape) for v in ours] == [tuple(v.shape) for v in theirs]
