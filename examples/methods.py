@@ -34,7 +34,9 @@ from keras_ptuning import (
 )
 from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.data import check_integer
 from keras_ptuning.files import replacing
+from keras_ptuning.models import is_causal, read_config
 
 REVIEW_PATTERNS = {
     "P1": "[MASK]满意。{text}",
@@ -60,10 +62,11 @@ TASKS = tuple(PATTERNS)
 SPLITS = "train", "valid", "test"
 # What the results depend on, as it is; learning rates and files come to it.
 OPTIONS = (
-    "labeled", "steps", "prompt_steps", "unlabeled_epochs", "labeled_passes", "generations",
+    "steps", "prompt_steps", "unlabeled_epochs", "labeled_passes", "generations",
     "batch_size", "maxlen",
 )  # fmt: skip
-# Texts without content, for contextual calibration.
+LABELED = 168
+# Texts without content, for contextual calibration; strings as they are, not tokens.
 EMPTY = "", "[MASK]", "N/A"
 
 
@@ -93,11 +96,13 @@ def add_options(parser):
         "--patterns", nargs="+", help="some of the task's, such as P1 P3, or patterns in full"
     )
     parser.add_argument("--data", help="folder with the task's files; default: downloaded")
-    parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
+    parser.add_argument(
+        "--labeled", type=int, help="reviews to learn from; default: 168, and in FewCLUE its own"
+    )
     parser.add_argument(
         "--unlabeled",
         metavar="FILE",
-        help="texts without labels, one a line; default: the training texts",
+        help="texts without labels, one a line (pairs: text<TAB>text_b); default: the task's",
     )
     parser.add_argument(
         "--steps", type=int, default=160, help="of whole models on labelled texts alone"
@@ -132,72 +137,119 @@ def load_task(name, seed, options):
     if name == "sentiment":
         data = datasets.load_sentiment(options.data)
         texts, labels = data["train"]
-        if not 1 <= options.labeled <= len(texts):
+        count = LABELED if options.labeled is None else options.labeled
+        if not 1 <= count <= len(texts):
             raise ValueError(
                 f"--labeled must be from 1 to {len(texts)}, the number of training texts. "
-                f"Received: {options.labeled}."
+                f"Received: {count}."
             )
-        labeled = texts[: options.labeled], labels[: options.labeled]
-        unlabeled, words = texts[options.labeled :], sentiment.LABELS
+        labeled = texts[:count], labels[:count]
+        unlabeled, words = texts[count:], sentiment.LABELS
+    elif options.labeled is not None:
+        raise ValueError(
+            f"The labelled texts of {name!r} are those of the draw, all of them: leave out "
+            f"--labeled. Received: {options.labeled}."
+        )
     else:
         data = datasets.load_fewclue(name, seed or 0, options.data)
         labeled, unlabeled, words = data["train"], data["unlabeled"], fewclue.TASKS[name][2]
     if options.unlabeled:
         unlabeled = datasets.read_documents(options.unlabeled)
+        if isinstance(labeled[0][0], tuple):
+            unlabeled = [tuple(line.split("\t")) for line in unlabeled]
+            if any(len(pair) != 2 for pair in unlabeled):
+                wrong = next(pair for pair in unlabeled if len(pair) != 2)
+                raise ValueError(
+                    f"{options.unlabeled}: expected pairs, `text<TAB>text_b` in each line. "
+                    f"Received: {wrong}."
+                )
     patterns = {}
-    for pattern in options.patterns or PATTERNS[name]:
+    chosen = options.patterns or list(PATTERNS[name])
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"--patterns must differ from each other. Received: {chosen}.")
+    for pattern in chosen:
         known = pattern in PATTERNS[name]
         key = pattern if known else f"pattern {len(patterns) + 1}"
         patterns[key] = PATTERNS[name][pattern] if known else pattern
     task = Task(name, patterns, words, data, labeled, unlabeled)
     for key in patterns:
-        make_template(task, options, key)
+        if make_template(task, options, key).tuned_names:
+            raise ValueError(
+                "The patterns are of words, for PET; the methods p-tuning and gpt-p-tuning have "
+                f"virtual tokens. Received: {patterns[key]!r}."
+            )
     return task
 
 
 def check(task, options, methods):
     """Refuses what could not run, before anything does."""
+    for name in OPTIONS:
+        check_integer("--" + name.replace("_", "-"), getattr(options, name), 1)
+    for name in ("learning_rate", "prompt_learning_rate"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0. Received: {value}.")
     needy = [name for name in methods if name in NEED_UNLABELED]
     if needy and not task.unlabeled:
         raise ValueError(
             f"The methods {needy} learn from unlabelled texts, and the task {task.name!r} has "
             "none. Give a file of them, --unlabeled FILE, or leave these methods out."
         )
-    if "ipet" in methods and len(task.patterns) < 2:
+    if "ipet" in methods and options.generations > 1 and len(task.patterns) < 2:
         raise ValueError(
             "In iPET models of other patterns label the texts that each learns from, so it needs "
             f"at least two patterns. Received: {list(task.patterns.values())}."
         )
+    for name, checkpoint in (
+        ("checkpoint", options.checkpoint),
+        ("gpt-checkpoint", options.gpt_checkpoint),
+    ):
+        causal = name == "gpt-checkpoint"
+        if causal and "gpt-p-tuning" not in methods:
+            continue
+        config = find_checkpoint(checkpoint)[0]
+        if is_causal(config) != causal:
+            kind = "causal" if causal else "masked"
+            raise ValueError(f"--{name} must be a {kind} language model. Received: {checkpoint!r}.")
+        positions = read_config(config)["max_position"]
+        if options.maxlen > positions:
+            raise ValueError(
+                f"--maxlen must be at most {positions}, the positions of {checkpoint!r}. "
+                f"Received: {options.maxlen}."
+            )
+    for name, make in (("p-tuning", bert_prompt), ("gpt-p-tuning", gpt_prompt)):
+        if name in methods:
+            make(task, options)
 
 
 def settings(options):
     """What the results depend on, besides method, pattern and seed."""
     chosen = {name: getattr(options, name) for name in OPTIONS}
-    for name, checkpoint in (
-        ("learning_rate", options.checkpoint),
-        ("prompt_learning_rate", options.checkpoint),
-        ("prompt_learning_rate", options.gpt_checkpoint),
-    ):
-        chosen[f"{name} of {os.path.basename(checkpoint)}"] = rate(options, name, checkpoint)
+    chosen["learning_rate"] = whole_rate(options)
     for name in ("checkpoint", "gpt_checkpoint"):
-        files = find_checkpoint(getattr(options, name))
+        checkpoint = getattr(options, name)
+        chosen[f"{name} prompt_learning_rate"] = rate(options, "prompt_learning_rate", checkpoint)
         digest = hashlib.sha256()
-        for start in files:
-            start = pathlib.Path(start)
+        for start in map(pathlib.Path, find_checkpoint(checkpoint)):
             # A TensorFlow checkpoint is the beginning of several names.
             for path in sorted(start.parent.glob(f"{glob.escape(start.name)}*")):
                 digest.update(path.read_bytes())
-        chosen[f"{name}_sha256"] = digest.hexdigest()
-    task = load_task(options.task, 0, options)
-    content = json.dumps([task.data[s] for s in SPLITS] + [task.labeled, task.unlabeled])
-    chosen["data_sha256"] = hashlib.sha256(content.encode()).hexdigest()
+        chosen[f"{name} sha256"] = digest.hexdigest()
+    task = load_task(options.task, options.seeds[0], options)
+    # What all draws share.
+    content = [task.data["test"], task.unlabeled]
+    if options.task == "sentiment":
+        content += [task.data["train"], task.data["valid"], task.labeled]
+    chosen["data sha256"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     return chosen
 
 
 def rate(options, name, checkpoint):
     """A learning rate: the one given, or what suits the size of the checkpoint."""
+    if getattr(options, name) is not None:
+        return getattr(options, name)
     small, large = {"learning_rate": (5e-4, 2e-5), "prompt_learning_rate": (1e-2, 6e-4)}[name]
-    return getattr(options, name) or (small if checkpoint in NAMES else large)
+    return small if checkpoint in NAMES else large
 
 
 def whole_rate(options):
@@ -319,27 +371,34 @@ def semi_supervised(task, options, pattern, seed, folder):
     return mixed(model, task, options, seed)
 
 
+def bert_prompt(task, options):
+    name = "eprstmt" if task.name == "sentiment" else task.name
+    return make_cloze(task, options, fewclue.TASKS[name][1], options.checkpoint)
+
+
+def gpt_prompt(task, options):
+    slots = "{text}？{text_b}" if has_pairs(task) else "{text}"
+    masks = "[MASK]" * max(len(word) for word in task.labels.values())
+    pattern = f"[u1][u2][u3][u4]{slots}[u5][u6][u7][u8]{masks}"
+    return make_cloze(task, options, pattern, options.gpt_checkpoint, causal=True)
+
+
 def p_tuning(task, options, pattern, seed, folder):
     """Virtual tokens learn in a frozen BERT."""
-    name = "eprstmt" if task.name == "sentiment" else task.name
-    return tune_prompt(task, options, fewclue.TASKS[name][1], seed, options.checkpoint)
-
-
-def tune_prompt(task, options, pattern, seed, checkpoint, causal=False):
-    keras.utils.set_random_seed(seed)
-    template = make_cloze(task, options, pattern, checkpoint, causal)
-    # The auxiliary task did not help the embedded checkpoints.
-    model = build(build_ptuning_model, template, checkpoint, auxiliary=False)
-    learning_rate = rate(options, "prompt_learning_rate", checkpoint)
-    return few_labels(model, task, options, seed, options.prompt_steps, learning_rate)
+    return tune_prompt(task, options, bert_prompt(task, options), options.checkpoint, seed)
 
 
 def gpt_p_tuning(task, options, pattern, seed, folder):
     """Virtual tokens around the text, and a frozen GPT goes on with the label word."""
-    slots = "{text}？{text_b}" if has_pairs(task) else "{text}"
-    masks = "[MASK]" * max(len(word) for word in task.labels.values())
-    pattern = f"[u1][u2][u3][u4]{slots}[u5][u6][u7][u8]{masks}"
-    return tune_prompt(task, options, pattern, seed, options.gpt_checkpoint, causal=True)
+    return tune_prompt(task, options, gpt_prompt(task, options), options.gpt_checkpoint, seed)
+
+
+def tune_prompt(task, options, template, checkpoint, seed):
+    keras.utils.set_random_seed(seed)
+    # The auxiliary task did not help the embedded checkpoints.
+    model = build(build_ptuning_model, template, checkpoint, auxiliary=False)
+    learning_rate = rate(options, "prompt_learning_rate", checkpoint)
+    return few_labels(model, task, options, seed, options.prompt_steps, learning_rate)
 
 
 def pet(task, options, pattern, seed, folder, generations=1):
@@ -357,6 +416,8 @@ def pet(task, options, pattern, seed, folder, generations=1):
         verbose=2,
     )
     classifier.fit(*task.labeled, task.unlabeled)
+    # What the first prediction takes longer is not of the method.
+    classifier.predict_proba(task.labeled[0])
     found = {"": {}, "ensemble": {}}
     for split in ("valid", "test"):
         texts = task.data[split][0]
@@ -400,7 +461,7 @@ def tf_idf(task, options, pattern, seed, folder):
     texts, labels = task.data["train"]
     found = {}
     for name, count in (("", len(task.labeled[0])), ("1,000", 1000), ("all", len(texts))):
-        if name and count <= len(task.labeled[0]):
+        if name and not len(task.labeled[0]) < count <= len(texts):
             continue
         vectors = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
         model = make_pipeline(vectors, LogisticRegression(C=10, max_iter=1000))

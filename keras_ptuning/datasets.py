@@ -40,7 +40,8 @@ FEWCLUE_LABELS = {
     "chid": None,
 }
 FEWCLUE_UNLABELED = ("eprstmt", "tnews", "chid")
-_LABELED_LINE = re.compile(r"\t-?[0-9]+$")
+# A labelled text, or an example of FewCLUE.
+_NO_TEXT = re.compile(r"\t-?[0-9]+\r?\n?$|^\{.*\}\r?\n?$")
 # Seconds without any data after which a download is given up.
 TIMEOUT = 30
 
@@ -107,20 +108,21 @@ def read_documents(path):
     texts = read_documents("corpus.txt.gz")  # ["很安静,隔音设施不错.", ...]
     ```
     """
-    documents = []
+    documents, other = [], 0
     try:
         with open(path, "rb") as file:
             lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
             for number, line in enumerate(lines, 1):
                 try:
-                    document = line.decode("utf-8").strip()
+                    line = line.decode("utf-8")
                 except UnicodeDecodeError as error:
                     raise ValueError(
                         f"{path}, line {number}: expected text in UTF-8, one document a line. "
                         f"Received: {line[:80]!r} ({error})."
                     ) from None
-                if document:
-                    documents.append(document)
+                if line.strip():
+                    documents.append(line.strip())
+                    other += bool(_NO_TEXT.search(line))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -133,10 +135,10 @@ def read_documents(path):
             f"There are no documents in {str(path)!r}. Expected one a line. Received: only empty "
             "lines, or none."
         )
-    if all(_LABELED_LINE.search(document) for document in documents):
+    if other > len(documents) / 2:
         raise ValueError(
-            f"The lines of {str(path)!r} end in labels, which would be learned as words. Read it "
-            "with `read_labeled`, or leave out what stands after the tab. Received: "
+            f"The lines of {str(path)!r} end in labels, or are JSON, which would be learned as "
+            "words. Leave only the texts; labelled ones are read by `read_labeled`. Received: "
             f"{documents[0][-40:]!r}."
         )
     return documents

@@ -341,15 +341,7 @@ class Template:
                 f"The template has its own labels, {self.label_names}; for candidates make it with "
                 "`labels=None`."
             )
-        if isinstance(texts, str):
-            raise TypeError(f"Expected a list of texts. Received: the one string {texts!r}.")
-        # A table iterates over its column names; one column of it is fine.
-        if texts is None or isinstance(texts, Mapping) or hasattr(texts, "columns"):
-            raise TypeError(
-                "Expected a list of texts, e.g. one column of a table. Received: "
-                f"{'None' if texts is None else type(texts).__name__}."
-            )
-        texts = list(texts)
+        texts = _as_texts(texts)
         if not texts:
             raise ValueError("There are no texts to encode. Received: an empty list.")
         if "text_b" in self.slots:
@@ -502,7 +494,7 @@ class Template:
             candidates: For a template without labels, a list of words for each text.
             unlabeled: Optional list of further texts, to train on through the auxiliary task
                 alone. They stand without the template's words, as in PET; but with all of it if
-                it has virtual tokens, which learn from them too, or is causal.
+                it has tokens that learn, which learn from them too, or is causal.
 
         Returns:
             A `ClozeDataset`.
@@ -531,8 +523,13 @@ class Template:
         elif mask_rate is None:
             mask_rate = 1.0 if self.causal else 0.15
         candidates = candidates if candidates is None else list(candidates)
-        unlabeled = [] if unlabeled is None else list(unlabeled)
+        unlabeled = [] if unlabeled is None else _as_texts(unlabeled)
         if unlabeled and texts is None:
+            if labels is not None or candidates is not None:
+                raise ValueError(
+                    "There are labels or candidates, and no `texts` that they belong to. Received: "
+                    f"texts=None, labels={labels!r:.60}."
+                )
             examples, label_ids = [], np.zeros(0, "int32")
         else:
             examples, label_ids = self._examples(texts, candidates), None
@@ -560,7 +557,7 @@ class Template:
         )
 
     def _unlabeled_examples(self, texts):
-        if self.causal or self.virtual_ids or not self.is_cloze:
+        if self.causal or self.tuned_names or not self.is_cloze:
             return self._examples(texts)
         plain = PlainText(self.label_names, self.tokenizer, self.maxlen, "text_b" in self.slots)
         # The batches have answer positions, though nothing is asked here.
@@ -639,6 +636,18 @@ class Template:
         return cls(config["pattern"], labels, tokenizer, config["maxlen"], causal)
 
 
+def _as_texts(texts):
+    if isinstance(texts, str):
+        raise TypeError(f"Expected a list of texts. Received: the one string {texts!r:.80}.")
+    # A table iterates over its column names; one column of it is fine.
+    if texts is None or isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise TypeError(
+            "Expected a list of texts, e.g. one column of a table. Received: "
+            f"{'None' if texts is None else type(texts).__name__}."
+        )
+    return list(texts)
+
+
 class PlainText(Template):
     """Texts as they are, `[CLS] text [SEP]`, for a classifier without a cloze.
 
@@ -673,12 +682,15 @@ class PlainText(Template):
         super().__init__("{text}[SEP]{text_b}" if pairs else "{text}", labels, tokenizer, maxlen)
 
     def _read_labels(self, labels):
+        received = labels
+        if isinstance(labels, str) or not hasattr(labels, "__iter__"):
+            labels = []
         labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
         known = all(isinstance(label, str | int) for label in labels)
         if not known or len(set(labels)) != len(labels) or len(labels) < 2:
             raise ValueError(
-                "Expected at least two labels, strings or integers, each once. Received: "
-                f"{labels!r}."
+                "Expected a list of at least two labels, strings or integers, each once. Received: "
+                f"{received!r}."
             )
         self.label_names = labels
         self.num_labels = len(labels)

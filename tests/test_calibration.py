@@ -34,8 +34,13 @@ def test_no_word_is_favoured():
 
 @pytest.mark.parametrize(
     ("scores", "reference"),
-    [([1.0, 2.0], [[1.0, 2.0]]), ([[1.0, 2.0]], [[1.0, 2.0, 3.0]]), ([[1.0, 2.0]], [])],
+    [
+        ([1.0, 2.0], [[1.0, 2.0]]),
+        ([[1.0, 2.0]], 3.0),
+        ([[1.0, 2.0]], [[1.0, 2.0, 3.0]]),
+        ([[1.0, 2.0]], []),
+    ],
 )
 def test_bad_shapes(scores, reference):
     with pytest.raises(ValueError, match=r"Expected scores of shape \(n, num_labels\).*Received"):
-        calibrate(scores, np.reshape(reference, (len(reference), -1)) if reference else reference)
+        calibrate(scores, reference)

@@ -68,7 +68,8 @@ def test_documents(tmp_path, content):
         (b"", "There are no documents in .*corpus"),
         (b"\n \n", "There are no documents in .*corpus"),
         (zipped(b""), "There are no documents in .*corpus"),
-        ("很好\t1\n不好\t0\n".encode(), "corpus' end in labels.*with `read_labeled`"),
+        ("text\tlabel\n\t1\n不好\t0\r\n".encode(), "corpus' end in labels.*`read_labeled`"),
+        ('{"sentence": "很好", "label": 1}\n'.encode(), "corpus' end in labels, or are JSON"),
     ],
 )
 def test_broken_documents(tmp_path, content, message):

@@ -173,6 +173,9 @@ def test_reproduce(small_bert, data):
     for wrong, message in (
         (("--patterns", "P1", "{text}好"), "needs at least one [MASK]"),
         (("--unlabeled", data / "sentiment.train.data"), "end in labels"),
+        (("--steps", 0), "`--steps` must be an integer, at least 1"),
+        (("--maxlen", 1000), "--maxlen must be at most"),
+        (("--patterns", "[u1][MASK]{text}"), "The patterns are of words"),
     ):
         done = run(*options, *wrong, cwd=data, example="reproduce.py")
         assert done.returncode == 1 and message in done.stderr.splitlines()[-1], done.stderr
@@ -196,7 +199,8 @@ def test_reproduce_inference(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = table(tmp_path / "results" / "table.md")
     assert set(methods) < set(rows) and "published" not in done.stdout
-    done = run(*options, cwd=tmp_path, example="reproduce.py")
+    assert "tf-idf, all" not in rows
+    done = run(*options, "--methods", "pet", cwd=tmp_path, example="reproduce.py")
     assert done.returncode == 1
     assert "learn from unlabelled texts, and the task 'ocnli' has none" in done.stderr
 

@@ -60,6 +60,7 @@ METHODS = {
     "fine-tuning": Method(make("fine-tuning", 3), False, True),
     "tf-idf": Method(make("tf-idf", 3), False, False),
 }
+NEED_UNLABELED = ()
 TASKS = ("sentiment", "eprstmt")
 PATTERNS = {"P1": "[MASK]满意。{text}", "P2": "[MASK]好。{text}"}
 
@@ -416,8 +417,11 @@ def test_draws(call, reproduce, monkeypatch):
 
 
 def test_no_text_is_left_without_duplicates(reproduce):
-    data = {"train": ([("a", "b")], [0]), "valid": ([("c", "d")], [0]), "test": ([("a", "b")], [0])}
-    result = reproduce.score({"valid": [1], "test": [0]}, data)
+    """Pairs of texts, one of them among those without a label."""
+    test = ([("a", "b"), ("c", "d")], [0, 0])
+    data = {"train": ([("a", "b")], [0]), "valid": ([("e", "f")], [0]), "test": test}
+    task = reproduce.methods.Task("", {}, {}, data, ([], []), [("c", "d")])
+    result = reproduce.score({"valid": [1], "test": [0, 0]}, task)
     assert result == {"valid_acc": 0.0, "test_acc": 1.0, "test_acc_deduplicated": None}
     assert reproduce.cell([result], *reproduce.SCORES) == "0.00 / 100.00 / -"
 

@@ -318,6 +318,11 @@ def test_unlabeled_pairs_and_no_labels_at_all(make_template):
     assert x["segment_ids"][0][:6].tolist() == [0, 0, 0, 1, 1, 1] and y.tolist() == [-1]
     with pytest.raises(ValueError, match="no texts to encode"):
         template.dataset([], [], unlabeled=[("书", "屏幕")])
+    with pytest.raises(ValueError, match="no `texts` that they belong to"):
+        template.dataset(labels=["正面"], unlabeled=[("书", "屏幕")])
+    for wrong in ("屏幕不好", pd.DataFrame({"a": ["书"], "b": ["贵"]})):
+        with pytest.raises(TypeError, match="Expected a list of texts"):
+            template.dataset(unlabeled=wrong)
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": True}])
@@ -338,7 +343,7 @@ def test_plain_text(tokenizer):
     assert not {"masked_token_ids", "auxiliary_ids"} & set(inputs)
     again = PlainText.from_config(plain.get_config())
     assert again.get_config() == plain.get_config()
-    for labels in (["a"], ["a", "a"], ["a", 1.5]):
+    for labels in (["a"], ["a", "a"], ["a", 1.5], "ab", None):
         with pytest.raises(ValueError, match="at least two labels, strings or integers, each once"):
             PlainText(labels, tokenizer)
 

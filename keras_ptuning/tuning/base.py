@@ -56,6 +56,12 @@ class LabelModel(keras.Model):
     unlabeled_advice = "Leave these texts out."
 
     def __init__(self, config, template, name=None, **kwargs):
+        fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"}
+        fixed = (fixed | {"causal", "branching", "document_start_id"}) & set(kwargs)
+        if fixed:
+            raise ValueError(
+                f"A {type(self).__name__} sets {sorted(fixed)} itself; leave them out."
+            )
         # Written down, so that a saved model keeps the policy that was global when it was made.
         kwargs["dtype"] = keras.dtype_policies.get(
             kwargs.get("dtype") or keras.config.dtype_policy()

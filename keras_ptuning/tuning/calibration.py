@@ -9,7 +9,7 @@ def calibrate(scores, reference):
     Each label's log-probability, among the labels, is reduced by the logarithm of its mean
     probability over reference texts. These choose the method:
 
-    - texts without content, `["", "[MASK]", "N/A"]`: contextual calibration;
+    - texts without content, `["", "[MASK]", "N/A"]`, as they are written: contextual calibration;
     - unlabelled texts of the task, or the texts to predict themselves: prior correction, which
       takes the labels to be about equally frequent.
 
@@ -42,7 +42,8 @@ def calibrate(scores, reference):
         - Prior: [Hu et al., 2021](https://arxiv.org/abs/2108.02035), section 3.3.
     """
     scores, reference = np.asarray(scores), np.asarray(reference)
-    if scores.ndim != 2 or reference.shape != (max(len(reference), 1), *scores.shape[1:]):
+    fits = scores.ndim == reference.ndim == 2 and scores.shape[1] == reference.shape[1]
+    if not fits or not len(reference):
         raise ValueError(
             "Expected scores of shape (n, num_labels) and (m, num_labels), m at least 1. Received: "
             f"shapes {scores.shape} and {reference.shape}."

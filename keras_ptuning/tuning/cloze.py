@@ -174,14 +174,14 @@ class ClozeModel(LabelModel):
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
                 accuracy of the labels.
         """
-        if optimizer is None:
-            optimizer = keras.optimizers.Adam(self.default_learning_rate)
         if prompt_optimizer is not None:
             if self.prompt is None:
                 raise ValueError(
                     f"The template {self.template.pattern!r} has no tokens that learn: leave out "
                     "`prompt_optimizer`."
                 )
+            if optimizer is None:
+                optimizer = keras.optimizers.Adam(self.default_learning_rate)
             optimizer, prompt_optimizer = map(keras.optimizers.get, (optimizer, prompt_optimizer))
             # By its path, which ends so: the vectors, and the layers that make them.
             own = {r"(.*/)?(prompt|prompt_encoder/.*)": prompt_optimizer}
@@ -263,10 +263,6 @@ def _build_backbone(
     config, checkpoint_path, template, trainable, prompt_encoder, prompt_start, **kwargs
 ):
     """A transformer whose head works at given positions, with the template's tokens laid in."""
-    fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"}
-    fixed = (fixed | {"causal", "branching", "document_start_id"}) & set(kwargs)
-    if fixed:
-        raise ValueError(f"A cloze model sets {sorted(fixed)} itself; leave them out.")
     if template.causal != is_causal(config, kwargs.get("model"), kwargs.get("application")):
         need = (
             "A causal template needs a causal language model, such as 'gpt-mini-zh'; for a BERT "

@@ -38,8 +38,10 @@ class PetClassifier(TextEstimator):
         growth: Integer, how many times as many texts each generation has as the one before. Where a
             label is not given so often, all texts with it are taken. Defaults to `5`.
         auxiliary: Whether the models of the templates also predict other words of their texts,
-            masked at random, as in `build_ptuning_model`. (In the paper, words of unlabelled
-            texts.) Defaults to `True`.
+            masked at random, as in `build_ptuning_model`, whose loss is that of the seeds of this
+            library: over the whole vocabulary, each word as much as an answer. (In the paper it is
+            over the label words, and words of unlabelled texts count a ten-thousandth.) Defaults to
+            `True`.
         learning_rate: Float, of Adam, falling to 0. Defaults to 2e-5.
         epochs: Integer, passes over the labelled texts. Further generations, with more texts, take
             about as many steps. Defaults to `10`.
