@@ -1,5 +1,8 @@
 """The examples as a user runs them."""
 
+import argparse
+import contextlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -170,16 +173,48 @@ def test_reproduce(small_bert, data):
     assert done.returncode == 0, done.stderr
     assert "[1/3]" not in done.stdout and "[3/3] zero-shot pattern 3" in done.stdout
     before = {p: p.read_bytes() for p in (data / "results").rglob("*.json")}
-    for wrong, message in (
-        (("--patterns", "P1", "{text}好"), "needs at least one [MASK]"),
-        (("--unlabeled", data / "sentiment.train.data"), "end in labels"),
-        (("--steps", 0), "`--steps` must be an integer, at least 1"),
-        (("--maxlen", 1000), "--maxlen must be at most"),
-        (("--patterns", "[u1][MASK]{text}"), "The patterns are of words"),
-    ):
-        done = run(*options, *wrong, cwd=data, example="reproduce.py")
-        assert done.returncode == 1 and message in done.stderr.splitlines()[-1], done.stderr
+    done = run(*options, "--patterns", "P1", "{text}好", cwd=data, example="reproduce.py")
+    assert done.returncode == 1 and "one [MASK]" in done.stderr.splitlines()[-1], done.stderr
     assert before == {p: p.read_bytes() for p in (data / "results").rglob("*.json")}
+
+
+@pytest.fixture
+def methods(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    spec = importlib.util.spec_from_file_location("real_methods", EXAMPLES / "methods.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], None),
+        (["--unlabeled", "sentiment.train.data"], "end in labels"),
+        (["--patterns", "P1", "{text}好"], r"needs at least one \[MASK\]"),
+        (["--patterns", "[u1][MASK]{text}"], "The patterns are of words"),
+        (["--patterns", "P1", "P1"], "--patterns must differ"),
+        (["--patterns", "P1"], "at least two patterns"),
+        (["--labeled", "21"], "--labeled must be from 1 to 20"),
+        (["--steps", "0"], "`--steps` must be an integer, at least 1"),
+        (["--learning-rate", "-1"], "--learning-rate must be above 0"),
+        (["--maxlen", "1000"], "--maxlen must be at most"),
+        (["--checkpoint", "gpt-mini-zh"], "--checkpoint must be a masked language model"),
+        (["--gpt-checkpoint", "bert-mini-zh"], "--gpt-checkpoint must be a causal"),
+    ],
+)
+def test_what_cannot_run_is_refused_before(methods, data, monkeypatch, options, message):
+    monkeypatch.chdir(data)
+    parser = argparse.ArgumentParser()
+    methods.add_options(parser)
+    options = parser.parse_args(["--data", str(data), "--labeled", "6", *options])
+    expected = contextlib.nullcontext()
+    if message is not None:
+        expected = pytest.raises(ValueError, match=message)
+    with expected:
+        task = methods.load_task("sentiment", 0, options)
+        methods.check(task, options, list(methods.METHODS))
 
 
 def test_reproduce_inference(tmp_path):
