@@ -219,6 +219,8 @@ def test_generations(make, templates, trainings):
         # 8 and 16 labelled texts, then twice as many, then four times.
         assert labels.count("负面") == 8 * 2**generation
         assert labels.count("正面") == 16 * 2**generation
+        # As many steps in all.
+        assert call.epochs == [10, 5, 2][generation]
         rows = [UNLABELED.index(text) for text in texts[24:]]
         assert len(set(rows)) == len(rows)
         if generation:
@@ -324,7 +326,7 @@ def test_same_seed_same_result(make, small_bert):
 @pytest.mark.slow
 def test_ipet_learns(make):
     """From twelve labelled texts, with templates that learn from each other."""
-    classifier = make(generations=2, growth=4, epochs=20)
+    classifier = make(generations=2, growth=4, epochs=60)
     classifier.fit(TEXTS[:12], LABELS[:12], UNLABELED[::2])
     assert classifier.score(TEXTS, LABELS) > 0.9
 
