@@ -19,6 +19,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["keras_ptuning", "keras_ptuning.*"]),
     package_data={"keras_ptuning.assets": ["*/*", "*.sha256"]},
+    entry_points={"console_scripts": ["keras-ptuning = keras_ptuning.__main__:main"]},
     install_requires=[
         "keras>=3.15",
         "numpy>=1.26",

@@ -36,7 +36,7 @@ from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.data import check_integer
 from keras_ptuning.files import replacing
-from keras_ptuning.models import is_causal, read_config
+from keras_ptuning.models import find_application, max_length
 
 REVIEW_PATTERNS = {
     "P1": "[MASK]满意。{text}",
@@ -208,11 +208,11 @@ def check(task, options, methods):
         if causal and "gpt-p-tuning" not in methods:
             continue
         config = find_checkpoint(checkpoint)[0]
-        if is_causal(config) != causal:
+        if (find_application(config) == "lm") != causal:
             kind = "causal" if causal else "masked"
             raise ValueError(f"--{name} must be a {kind} language model. Received: {checkpoint!r}.")
-        positions = read_config(config)["max_position"]
-        if options.maxlen > positions:
+        positions = max_length(config)
+        if positions is not None and options.maxlen > positions:
             raise ValueError(
                 f"--maxlen must be at most {positions}, the positions of {checkpoint!r}. "
                 f"Received: {options.maxlen}."

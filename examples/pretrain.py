@@ -32,8 +32,7 @@ from keras_ptuning import (
     pretrain,
     save_transformer_model,
 )
-from keras_ptuning.assets import find_asset
-from keras_ptuning.models import load_config
+from keras_ptuning.models import find_model
 
 
 def parse_arguments():
@@ -99,12 +98,8 @@ def main():
     held_out, texts = texts[:number], texts[number:]
     vocab, checkpoint = args.vocab, None
     if args.checkpoint:
-        source = find_asset(args.checkpoint, "") or args.checkpoint
-        config = load_config(os.path.join(source, "bert_config.json"))
-        checkpoint = os.path.join(source, "bert_model.safetensors")
-        if not os.path.exists(checkpoint):
-            checkpoint = os.path.join(source, "bert_model.ckpt")
-        vocab = vocab or os.path.join(source, "vocab.txt")
+        config, checkpoint = find_model(args.checkpoint)
+        vocab = vocab or args.checkpoint
     tokenizer = Tokenizer(vocab or build_vocab(texts, args.min_count))
     if not args.checkpoint:
         config = {

@@ -3,7 +3,11 @@
 from keras_ptuning import datasets, layers
 from keras_ptuning.data import PackedDataset
 from keras_ptuning.layers import PromptEncoder, PtuningEmbedding
-from keras_ptuning.models import build_transformer_model, save_transformer_model
+from keras_ptuning.models import (
+    build_transformer_model,
+    inspect_checkpoint,
+    save_transformer_model,
+)
 from keras_ptuning.templates import PlainText, Template
 from keras_ptuning.tokenizers import Tokenizer, build_vocab
 from keras_ptuning.tuning import (
@@ -45,6 +49,7 @@ __all__ = [
     "calibrate",
     "datasets",
     "describe_prompt",
+    "inspect_checkpoint",
     "layers",
     "load_prompt",
     "plot_prompt",

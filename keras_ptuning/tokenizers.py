@@ -1,8 +1,10 @@
 """Text -> token ids, with the `tokenizers` library doing the work."""
 
 import collections
+import importlib.util
 import itertools
 import json
+import os
 import re
 import string
 import sys
@@ -13,6 +15,7 @@ import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from keras_ptuning.assets import NAMES, find_asset
+from keras_ptuning.folders import find_one
 
 _DROPPED = r"[\x{0}\x{FFFD}\p{Cf}[\p{Cc}&&[^\t\n\r]]]+"
 _SPACES = r"[\t\n\r\p{Zs}\p{Zl}\p{Zp}]+"
@@ -21,21 +24,53 @@ _CHINESE = (
     r"\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}"
 )
 _SINGLE = r"[!-/:-@\[-`{-~\p{P}" + _CHINESE + "]"
+# The same in the language of Python's expressions.
+_CHINESE_WORD = re.compile(
+    "[" + re.sub(r"\\x\{(\w+)\}", lambda code: chr(int(code[1], 16)), _CHINESE) + "]{2,}"
+)
+# Share of Chinese words that makes a vocabulary one of words: those of characters have next to
+# none, and WoBERT's and RoFormer's more than half.
+_WORDS = 0.01
+
+
+def find_vocab(path):
+    """Finds the vocabulary of a checkpoint.
+
+    Args:
+        path: Name of an embedded checkpoint; or the folder of one, or the path of a file in it.
+
+    Returns:
+        Path of its `vocab.txt`, or else of its one `vocab*.txt`, or else of its `tokenizer.json`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if there are several, and none is called `vocab.txt`.
+
+    Example:
+
+    >>> find_vocab("bert-mini-zh").split("/")[-1]
+    'vocab.txt'
+    """
+    patterns = (r"vocab\.txt", r"vocab.*\.txt", r"tokenizer\.json")
+    return find_one(path, patterns, "vocab.txt or tokenizer.json")
 
 
 def load_vocab(path):
-    """Reads a `vocab.txt` (one token a line) into a list of tokens.
+    """Reads a vocabulary into a list of tokens.
 
     Args:
-        path: Path of the file, in UTF-8.
+        path: Path of a `vocab.txt` (one token a line), in UTF-8, or of a `tokenizer.json` of
+            Hugging Face, which must be of the kind WordPiece.
 
     Returns:
         A list of strings; the position of a token is its id.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is empty, or is not UTF-8 text.
+        ValueError: if the file is empty, is not UTF-8 text, or has another kind of vocabulary.
     """
+    if str(path).endswith(".json") and os.path.exists(path):
+        return _load_json_vocab(path)
     try:
         with open(path, encoding="utf-8", newline="\n") as lines:
             # A token may itself be a kind of space, so an all-space line stays.
@@ -52,6 +87,38 @@ def load_vocab(path):
         ) from None
     if not tokens:
         raise ValueError(f"The vocabulary {str(path)!r} is empty. Expected one token a line.")
+    return tokens
+
+
+def _load_json_vocab(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        model = content.get("model", {})
+        kind = model.get("type"), model.get("continuing_subword_prefix", "##")
+        if kind == ("WordPiece", "##"):
+            added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+            return _in_order({**model["vocab"], **added})
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The vocabulary {str(path)!r} cannot be read; it is damaged, or not a "
+            f"`tokenizer.json` of Hugging Face. Received: {type(error).__name__}: {error}"
+        ) from None
+    raise ValueError(
+        "Only vocabularies of BERT's kind are supported: WordPiece, whose pieces of a word go on "
+        f"with '##'. Received: {str(path)!r} of the kind {kind[0]!r}."
+    )
+
+
+def _in_order(ids):
+    """The tokens of `{token: id}` by their ids."""
+    tokens = sorted(ids, key=ids.get)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise ValueError(
+            "The ids of a vocabulary given as a dictionary must be 0, 1, 2... without "
+            f"gaps. Received {len(tokens)} tokens with ids from "
+            f"{min(ids.values(), default=None)} to {max(ids.values(), default=None)}."
+        )
     return tokens
 
 
@@ -73,19 +140,27 @@ class Tokenizer:
       characters newer than Python's tables of Unicode are known.
 
     Args:
-        vocab: Path of a `vocab.txt`, the name of an embedded checkpoint (`"bert-mini-zh"`,
-            `"gpt-mini-zh"`), a list of tokens, or a dictionary `{token: id}` whose ids
-            are 0, 1, 2...
+        vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
+            of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
+            `"gpt-mini-zh"`); a list of tokens; or a dictionary `{token: id}` whose ids are 0, 1,
+            2...
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
-        pre_tokenize: Optional function from a string to a list of words, e.g. `jieba.lcut`. Words
-            that stand in the vocabulary become one token; others are tokenized as usual. For
-            vocabularies of words (RoFormer, WoBERT).
+            What files beside the vocabulary say is not read: that of `bert-base-chinese` says
+            the opposite, of a vocabulary in lower case.
+        pre_tokenize: How to split a text into words first, for vocabularies of words (RoFormer,
+            WoBERT). Words that stand in the vocabulary become one token; others are tokenized as
+            usual. `"jieba"` for `jieba.lcut(text, HMM=False)`, as those models were trained, or
+            a function from a string to a list of words, or `False` for no words. Defaults to
+            `"jieba"` where at least 1% of the vocabulary is words of several Chinese
+            characters, and to `False` elsewhere.
 
     Raises:
-        FileNotFoundError: if `vocab` names a file that does not exist.
+        FileNotFoundError: if `vocab` names a file that does not exist, or a folder without one.
         ValueError: if `vocab` lacks `[PAD]` (as id 0), `[UNK]`, `[CLS]` or `[SEP]`, names a token
-            twice, or is a dictionary with gaps.
+            twice, is a dictionary with gaps, or a file of another kind of vocabulary; or if
+            `pre_tokenize` is something else.
+        ImportError: if `pre_tokenize` is `"jieba"`, and jieba is not installed.
 
     Example:
 
@@ -104,20 +179,19 @@ class Tokenizer:
 
     def __init__(self, vocab, do_lower_case=True, pre_tokenize=None):
         if isinstance(vocab, dict):
-            tokens = sorted(vocab, key=vocab.get)
-            if [vocab[token] for token in tokens] != list(range(len(tokens))):
-                raise ValueError(
-                    "The ids of a vocabulary given as a dictionary must be 0, 1, 2... without "
-                    f"gaps. Received {len(tokens)} tokens with ids from "
-                    f"{min(vocab.values(), default=None)} to {max(vocab.values(), default=None)}."
-                )
+            tokens = _in_order(vocab)
         elif isinstance(vocab, list | tuple):
             tokens = list(vocab)
         else:
-            tokens = load_vocab(find_asset(vocab, "vocab.txt") or vocab)
+            is_folder = find_asset(vocab, "") or os.path.isdir(vocab)
+            tokens = load_vocab(find_vocab(vocab) if is_folder else vocab)
+        if pre_tokenize is None:
+            words = sum(_CHINESE_WORD.fullmatch(token) is not None for token in tokens)
+            pre_tokenize = "jieba" if words >= max(1, _WORDS * len(tokens)) else False
         self.vocab = tokens
         self.do_lower_case = do_lower_case
         self.pre_tokenize = pre_tokenize
+        self._split_words = _find_splitter(pre_tokenize)
         self._ids = {token: i for i, token in enumerate(tokens)}
         if len(self._ids) != len(tokens):
             seen = set()
@@ -191,7 +265,7 @@ class Tokenizer:
                 )
         # Half of a surrogate pair, as broken JSON has it, is no character in UTF-8.
         texts = [text.encode("utf-8", "ignore").decode("utf-8") for text in texts]
-        if self.pre_tokenize is not None:
+        if self._split_words is not None:
             return [self._word_ids(text) for text in texts]
         return [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]
 
@@ -217,7 +291,7 @@ class Tokenizer:
         >>> words[0].tolist()
         [0, 1, 1, 2, 2]
         """
-        if self.pre_tokenize is not None:
+        if self._split_words is not None:
             raise ValueError(
                 "The tokens of a tokenizer with `pre_tokenize` are words already; leave out "
                 "`split_words`."
@@ -241,7 +315,7 @@ class Tokenizer:
             text = unicodedata.normalize("NFD", text.lower())
             text = "".join(c for c in text if unicodedata.category(c) != "Mn")
         ids = []
-        for word in self.pre_tokenize(text):
+        for word in self._split_words(text):
             if word in self._ids and not is_special(word):
                 ids.append(self._ids[word])
             else:
@@ -319,13 +393,13 @@ class Tokenizer:
             ValueError: if `pre_tokenize` is a function other than `jieba.lcut`, which cannot be
                 written into a file.
         """
-        pre_tokenize = None
-        if self.pre_tokenize is not None:
+        pre_tokenize = self.pre_tokenize
+        if callable(pre_tokenize):
             jieba = sys.modules.get("jieba")
-            if jieba is None or self.pre_tokenize != jieba.lcut:
+            if jieba is None or pre_tokenize != jieba.lcut:
                 raise ValueError(
                     "Of the functions for `pre_tokenize` only `jieba.lcut` can be saved with a "
-                    f"model. Received: {self.pre_tokenize!r}. Save the weights alone with "
+                    f"model, and 'jieba'. Received: {pre_tokenize!r}. Save the weights alone with "
                     "`model.save_weights(...)`, and build the model in code."
                 )
             pre_tokenize = "jieba.lcut"
@@ -344,11 +418,9 @@ class Tokenizer:
             import jieba
 
             config["pre_tokenize"] = jieba.lcut
-        elif config.get("pre_tokenize") is not None:
-            raise ValueError(
-                "Unknown `pre_tokenize` in a saved tokenizer; expected 'jieba.lcut' or null. "
-                f"Received: {json.dumps(config['pre_tokenize'])}."
-            )
+        elif config.get("pre_tokenize") is None:
+            # As files say that were written before there was a default that looks.
+            config["pre_tokenize"] = False
         return cls(**config)
 
 
@@ -422,6 +494,31 @@ def truncate_longest(sequences, room):
         cut = min(excess, max(1, len(longest) - max(others, default=0)))
         del longest[len(longest) - cut :]
         excess -= cut
+
+
+def _find_splitter(pre_tokenize):
+    """The function from a string to its words; `None` for none."""
+    if callable(pre_tokenize):
+        return pre_tokenize
+    if pre_tokenize is False:
+        return None
+    if pre_tokenize != "jieba":
+        raise ValueError(
+            "Unknown `pre_tokenize`. Expected 'jieba', a function from a string to a list of "
+            f"words, False, or None. Received: {pre_tokenize!r}."
+        )
+    if importlib.util.find_spec("jieba") is None:
+        raise ImportError(
+            "A vocabulary of words needs jieba, to find them in a text: `pip install jieba`. To "
+            "read single characters all the same, give `pre_tokenize=False`."
+        )
+    return _jieba_words
+
+
+def _jieba_words(text):
+    import jieba
+
+    return jieba.lcut(text, HMM=False)
 
 
 def is_special(token):

@@ -90,7 +90,7 @@ def test_a_gpt_needs_a_causal_template():
 
 def test_a_cloze_is_not_made_causal_by_an_argument():
     template = Template("[MASK]满意。{text}", {0: "不", 1: "很"}, "bert-mini-zh")
-    for option in ({"branching": True}, {"causal": True}, {"document_start_id": 2}):
+    for option in ({"branching": True}, {"document_start_id": 2}):
         with pytest.raises(ValueError, match=r"sets .* itself"):
             build_ptuning_model("bert-mini-zh", template=template, **option)
     with pytest.raises(ValueError, match="needs a causal template"):
@@ -100,8 +100,11 @@ def test_a_cloze_is_not_made_causal_by_an_argument():
 def test_a_prompt_of_another_checkpoint_needs_its_vocabulary(tmp_path):
     template = Template("[u1][MASK]{text}", {w: w for w in REVIEWS}, "bert-mini-zh")
     build_ptuning_model("bert-mini-zh", template=template).save_prompt(tmp_path / "my.prompt")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt or tokenizer\.json"):
+        load_prompt(tmp_path / "my.prompt", tmp_path / "config.json", "bert_model.ckpt")
     with pytest.raises(ValueError, match="give `vocab`"):
-        load_prompt(tmp_path / "my.prompt", "bert_config.json", "bert_model.ckpt")
+        load_prompt(tmp_path / "my.prompt", {}, "bert_model.ckpt")
 
 
 def test_a_name_that_does_not_exist_names_those_that_do():

@@ -12,7 +12,7 @@ from small_gpt2 import CONFIG, tensors, write_small_gpt2
 from keras_ptuning import PtuningEmbedding, build_transformer_model, save_transformer_model
 from keras_ptuning.checkpoints import SafetensorsCheckpoint
 from keras_ptuning.layers import FeedForward
-from keras_ptuning.models import GPT2, is_causal, read_config
+from keras_ptuning.models import GPT2, find_application, read_config
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).parent / "goldens" / "transformers_gpt2.npz"))
 TOKENS = GOLDEN["token_ids"]
@@ -184,7 +184,8 @@ def test_written_as_it_was_read(small, tmp_path):
     model = build_transformer_model(*small, **LINEAR)
     save_transformer_model(model, tmp_path, small[0], vocabulary())
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["config.json", "model.safetensors", "vocab.txt"]
+    tensorflow = [f"bert_model.ckpt.{end}" for end in ("data-00000-of-00001", "index")]
+    assert names == [*tensorflow, "config.json", "model.safetensors", "vocab.txt"]
     assert json.loads((tmp_path / "config.json").read_text("utf-8")) == CONFIG
     checkpoint = SafetensorsCheckpoint(tmp_path / "model.safetensors")
     expected = tensors()
@@ -207,8 +208,9 @@ def test_hugging_face_reads_what_was_written(tmp_path):
 
 def test_written_with_the_configuration_of_another_model(small, small_bert, tmp_path):
     model = build_transformer_model(*small)
+    bert = {**json.loads(pathlib.Path(small_bert[0]).read_text("utf-8")), "model_type": "bert"}
     with pytest.raises(ValueError, match=r"architecture 'bert' .*configuration of this model"):
-        save_transformer_model(model, tmp_path, small_bert[0], vocabulary())
+        save_transformer_model(model, tmp_path, bert, vocabulary())
 
 
 # Configurations, and what does not fit.
@@ -234,7 +236,8 @@ def test_the_configuration_names_the_architecture(small, small_bert):
     assert len(build_transformer_model(bert).inputs) == 2
     assert len(build_transformer_model(small[0]).inputs) == 1
     assert len(build_transformer_model(small[0], model=GPT2).inputs) == 1
-    assert is_causal(small[0]) and is_causal(bert, "gpt2") and not is_causal(bert)
+    found = [find_application(*arguments) for arguments in ([small[0]], [bert, "gpt2"], [bert])]
+    assert found == ["lm", "lm", "encoder"]
     # BERT's entries will do too; what only GPT-2 does otherwise stays so.
     model = build_transformer_model(small_bert[0], model="gpt2")
     assert len(model.inputs) == 1 and model.get_layer("Output-Norm").epsilon == 1e-5
@@ -262,8 +265,8 @@ def test_what_a_gpt2_does_not_have(small):
         ({"resid_pdrop": 1.5}, "resid_pdrop must be at least 0"),
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon must be a positive number"),
         ({"embd_pdrop": 0.0}, "embd_pdrop must be 0.1, the same as resid_pdrop.*0.0"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "must be False, the only GPT-2 here"),
-        ({"tie_word_embeddings": False}, "must be True, the only GPT-2 here"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "must be False, all that is implemented"),
+        ({"tie_word_embeddings": False}, "must be True, all that is implemented"),
     ],
 )
 def test_bad_configurations(tmp_path, change, message):
@@ -296,7 +299,7 @@ def test_checkpoint_of_another_model(small, small_bert, tmp_path):
     path = write_small_gpt2(tmp_path, values=values)[1]
     with pytest.raises(ValueError, match=r"c_attn\.weight.*\(32, 99\).*\(32, 96\)"):
         build_transformer_model(small[0], path)
-    with pytest.raises(ValueError, match=r"'gpt2'.*Missing: transformer.*such as 'bert/"):
+    with pytest.raises(ValueError, match=r"'gpt2'.*Missing: gpt/.*such as 'bert/"):
         build_transformer_model(*[small[0], small_bert[1]], **LINEAR)
-    with pytest.raises(ValueError, match=r"'bert'.*Missing: bert/.*such as 'transformer\."):
-        build_transformer_model(small_bert[0], small[1], **LINEAR)
+    with pytest.raises(ValueError, match=r"'bert'.*Missing: bert\..*such as 'transformer\."):
+        build_transformer_model(small_bert[0], small[1], model="bert", **LINEAR)

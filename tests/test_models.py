@@ -245,7 +245,8 @@ def test_bad_configurations(tmp_path, content, message):
 def test_bad_arguments(small_bert):
     for kwargs, message in (
         ({"model": "bart"}, "Unknown architecture.*'bart'"),
-        ({"application": "unilm"}, "`application` must be 'encoder' or 'lm'.*'unilm'"),
+        ({"application": "seq"}, "`application` must be 'encoder' or 'lm' or 'unilm'.*'seq'"),
+        ({"model": "gpt2", "application": "encoder"}, "`application` must be 'lm' for a GPT2"),
         ({"with_mlp": True}, r"Unknown arguments \['with_mlp'\]"),
     ):
         with pytest.raises(ValueError, match=message):

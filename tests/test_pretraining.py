@@ -116,7 +116,7 @@ def test_learning_and_going_on(make_dataset, make_held_out, tmp_path, applicatio
     assert rates[-1] == pytest.approx(0.01 * 0.02, rel=0.1)
 
     save_transformer_model(model, tmp_path, TINY, dataset.tokenizer.vocab)
-    model = make_model(application, tmp_path / "bert_model.safetensors", seed=1)
+    model = make_model(application, tmp_path / "model.safetensors", seed=1)
     again = pretrain(model, dataset, 1, tmp_path / "again", learning_rate=1e-4)
     assert again[0]["loss"] < 0.7 and "val_loss" not in again[0]
     assert again[0]["step"] == 20
@@ -322,7 +322,7 @@ def test_script_for_an_encoder_and_going_on_from_it(corpus, tmp_path):
     output = run(corpus, tmp_path / "new", f"{OPTIONS} {options} --whole-words --snapshots")
     assert "72 documents" in output
     for folder in (tmp_path / "new", tmp_path / "new" / "step-000006"):
-        paths = folder / "bert_config.json", folder / "bert_model.safetensors"
+        paths = folder / "config.json", folder / "model.safetensors"
         model = build_transformer_model(*paths, with_mlm="linear")
     tokenizer = Tokenizer(tmp_path / "new" / "vocab.txt")
     token_ids = np.array([tokenizer.encode(TEXTS[0])[0]])
@@ -343,7 +343,7 @@ def test_script_for_an_encoder_and_going_on_from_it(corpus, tmp_path):
     )
     more = read_curve(tmp_path / "more")
     assert float(more[0]["loss"]) < float(first[0]["loss"]) - 0.3
-    for name in ("bert_config.json", "vocab.txt"):
+    for name in ("config.json", "vocab.txt"):
         before, after = ((tmp_path / f / name).read_text("utf-8") for f in ("new", "more"))
         assert before == after
 
@@ -356,7 +356,7 @@ def test_script_for_a_language_model(corpus, tmp_path):
     last = json.loads(output.splitlines()[-1].split("Last: ")[1])
     assert last["step"] == 4 and last["perplexity"] == float(read_curve(folder)[-1]["perplexity"])
     # The configuration says that it is causal.
-    paths = folder / "bert_config.json", folder / "bert_model.safetensors"
+    paths = folder / "config.json", folder / "model.safetensors"
     model = build_transformer_model(*paths, with_mlm="linear")
     tokens = np.array([Tokenizer(folder / "vocab.txt").encode(TEXTS[0])[0]])
     other = np.where(np.arange(8) == 5, tokens[0, 1], tokens)
@@ -407,7 +407,7 @@ def test_killed_at_random_moments(tmp_path):
     assert len(kills) == 10 and any(left for _, left, *_ in kills)
     assert not writes(folder)
     assert read_curve(folder) == read_curve(tmp_path / "whole")
-    for name in ("bert_model.safetensors", f"step-{epochs * 20:06d}/bert_model.safetensors"):
+    for name in ("model.safetensors", f"step-{epochs * 20:06d}/model.safetensors"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

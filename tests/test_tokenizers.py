@@ -1,6 +1,7 @@
 import collections
 import json
 import random
+import sys
 import unicodedata
 
 import pytest
@@ -205,3 +206,116 @@ def test_words_of_jieba(tokenizer):
     # 这趟 北京 之旅 我 感觉 很 不错
     assert first.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert second.tolist() == [0, 0, 1, 2, 3, 4]
+
+
+# Files and folders of a vocabulary.
+
+WORDS = [*vocabulary(), "满意", "服务态度", "物流"]
+
+
+def write_json(path, model, added=()):
+    path.write_text(json.dumps({"model": model, "added_tokens": list(added)}), "utf-8")
+    return path
+
+
+def test_a_folder_has_its_vocabulary(tmp_path):
+    (tmp_path / "vocab_chinese.txt").write_text("\n".join(vocabulary()), "utf-8")
+    assert Tokenizer(tmp_path).vocab == vocabulary()
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), "utf-8")
+    assert Tokenizer(str(tmp_path)).vocab == WORDS
+    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt or tokenizer\.json in"):
+        (tmp_path / "empty").mkdir()
+        Tokenizer(tmp_path / "empty")
+
+
+def test_vocabulary_of_hugging_face(tmp_path):
+    ids = {token: i for i, token in enumerate(vocabulary())}
+    model = {"type": "WordPiece", "continuing_subword_prefix": "##", "vocab": ids}
+    added = [{"id": len(ids), "content": "[new]"}, {"id": 0, "content": "[PAD]"}]
+    path = write_json(tmp_path / "tokenizer.json", model, added)
+    for vocab in (path, tmp_path):
+        assert Tokenizer(vocab).vocab == [*vocabulary(), "[new]"]
+    # As the file of bert-base-chinese says, of a vocabulary in lower case.
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert Tokenizer(tmp_path).tokenize("OKAY") == ["ok", "##ay"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model": {"type": "BPE", "vocab": {}}}', "Only vocabularies of BERT's kind.*'BPE'"),
+        ('{"model": {"type": "Unigram", "vocab": []}}', "Only vocabularies.*'Unigram'"),
+        ('{"model": {"type": "WordPiece", "vocab": {"[PAD]": 1}}}', "cannot be read.*gaps"),
+        ('{"model": {"type": "WordPiece"}}', "cannot be read.*KeyError"),
+        ('{"model"', "cannot be read"),
+        ("[]", "cannot be read"),
+    ],
+)
+def test_other_files_of_hugging_face(content, message, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        Tokenizer(path)
+    assert "tokenizer.json" in str(error.value)
+
+
+# Words, or characters.
+
+
+def test_a_vocabulary_of_words_is_known_by_its_words():
+    jieba = pytest.importorskip("jieba")
+    text = "物流很快，很满意OKAY"
+    tokenizer = Tokenizer(WORDS)
+    assert tokenizer.pre_tokenize == "jieba"
+    assert tokenizer.tokenize(text) == ["物流", "很", "快", "，", "很", "满意", "ok", "##ay"]
+    characters = Tokenizer(WORDS, pre_tokenize=False)
+    assert characters.tokenize(text) == [*"物流很快，很满意", "ok", "##ay"]
+    # One in a hundred; fewer can stand in any vocabulary.
+    fillers = [f"word{i}" for i in range(200 - len(vocabulary()))]
+    assert Tokenizer([*vocabulary(), *fillers, "满意"]).pre_tokenize is False
+    assert Tokenizer([*vocabulary(), *fillers, "满意", "物流", "快递"]).pre_tokenize == "jieba"
+    # Pieces, and words with other characters in them, are not words of Chinese.
+    assert Tokenizer([*vocabulary(), "##满意", "A股", "满a意", "，，"]).pre_tokenize is False
+    # As these models were trained: no words that the dictionary lacks.
+    name = "他来到了网易杭研大厦"
+    assert jieba.lcut(name, HMM=False) != jieba.lcut(name)
+    assert "杭研" not in Tokenizer([*WORDS, "杭研", *"杭研"]).tokenize(name)
+
+
+@pytest.mark.parametrize("pre_tokenize", [None, False, "jieba"])
+@pytest.mark.parametrize("vocab", [vocabulary(), WORDS], ids=["characters", "words"])
+def test_how_words_are_found_is_saved(vocab, pre_tokenize):
+    pytest.importorskip("jieba")
+    tokenizer = Tokenizer(vocab, pre_tokenize=pre_tokenize)
+    config = tokenizer.get_config()
+    restored = Tokenizer.from_config(json.loads(json.dumps(config)))
+    assert restored.get_config() == config
+    assert restored.tokenize("物流很快") == tokenizer.tokenize("物流很快")
+    if pre_tokenize is None:
+        # Found or given, a setting is the same.
+        found = "jieba" if vocab == WORDS else False
+        assert config == Tokenizer(vocab, pre_tokenize=found).get_config()
+    if tokenizer.pre_tokenize:
+        with pytest.raises(ValueError, match="are words already"):
+            tokenizer.word_numbers(["物流"], str.split)
+    else:
+        assert tokenizer.word_numbers(["物流"], lambda text: [text])[0].tolist() == [0, 0]
+
+
+def test_what_older_files_say_of_words():
+    config = {"vocab": WORDS, "do_lower_case": True, "pre_tokenize": None}
+    assert Tokenizer.from_config(config).tokenize("物流很快") == [*"物流很快"]
+
+
+def test_without_jieba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(ImportError, match=r"pip install jieba.*`pre_tokenize=False`"):
+        Tokenizer(WORDS)
+    assert Tokenizer(WORDS, pre_tokenize=False).tokenize("物流") == ["物", "流"]
+    assert Tokenizer(vocabulary()).tokenize("物流") == ["物", "流"]
+
+
+@pytest.mark.parametrize("pre_tokenize", ["thulac", True, 3])
+def test_unknown_ways_to_find_words(pre_tokenize):
+    with pytest.raises(ValueError, match=r"Unknown `pre_tokenize`.*Received"):
+        Tokenizer(vocabulary(), pre_tokenize=pre_tokenize)

@@ -1,108 +1,161 @@
 """From a checkpoint's tensors to a model's weights."""
 
-import os
-
 import numpy as np
 
-from keras_ptuning.checkpoints.names import PER_TOKEN, tensor_names
-from keras_ptuning.checkpoints.safetensors import SafetensorsCheckpoint
-from keras_ptuning.checkpoints.tensorflow import TensorFlowCheckpoint
+from keras_ptuning.checkpoints.names import LAYOUTS, PER_TOKEN, layout_of, spellings, tensors_of
 
 
-def open_checkpoint(path):
-    """Opens a `.safetensors` file, or else a TensorFlow checkpoint by its prefix."""
-    is_safetensors = os.fspath(path).endswith(".safetensors")
-    return (SafetensorsCheckpoint if is_safetensors else TensorFlowCheckpoint)(path)
+class NamedTensors:
+    """The tensors of a checkpoint, by the layers of an architecture that they belong to.
 
+    Args:
+        checkpoint: A reader with `path`, `shapes` and `read`, e.g. `TensorFlowCheckpoint`.
+        architecture: Name of a table in `checkpoints.names`, e.g. `"bert"`.
 
-def check_depth(num_hidden_layers, checkpoint, architecture):
-    """Raises a ValueError if the checkpoint has more layers than the configuration."""
-    for name, _ in tensor_names(architecture, f"Transformer-{num_hidden_layers}-FeedForward"):
-        name = _name_in(checkpoint, name)
-        if name in checkpoint.shapes:
+    Raises:
+        ValueError: if the architecture is not known in the layout of the checkpoint.
+
+    Example:
+
+    ```python
+    tensors = NamedTensors(open_checkpoint("bert_model.ckpt"), "bert")
+    tensors.of("MLM-Bias")  # [Tensor(name="cls/predictions/output_bias", ...)]
+    ```
+    """
+
+    def __init__(self, checkpoint, architecture):
+        self.checkpoint = checkpoint
+        self.architecture = architecture
+        self.layout = layout_of(checkpoint.shapes)
+        if not tensors_of(self.layout, architecture, "Embedding-Token"):
             raise ValueError(
-                f"The configuration does not match the checkpoint {checkpoint.path!r}: it has "
-                f"num_hidden_layers={num_hidden_layers}, and the checkpoint has more, such as "
-                f"the tensor {name!r}. To use only the lower layers, give `num_hidden_layers` as "
-                "an argument."
+                f"Checkpoints of {architecture!r} are read in Hugging Face's layout only. "
+                f"Received: {checkpoint.path!r}, with the tensor {min(checkpoint.shapes)!r}."
+            )
+        self._spellings = {}
+        if self.layout == "hugging_face":
+            self._spellings = spellings(checkpoint.shapes, architecture)
+
+    def of(self, layer_name):
+        """The tensors of a layer, in the order of its weights, whether they are there or not."""
+        return [
+            tensor._replace(name=self._spellings.get(tensor.name, tensor.name))
+            for tensor in tensors_of(self.layout, self.architecture, layer_name)
+        ]
+
+    def names(self, depth):
+        """The names of all tensors that a model of so many layers may have."""
+        layers = []
+        for layer in LAYOUTS[self.layout][self.architecture]:
+            numbers = range(depth) if "{}" in layer else [0]
+            layers += [layer.format(i) for i in numbers]
+        return list(dict.fromkeys(tensor.name for layer in layers for tensor in self.of(layer)))
+
+    def missing(self, layer_name):
+        """The names of those that the checkpoint lacks."""
+        return [t.name for t in self.of(layer_name) if t.name not in self.checkpoint.shapes]
+
+    def has(self, layer_name):
+        """Whether the checkpoint has any tensor of a layer."""
+        return any(t.name in self.checkpoint.shapes for t in self.of(layer_name))
+
+    def shape_for(self, tensor, shape):
+        """The shape that a tensor must have for a weight of the shape `shape`."""
+        if tensor.third is not None:
+            shape = (*shape[:-1], 3 * shape[-1])
+        return tuple(shape[::-1] if tensor.transposed else shape)
+
+    def read(self, tensor):
+        """The weight that a tensor becomes."""
+        value = self.checkpoint.read(tensor.name)
+        if tensor.third is not None:
+            value = np.split(value, 3, axis=-1)[tensor.third]
+        return value.T if tensor.transposed else value
+
+
+def check_depth(num_hidden_layers, tensors):
+    """Raises a ValueError if the checkpoint has more layers than the configuration."""
+    for tensor in tensors.of(f"Transformer-{num_hidden_layers}-FeedForward"):
+        if tensor.name in tensors.checkpoint.shapes:
+            raise ValueError(
+                f"The configuration does not match the checkpoint {tensors.checkpoint.path!r}: it "
+                f"has num_hidden_layers={num_hidden_layers}, and the checkpoint has more, such as "
+                f"the tensor {tensor.name!r}. To use only the lower layers, give "
+                "`num_hidden_layers` as an argument."
             )
 
 
-def load_weights(layers, checkpoint, architecture, keep_tokens=None):
-    """Loads a checkpoint into layers; all of it, or nothing.
+def load_weights(layers, tensors, keep_tokens=None):
+    """Loads a checkpoint into layers.
+
+    Names and shapes are compared first. The tensors are then read one at a time, so that loading
+    needs little more memory than the model.
 
     Args:
         layers: Dictionary of built Keras layers by name, as `BERT.layers`.
-        checkpoint: A reader with `path`, `shapes` and `read`, e.g. `TensorFlowCheckpoint`.
-        architecture: Name of a table in `checkpoints.names`, e.g. `"bert"`.
+        tensors: `NamedTensors` of the checkpoint.
         keep_tokens: Optional list of token ids, to load only these rows of the vocabulary.
 
     Raises:
-        ValueError: if the checkpoint lacks tensors of these layers, or they have another shape,
-            or cannot be read. Nothing has been loaded then.
+        ValueError: if the checkpoint lacks tensors of these layers, or they have another shape;
+            nothing has been loaded then. If a tensor cannot be read; some have been loaded then.
     """
-    plan = []
+    path = tensors.checkpoint.path
+    plan, missing = [], []
     for layer_name, layer in layers.items():
-        names = tensor_names(architecture, layer_name)
+        missing += [(name, layer_name) for name in tensors.missing(layer_name) if layer.weights]
         # A layer may have weights after its pretrained ones, e.g. a prompt.
-        plan += [
-            (variable, _name_in(checkpoint, name), third, layer_name)
-            for variable, (name, third) in zip(layer.weights, names)  # noqa: B905
-        ]
-    missing = [(name, layer) for _, name, _, layer in plan if name not in checkpoint.shapes]
+        pairs = zip(layer.weights, tensors.of(layer_name))  # noqa: B905
+        plan += [(variable, tensor, layer_name) for variable, tensor in pairs]
     if missing:
-        raise ValueError(_describe_missing(missing, checkpoint, architecture))
+        raise ValueError(_describe_missing(missing, tensors))
     if keep_tokens is not None:
-        rows = next(
-            checkpoint.shapes[name][0] for _, name, _, layer in plan if layer == "Embedding-Token"
-        )
+        token = next(t for _, t, layer in plan if layer == "Embedding-Token")
+        rows = tensors.checkpoint.shapes[token.name][0]
         outside = [i for i in keep_tokens if not 0 <= i < rows]
         if outside:
             raise ValueError(
-                f"`keep_tokens` names tokens that {checkpoint.path!r} does not have. Received: "
+                f"`keep_tokens` names tokens that {path!r} does not have. Received: "
                 f"{outside[:5]} with a vocabulary of {rows}."
             )
-    for variable, name, third, layer_name in plan:
-        expected = tuple(variable.shape)
-        if third is not None:
-            expected = (*expected[:-1], 3 * expected[-1])
-        found = checkpoint.shapes[name]
+    for variable, tensor, layer_name in plan:
+        expected = tensors.shape_for(tensor, variable.shape)
+        found = tensors.checkpoint.shapes[tensor.name]
         if keep_tokens is not None and layer_name in PER_TOKEN:
             found = (len(keep_tokens), *found[1:])
         if found != expected:
             raise ValueError(
-                f"The configuration does not match the checkpoint {checkpoint.path!r}: its tensor "
-                f"{name!r} has the shape {found}, and the layer {layer_name!r}, built from the "
-                f"configuration, expects {expected}."
+                f"The configuration does not match the checkpoint {path!r}: its tensor "
+                f"{tensor.name!r} has the shape {found}, and the layer {layer_name!r}, built from "
+                f"the configuration, expects {expected}."
             )
-    values = []
-    for variable, name, third, layer_name in plan:
-        value = checkpoint.read(name)
-        if third is not None:
-            # A copy, without which the other two thirds would stay in memory.
-            value = np.split(value, 3, axis=-1)[third].copy()
+    for variable, tensor, layer_name in plan:
+        value = tensors.read(tensor)
+        if value.dtype.kind != "f":
+            raise ValueError(
+                f"The tensor {tensor.name!r} of the checkpoint {path!r} is damaged, or not of a "
+                f"model's weights. Expected floating-point numbers. Received: {value.dtype}."
+            )
         if keep_tokens is not None and layer_name in PER_TOKEN:
             value = value[keep_tokens]
-        values.append((variable, value))
-    for variable, value in values:
-        variable.assign(value)
+        variable.assign(np.ascontiguousarray(value))
     for layer in layers.values():
         # Layers that lay vectors of their own over a table start from the loaded one.
         if hasattr(layer, "reset_prompt"):
             layer.reset_prompt()
 
 
-def _name_in(checkpoint, name):
-    """A tensor's name in this checkpoint: some releases of GPT-2 leave out the prefix."""
-    short = name.removeprefix("transformer.")
-    return short if short in checkpoint.shapes else name
-
-
-def _describe_missing(missing, checkpoint, architecture):
+def _describe_missing(missing, tensors):
     parts = {layer_name.split("-")[0] for _, layer_name in missing}
+    shapes = tensors.checkpoint.shapes
     names = list(dict.fromkeys(name for name, _ in missing))
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    if parts == {"MLM"}:
+    if any("discriminator_predictions" in name for name in shapes) and "MLM" in parts:
+        what = (
+            "is the discriminator of an ELECTRA, which tells words from replaced ones and cannot "
+            "fill in a mask. Use the generator's release."
+        )
+    elif parts == {"MLM"}:
         what = (
             "has no MLM head, so it cannot fill in a mask. Use a release that includes the head "
             "(`cls/predictions/...`); for a plain encoder leave out `with_mlm`."
@@ -110,8 +163,8 @@ def _describe_missing(missing, checkpoint, architecture):
     elif parts == {"Pooler"}:
         what = "has no pooler. Leave out `with_pool`."
     else:
-        what = f"does not have all the tensors of the architecture {architecture!r}."
+        what = f"does not have all the tensors of the architecture {tensors.architecture!r}."
     return (
-        f"The checkpoint {checkpoint.path!r} {what} Missing: {shown}. It has "
-        f"{len(checkpoint.shapes)} tensors, such as {min(checkpoint.shapes, default=None)!r}."
+        f"The checkpoint {tensors.checkpoint.path!r} {what} Missing: {shown}. It has "
+        f"{len(shapes)} tensors, such as {min(shapes, default=None)!r}."
     )

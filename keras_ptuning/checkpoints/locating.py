@@ -2,10 +2,40 @@
 
 import os
 
-from keras_ptuning.assets import NAMES, find_asset
+from keras_ptuning.assets import find_asset
+from keras_ptuning.folders import find_one, folder_of
+from keras_ptuning.tokenizers import find_vocab
 
-CONFIGS = ("bert_config.json", "config.json")
-WEIGHTS = ("bert_model.safetensors", "model.safetensors", "bert_model.ckpt")
+# Regular expressions of file names, the best first.
+CONFIGS = (
+    r"bert_config\.json",
+    r"config\.json",
+    r"bert_config_.*\.json",
+    r"albert_config.*\.json",
+    r"electra_config\.json",
+    # Of ELECTRA's two models the generator is the one that fills in masks.
+    r".*generator_config\.json",
+    r".*discriminator_config\.json",
+)
+WEIGHTS = (
+    r"bert_model\.safetensors",
+    r"model\.safetensors",
+    r"model\.safetensors\.index\.json",
+    r"bert_model\.ckpt\.index",
+    r".*\.index",
+    r"pytorch_model\.bin",
+    r"pytorch_model\.bin\.index\.json",
+    # What a trainer leaves beside the weights are no weights.
+    r"(?!training_args|optimizer|scheduler).*\.(safetensors|bin)",
+)
+# Beside a Hugging Face model, and about other things than its architecture.
+_OTHER_JSON = (
+    ".index.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 def find_checkpoint(path):
@@ -13,30 +43,61 @@ def find_checkpoint(path):
 
     Args:
         path: Name of an embedded checkpoint; or a folder with the files of one; or the path of its
-            weights, e.g. `bert_model.ckpt`, in such a folder.
+            weights, e.g. `bert_model.ckpt`, or of its configuration, in such a folder.
 
     Returns:
         `(config, weights, vocab)`: paths as `build_transformer_model` and `Tokenizer` take them.
 
     Raises:
         FileNotFoundError: if one of the three is not there.
+        ValueError: if there are several of a kind, and none has the usual name.
 
     Example:
 
     >>> [p.split("/")[-1] for p in find_checkpoint("bert-mini-zh")]
     ['bert_config.json', 'bert_model.safetensors', 'vocab.txt']
     """
-    path = find_asset(path, "bert_model.safetensors") or os.fspath(path)
-    folder, weights = (path, WEIGHTS) if os.path.isdir(path) else os.path.split(path)
-    found = []
-    for names in (CONFIGS, [weights] if isinstance(weights, str) else weights, ["vocab.txt"]):
-        paths = [os.path.join(folder, name) for name in names]
-        there = [p for p in paths if os.path.exists(p) or os.path.exists(f"{p}.index")]
-        if not there:
-            raise FileNotFoundError(
-                f"There is no {' or '.join(names)} in {folder or '.'!r}. Expected the files of a "
-                f"checkpoint beside each other, or the name of an embedded one, {NAMES}. "
-                f"Received: {path!r}."
-            )
-        found.append(there[0])
-    return tuple(found)
+    return find_config(path), find_weights(path), find_vocab(path)
+
+
+def find_config(path):
+    """Finds the configuration of a checkpoint.
+
+    Args:
+        path: As `find_checkpoint` takes it. The path of a configuration is returned as it is.
+
+    Returns:
+        A path.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if there are several, and none has the usual name.
+    """
+    is_config = str(path).endswith(".json") and not str(path).endswith(_OTHER_JSON)
+    if is_config and os.path.isfile(path):
+        return os.fspath(path)
+    return find_one(path, CONFIGS, "bert_config.json or config.json")
+
+
+def find_weights(path):
+    """Finds the weights of a checkpoint.
+
+    Args:
+        path: As `find_checkpoint` takes it. The path of weights is returned as it is.
+
+    Returns:
+        A path, as `open_checkpoint` takes it: of a TensorFlow checkpoint, its prefix.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: if there are several, and none has the usual name.
+    """
+    is_folder = find_asset(path, "") is not None or os.path.isdir(path)
+    # Any other file is taken for weights: `open_checkpoint` says so if it cannot read it.
+    is_beside = str(path).endswith((".json", ".txt")) and not str(path).endswith(".index.json")
+    if is_folder or is_beside:
+        found = find_one(path, WEIGHTS, "model.safetensors, bert_model.ckpt or pytorch_model.bin")
+    else:
+        folder_of(path)  # there must be something
+        found = os.fspath(path)
+    return found.removesuffix(".index")

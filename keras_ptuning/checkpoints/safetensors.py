@@ -1,19 +1,24 @@
 """Reading safetensors files."""
 
+import contextlib
 import os
 
+import ml_dtypes  # noqa: F401  (makes the name "bfloat16" known to NumPy)
 import safetensors
+
+from keras_ptuning.checkpoints.sharded import locate_tensors
 
 
 class SafetensorsCheckpoint:
-    """A checkpoint in one safetensors file, whose tensors are read one at a time.
+    """A checkpoint in safetensors files, whose tensors are read one at a time.
 
     Args:
-        path: Path of the file, which ends in `.safetensors`.
+        path: Path of the file, which ends in `.safetensors`; or of the index of several,
+            which ends in `.safetensors.index.json`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read.
+        FileNotFoundError: if there is no such file, or one that the index names is missing.
+        ValueError: if one cannot be read.
 
     Example:
 
@@ -26,20 +31,30 @@ class SafetensorsCheckpoint:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        try:
-            self._file = safetensors.safe_open(self.path, framework="numpy")
-            self.shapes = {
-                name: tuple(self._file.get_slice(name).get_shape())
-                for name in self._file.keys()  # noqa: SIM118
-            }
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no checkpoint file {self.path!r}.") from None
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(
-                f"The checkpoint {self.path!r} cannot be read; it is damaged, or not a "
-                f"safetensors file. Copy it again. The library says: {error}"
-            ) from None
+        self.shapes, self._files = locate_tensors(self.path, _read_shapes)
 
     def read(self, name):
-        """Returns the tensor `name` as a NumPy array."""
-        return self._file.get_tensor(name)
+        """Returns the tensor `name` as a NumPy array; of the type bfloat16, as float32."""
+        # Opened anew each time: what was read of an open file stays in memory.
+        with _opened(self._files[name]) as file:
+            value = file.get_tensor(name)
+        return value.astype("float32") if value.dtype.name == "bfloat16" else value
+
+
+def _read_shapes(path):
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path):
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no checkpoint file {path!r}.") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(
+            f"The checkpoint {path!r} cannot be read; it is damaged, or not a "
+            f"safetensors file. Copy it again. The library says: {error}"
+        ) from None

@@ -6,15 +6,22 @@ import keras
 import numpy as np
 import safetensors.numpy
 
-from keras_ptuning.checkpoints.names import tensor_names
+from keras_ptuning.checkpoints.names import tensors_of
 from keras_ptuning.files import replacing
 
+# A logit that leaves no probability to a token.
+NEVER = -1e4
 
-def checkpoint_tensors(layers, architecture):
+
+def checkpoint_tensors(layers, layout, architecture):
     """The weights of layers under a checkpoint's names.
+
+    Vectors laid over a token embedding stand in its rows. Those of additional tokens come after
+    them, and a bias of the tokens makes them improbable, since the layer itself predicts none.
 
     Args:
         layers: Iterable of built Keras layers, as `model.layers`.
+        layout: `"google"` or `"hugging_face"`.
         architecture: Name of a table in `checkpoints.names`, e.g. `"bert"`.
 
     Returns:
@@ -24,18 +31,27 @@ def checkpoint_tensors(layers, architecture):
         ValueError: if a layer has weights that the architecture has no names for.
     """
     parts = {}
+    layers = list(layers)
+    added = max(getattr(layer, "num_additional", 0) for layer in layers)
     for layer in layers:
-        names = tensor_names(architecture, layer.name)
-        if len(names) != len(layer.weights):
+        values = [layer.whole_table()] if hasattr(layer, "whole_table") else layer.weights
+        tensors = tensors_of(layout, architecture, layer.name)
+        if len(tensors) != len(values):
             raise ValueError(
-                f"The layer {layer.name!r} has {len(layer.weights)} weights, and a checkpoint of "
-                f"the architecture {architecture!r} {len(names)} names for them. Give the "
+                f"The layer {layer.name!r} has {len(values)} weights, and a checkpoint of "
+                f"the architecture {architecture!r} {len(tensors)} names for them. Give the "
                 "configuration of this model, or save it whole with `model.save(...)`."
             )
-        for (name, _), variable in zip(names, layer.weights, strict=True):
-            value = keras.ops.convert_to_numpy(variable).astype("float32")
-            parts.setdefault(name, []).append(value)
-    return {name: np.concatenate(values, axis=-1) for name, values in parts.items()}
+        for tensor, value in zip(tensors, values, strict=True):
+            value = keras.ops.convert_to_numpy(value).astype("float32")
+            if layer.name == "MLM-Bias":
+                value = np.pad(value, (0, added), constant_values=NEVER)
+            parts.setdefault(tensor.name, []).append(value.T if tensor.transposed else value)
+    # Writers take the numbers as they lie in memory.
+    return {
+        name: np.ascontiguousarray(np.concatenate(values, axis=-1))
+        for name, values in parts.items()
+    }
 
 
 def write_safetensors(path, tensors, dtype=None):

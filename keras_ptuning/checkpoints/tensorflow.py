@@ -70,14 +70,16 @@ class TensorFlowCheckpoint:
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
 
     def read(self, name):
-        """Returns the tensor `name` as a NumPy array."""
+        """Returns the tensor `name` as a NumPy array; of the type bfloat16, as float32."""
         try:
-            return self._reader.get_tensor(name)
+            value = self._reader.get_tensor(name)  # compares its checksum too
         except Exception as error:
             raise ValueError(
                 f"The tensor {name!r} cannot be read from {self.path}.data-*; the file is cut "
                 f"short or damaged. Copy it again. TensorFlow says: {_line(error)}"
             ) from None
+        is_bfloat16 = getattr(value, "dtype", None) == "bfloat16"
+        return value.astype("float32") if is_bfloat16 else value
 
 
 def _line(error):

@@ -1,7 +1,12 @@
 """The layers that transformers and tuning methods are made of."""
 
 from keras_ptuning.layers.attention import MultiHeadAttention
-from keras_ptuning.layers.embeddings import PositionEmbedding, PtuningEmbedding
+from keras_ptuning.layers.embeddings import (
+    PositionEmbedding,
+    PtuningEmbedding,
+    RelativePosition,
+    RotaryPosition,
+)
 from keras_ptuning.layers.feed_forward import FeedForward
 from keras_ptuning.layers.heads import Bias, GatherPositions, Verbalizer
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
@@ -14,5 +19,7 @@ __all__ = [
     "PositionEmbedding",
     "PromptEncoder",
     "PtuningEmbedding",
+    "RelativePosition",
+    "RotaryPosition",
     "Verbalizer",
 ]

@@ -21,6 +21,10 @@ class MultiHeadAttention(keras.layers.Layer):
         inputs: Tensor of shape `(batch, length, hidden)`.
         attention_mask: Boolean tensor that broadcasts to `(batch, heads, length, length)`;
             `True` where a query (third axis) may look at a key (fourth axis).
+        rotary: Optional tensor of shape `(1 or batch, length, head_size)`, what `RotaryPosition`
+            makes: queries and keys are turned by their positions.
+        relative: Optional tensor of shape `(1 or batch, length, length, head_size)`, what
+            `RelativePosition` makes: added to keys and values, for each pair of tokens.
         training: Whether to drop attention weights.
 
     Returns:
@@ -36,6 +40,8 @@ class MultiHeadAttention(keras.layers.Layer):
 
     Reference:
         - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.2.
+        - [Su et al., 2021](https://arxiv.org/abs/2104.09864), section 3.2, for `rotary`.
+        - [Shaw et al., 2018](https://arxiv.org/abs/1803.02155), section 3.1, for `relative`.
     """
 
     def __init__(
@@ -65,15 +71,24 @@ class MultiHeadAttention(keras.layers.Layer):
         self.output_dense = dense(hidden, "output", size)
         self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
-    def call(self, inputs, attention_mask, training=None):
+    def call(self, inputs, attention_mask, rotary=None, relative=None, training=None):
         query, key, value = (
             self._split_heads(dense(inputs)) for dense in (self.query, self.key, self.value)
         )
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) / math.sqrt(self.head_size)
+        if rotary is not None:
+            query, key = _rotate(query, rotary), _rotate(key, rotary)
+        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+        if relative is not None:
+            relative = ops.cast(relative, query.dtype)
+            scores = scores + _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
+        scores = scores / math.sqrt(self.head_size)
         minus_infinity = -3e4 if self.compute_dtype == "float16" else -1e9
         scores = ops.where(attention_mask, scores, ops.cast(minus_infinity, scores.dtype))
         weights = self.attention_dropout(ops.softmax(scores), training=training)
-        outputs = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        outputs = ops.matmul(weights, value)
+        if relative is not None:
+            outputs = outputs + _per_query(weights, relative)
+        outputs = ops.transpose(outputs, (0, 2, 1, 3))
         batch, length = ops.shape(inputs)[:2]
         outputs = ops.reshape(outputs, (batch, length, self.heads * self.head_size))
         return self.output_dense(outputs)
@@ -83,8 +98,8 @@ class MultiHeadAttention(keras.layers.Layer):
         x = ops.reshape(x, (batch, length, self.heads, self.head_size))
         return ops.transpose(x, (0, 2, 1, 3))
 
-    def compute_output_shape(self, inputs_shape, attention_mask_shape=None):
-        return inputs_shape
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
     def get_config(self):
         return {
@@ -94,3 +109,17 @@ class MultiHeadAttention(keras.layers.Layer):
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+def _per_query(x, matrices):
+    """`(batch, heads, queries, m)` by a matrix for each query, `(1 or batch, queries, m, n)`."""
+    x = ops.transpose(x, (0, 2, 1, 3))
+    return ops.transpose(ops.matmul(x, matrices), (0, 2, 1, 3))
+
+
+def _rotate(x, waves):
+    """Turns each pair of numbers of `(batch, heads, length, size)` by the angle of its position."""
+    waves = ops.cast(waves, x.dtype)[:, None]
+    sine, cosine = (ops.repeat(waves[..., i::2], 2, axis=-1) for i in range(2))
+    pairs = ops.stack([-x[..., 1::2], x[..., ::2]], axis=-1)
+    return x * cosine + ops.reshape(pairs, ops.shape(x)) * sine

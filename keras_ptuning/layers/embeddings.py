@@ -1,4 +1,4 @@
-"""Embeddings: positions, and the token embedding of which only chosen rows learn."""
+"""Embeddings: of positions, and of tokens of which only chosen ones learn."""
 
 import keras
 import numpy as np
@@ -14,6 +14,10 @@ class PositionEmbedding(keras.layers.Layer):
     Args:
         input_dim: Integer. The number of positions.
         embeddings_initializer: Initializer of the vectors.
+        hierarchical: Weight of the first of two vectors that make one of `input_dim ** 2`
+            positions: position `i * input_dim + j` out of those of `i` and `j`. The first
+            `input_dim` positions stay what they are. `True` for `0.4`. Defaults to `None`: there
+            are `input_dim` positions.
         **kwargs: Other arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
@@ -24,7 +28,8 @@ class PositionEmbedding(keras.layers.Layer):
         Tensor of the same shape.
 
     Raises:
-        ValueError: if there are no `positions`, and `length` is known and greater than `input_dim`.
+        ValueError: if there are no `positions`, and `length` is known and greater than the number
+            of positions; if `hierarchical` is not between 0 and 1.
 
     Example:
 
@@ -35,12 +40,19 @@ class PositionEmbedding(keras.layers.Layer):
 
     Reference:
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.
+        - [Su, 2020](https://kexue.fm/archives/7947), on hierarchical positions.
     """
 
-    def __init__(self, input_dim, embeddings_initializer="uniform", **kwargs):
+    def __init__(self, input_dim, embeddings_initializer="uniform", hierarchical=None, **kwargs):
         super().__init__(**kwargs)
         self.input_dim = input_dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.hierarchical = 0.4 if hierarchical is True else (hierarchical or None)
+        if self.hierarchical is not None and not 0 < self.hierarchical < 1:
+            raise ValueError(
+                "`hierarchical` must be True, or a weight between 0 and 1. Received: "
+                f"hierarchical={hierarchical!r}."
+            )
 
     def build(self, inputs_shape, positions_shape=None):
         self.embeddings = self.add_weight(
@@ -50,15 +62,27 @@ class PositionEmbedding(keras.layers.Layer):
         )
 
     def call(self, inputs, positions=None):
+        length, limit = ops.shape(inputs)[1], self.input_dim
+        if self.hierarchical is not None:
+            limit = self.input_dim**2
+            positions = ops.arange(length)[None] if positions is None else positions
         if positions is not None:
-            return inputs + ops.cast(ops.take(self.embeddings, positions, axis=0), inputs.dtype)
-        length = ops.shape(inputs)[1]
-        if isinstance(length, int) and length > self.input_dim:
+            return inputs + ops.cast(self._vectors(positions), inputs.dtype)
+        if isinstance(length, int) and length > limit:
             raise ValueError(
-                f"The model has {self.input_dim} positions. Received: a sequence of {length} "
+                f"The model has {limit} positions. Received: a sequence of {length} "
                 "tokens. Shorten the texts (`maxlen`), or use a checkpoint with more positions."
             )
         return inputs + ops.cast(self.embeddings[:length], inputs.dtype)
+
+    def _vectors(self, positions):
+        if self.hierarchical is None:
+            return ops.take(self.embeddings, positions, axis=0)
+        alpha = self.hierarchical
+        base = (self.embeddings - alpha * self.embeddings[:1]) / (1 - alpha)
+        first = ops.take(base, ops.floor_divide(positions, self.input_dim), axis=0)
+        second = ops.take(base, ops.mod(positions, self.input_dim), axis=0)
+        return alpha * first + (1 - alpha) * second
 
     def compute_output_shape(self, inputs_shape, positions_shape=None):
         return inputs_shape
@@ -68,7 +92,113 @@ class PositionEmbedding(keras.layers.Layer):
             **super().get_config(),
             "input_dim": self.input_dim,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "hierarchical": self.hierarchical,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class RotaryPosition(keras.layers.Layer):
+    """Sine and cosine of each position, for attention that turns queries and keys by them.
+
+    It has no weights.
+
+    Args:
+        size: Integer. Size of an attention head.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, length, ...)`.
+        positions: Optional integer tensor of shape `(batch, length)`. Defaults to 0, 1, 2...
+
+    Returns:
+        Tensor of shape `(1 or batch, length, size)`: sine and cosine in turn.
+
+    Example:
+
+    >>> import numpy as np
+    >>> tuple(RotaryPosition(size=8)(np.zeros((2, 7))).shape)
+    (1, 7, 8)
+
+    Reference:
+        - [Su et al., 2021](https://arxiv.org/abs/2104.09864), section 3.
+    """
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, inputs, positions=None):
+        if positions is None:
+            positions = ops.arange(ops.shape(inputs)[1])[None]
+        # Angles of far positions need more places than half precision has.
+        angles = ops.cast(positions, "float32")[..., None] * _frequencies(self.size)
+        waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
+        return ops.reshape(waves, (*ops.shape(angles)[:2], self.size))
+
+    def compute_output_spec(self, inputs, positions=None):
+        batch = 1 if positions is None else inputs.shape[0]
+        return keras.KerasTensor((batch, inputs.shape[1], self.size), "float32")
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class RelativePosition(keras.layers.Layer):
+    """A fixed vector for each distance between two tokens, for attention that adds them to keys.
+
+    It has no weights: the vectors are waves, and far distances share one.
+
+    Args:
+        max_distance: Integer. From here on, distances are alike.
+        size: Integer. Size of an attention head.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, length, ...)`.
+        positions: Optional integer tensor of shape `(batch, length)`. Defaults to 0, 1, 2...
+
+    Returns:
+        Tensor of shape `(1 or batch, length, length, size)`: query, key, vector.
+
+    Example:
+
+    >>> import numpy as np
+    >>> tuple(RelativePosition(max_distance=64, size=8)(np.zeros((2, 7))).shape)
+    (1, 7, 7, 8)
+
+    Reference:
+        - [Wei et al., 2019](https://arxiv.org/abs/1909.00204), section 2.2.
+        - [Shaw et al., 2018](https://arxiv.org/abs/1803.02155), section 3.
+    """
+
+    def __init__(self, max_distance, size, **kwargs):
+        super().__init__(**kwargs)
+        self.max_distance = max_distance
+        self.size = size
+        angles = np.arange(2 * max_distance + 1)[:, None] * _frequencies(size)
+        waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+        self._table = waves.reshape(-1, size).astype("float32")
+
+    def call(self, inputs, positions=None):
+        if positions is None:
+            positions = ops.arange(ops.shape(inputs)[1])[None]
+        distance = positions[:, None, :] - positions[:, :, None]
+        row = ops.clip(distance, -self.max_distance, self.max_distance) + self.max_distance
+        return ops.take(ops.convert_to_tensor(self._table), row, axis=0)
+
+    def compute_output_spec(self, inputs, positions=None):
+        batch, length = inputs.shape[:2] if positions is not None else (1, inputs.shape[1])
+        return keras.KerasTensor((batch, length, length, self.size), "float32")
+
+    def get_config(self):
+        config = {"max_distance": self.max_distance, "size": self.size}
+        return {**super().get_config(), **config}
+
+
+def _frequencies(size):
+    """The wave lengths of sinusoidal positions, from short to long."""
+    return np.power(10000.0, -np.arange(0, size, 2) / size).astype("float32")
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -196,6 +326,18 @@ class PtuningEmbedding(keras.layers.ReversibleEmbedding):
         if self.num_encoded is None:
             return encoded
         return ops.concatenate([encoded, prompt[self.num_encoded :]], axis=0)
+
+    @property
+    def num_additional(self):
+        """How many of the chosen rows are beyond the vocabulary."""
+        return sum(i >= self.input_dim for i in self.tuned_ids)
+
+    def whole_table(self):
+        """The table with the chosen rows laid in, and those of additional tokens after it."""
+        table, rows = map(ops.convert_to_numpy, (self.embeddings, self.vectors()))
+        table = np.concatenate([table, np.zeros_like(rows[: self.num_additional])])
+        table[self.tuned_ids] = rows
+        return table
 
     def reset_prompt(self):
         """Starts the chosen rows from the table's own; additional tokens keep their values."""

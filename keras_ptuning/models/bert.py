@@ -25,6 +25,8 @@ class BERT:
     input_names = ("Input-Token", "Input-Segment")
     norm_epsilon = 1e-12
     always_causal = False
+    # Whether there is a greatest length of texts.
+    limited = True
 
     def __init__(
         self,
@@ -36,16 +38,18 @@ class BERT:
         hidden_act="gelu",
         max_position=512,
         segment_vocab_size=2,
+        embedding_size=None,
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
         initializer_range=0.02,
         norm_epsilon=None,
         sequence_length=None,
+        hierarchical_position=None,
         keep_tokens=None,
         with_pool=False,
         with_mlm=False,
         gather_positions=False,
-        causal=False,
+        application="encoder",
         document_start_id=None,
         branching=False,
         layers=None,
@@ -54,10 +58,11 @@ class BERT:
     ):
         self.vocab_size = vocab_size if keep_tokens is None else len(keep_tokens)
         self.hidden_size = hidden_size
+        self.embedding_size = embedding_size or hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
-        self.hidden_act = get_activation(hidden_act)
+        self.hidden_act = self.head_act = get_activation(hidden_act)
         self.max_position = max_position
         self.segment_vocab_size = segment_vocab_size
         self.dropout_rate = dropout_rate
@@ -65,11 +70,12 @@ class BERT:
         self.initializer_range = initializer_range
         self.norm_epsilon = norm_epsilon or self.norm_epsilon
         self.sequence_length = sequence_length
+        self.hierarchical_position = hierarchical_position
         self.keep_tokens = keep_tokens
         self.with_pool = with_pool
         self.with_mlm = with_mlm
         self.gather_positions = gather_positions
-        self.causal = causal or self.always_causal
+        self.application = "lm" if self.always_causal else application
         self.document_start_id = document_start_id
         self.branching = branching
         self.layers = dict(layers or {})
@@ -80,9 +86,11 @@ class BERT:
         """Returns the Keras model."""
         inputs = self.inputs()
         attention_mask = self.attention_mask(inputs)
-        x = self.apply_embeddings(inputs, attention_mask)
+        positions = self.positions(attention_mask)
+        x = self.apply_embeddings(inputs, positions)
+        context = {"attention_mask": attention_mask, **self.attention_positions(x, positions)}
         for i in range(self.num_hidden_layers):
-            x = self.apply_block(x, attention_mask, f"Transformer-{i}")
+            x = self.apply_block(x, context, f"Transformer-{i}")
         outputs = self.apply_heads(x, inputs)
         model = keras.Model(list(inputs.values()), outputs, name=self.name)
         if self.dtype is not None:
@@ -92,6 +100,8 @@ class BERT:
 
     def inputs(self):
         names = [*self.input_names, *(["Input-Reach"] if self.branching else [])]
+        if not self.segment_vocab_size:
+            names = [name for name in names if name != "Input-Segment"]
         inputs = {n: keras.Input((self.sequence_length,), dtype="int32", name=n) for n in names}
         if self.gather_positions:
             inputs["Input-Gather"] = keras.Input((None,), dtype="int32", name="Input-Gather")
@@ -100,13 +110,18 @@ class BERT:
     def attention_mask(self, inputs):
         """Who (third axis) may look at whom (fourth): everybody at all but padding.
 
-        A causal model looks only back, and packed documents do not see each other. Where a text
-        has several continuations, each token tells the place of the last one that sees it.
+        A causal model looks only back, and packed documents do not see each other. With
+        `"unilm"`, only the second segment is causal. Where a text has several continuations, each
+        token tells the place of the last one that sees it.
         """
         token_ids = inputs["Input-Token"]
         mask = ops.not_equal(token_ids, 0)[:, None, None, :]
         place = ops.cumsum(ops.ones_like(token_ids), axis=1) - 1
-        if self.causal:
+        if self.application == "unilm":
+            place_or_source = ops.cumsum(inputs["Input-Segment"], axis=1)
+            before = place_or_source[:, :, None] >= place_or_source[:, None, :]
+            mask = ops.logical_and(mask, before[:, None])
+        if self.application == "lm":
             mask = ops.logical_and(mask, (place[:, :, None] >= place[:, None, :])[:, None])
         if self.branching:
             reach = inputs["Input-Reach"]
@@ -124,25 +139,42 @@ class BERT:
             return None
         return ops.sum(ops.cast(attention_mask[:, 0], "int32"), axis=-1) - 1
 
-    def apply_embeddings(self, inputs, attention_mask):
+    def apply_embeddings(self, inputs, positions):
         """Token + segment + position, normalised."""
         x = self.token_embedding()(inputs["Input-Token"])
-        segments = self.layer(
-            "Embedding-Segment",
-            layers.Embedding,
-            input_dim=self.segment_vocab_size,
-            output_dim=self.hidden_size,
-            embeddings_initializer=self.initializer(),
-        )(inputs["Input-Segment"])
-        x = self.layer("Embedding-Token-Segment", layers.Add)([x, segments])
-        x = self.position_embedding()(x, positions=self.positions(attention_mask))
+        x = self.add_segments(x, inputs)
+        x = self.add_positions(x, positions)
         x = self.norm("Embedding-Norm")(x)
-        return self.dropout("Embedding-Dropout", x)
+        x = self.dropout("Embedding-Dropout", x)
+        if self.embedding_size == self.hidden_size:
+            return x
+        return self.dense("Embedding-Mapping", None)(x)
 
-    def apply_block(self, x, attention_mask, prefix):
+    def add_segments(self, x, inputs):
+        if not self.segment_vocab_size:
+            return x
+        embedding = self.embedding("Embedding-Segment", self.segment_vocab_size)
+        segments = embedding(inputs["Input-Segment"])
+        return self.layer("Embedding-Token-Segment", layers.Add)([x, segments])
+
+    def add_positions(self, x, positions):
+        embedding = self.layer(
+            "Embedding-Position",
+            PositionEmbedding,
+            input_dim=self.max_position,
+            embeddings_initializer=self.initializer(),
+            hierarchical=self.hierarchical_position,
+        )
+        return embedding(x, positions=positions)
+
+    def attention_positions(self, x, positions):
+        """What attention is given to know positions by, if they are not in the embeddings."""
+        return {}
+
+    def apply_block(self, x, context, prefix):
         """Attention -> add -> norm -> feed-forward -> add -> norm."""
         name = f"{prefix}-MultiHeadSelfAttention"
-        x = self.add(name, x, self.attention(name)(x, attention_mask=attention_mask))
+        x = self.add(name, x, self.attention(name)(x, **context))
         x = self.norm(f"{name}-Norm")(x)
         name = f"{prefix}-FeedForward"
         x = self.add(name, x, self.feed_forward(name)(x))
@@ -174,25 +206,20 @@ class BERT:
 
     def apply_token_head(self, x):
         """Logits of tokens."""
-        x = self.dense("MLM-Dense", self.hidden_act)(x)
+        x = self.dense("MLM-Dense", self.head_act, self.embedding_size)(x)
         x = self.norm("MLM-Norm")(x)
         x = self.token_embedding()(x, reverse=True)
         return self.layer("MLM-Bias", Bias)(x)
 
     def token_embedding(self):
-        return self.layer(
-            "Embedding-Token",
-            layers.ReversibleEmbedding,
-            input_dim=self.vocab_size,
-            output_dim=self.hidden_size,
-            embeddings_initializer=self.initializer(),
-        )
+        return self.embedding("Embedding-Token", self.vocab_size, layers.ReversibleEmbedding)
 
-    def position_embedding(self):
+    def embedding(self, name, size, layer_class=layers.Embedding):
         return self.layer(
-            "Embedding-Position",
-            PositionEmbedding,
-            input_dim=self.max_position,
+            name,
+            layer_class,
+            input_dim=size,
+            output_dim=self.embedding_size,
             embeddings_initializer=self.initializer(),
         )
 
@@ -218,11 +245,11 @@ class BERT:
     def norm(self, name):
         return self.layer(name, layers.LayerNormalization, epsilon=self.norm_epsilon)
 
-    def dense(self, name, activation):
+    def dense(self, name, activation, units=None):
         return self.layer(
             name,
             layers.Dense,
-            units=self.hidden_size,
+            units=units or self.hidden_size,
             activation=activation,
             kernel_initializer=self.initializer(),
         )

@@ -4,23 +4,47 @@ import contextlib
 import inspect
 import json
 import os
+import warnings
 
-from keras_ptuning.assets import find_asset
+from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import (
+    LAYOUTS,
+    NamedTensors,
+    architecture_of,
     check_depth,
     checkpoint_tensors,
+    find_weights,
     load_weights,
     open_checkpoint,
+    untrained_evidence,
     write_safetensors,
     write_tensorflow,
 )
 from keras_ptuning.files import replacing
 from keras_ptuning.models.bert import BERT
-from keras_ptuning.models.config import is_gpt2, load_config, read_config
+from keras_ptuning.models.bert_family import ALBERT, ELECTRA, ERNIE, NEZHA, RoFormer
+from keras_ptuning.models.config import has_gpt2_names, load_config, read_config
 from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.tokenizers import Tokenizer
 
-MODELS = {"bert": BERT, "gpt2": GPT2, "roberta": BERT}
+MODELS = {
+    "albert": ALBERT,
+    "bert": BERT,
+    "electra": ELECTRA,
+    "ernie": ERNIE,
+    "gpt2": GPT2,
+    "nezha": NEZHA,
+    "roberta": BERT,
+    "roformer": RoFormer,
+}
+APPLICATIONS = ("encoder", "lm", "unilm")
+# Layers that only one architecture has.
+SIGNS = {
+    "Transformer-FeedForward": "albert",
+    "Output-Norm": "gpt2",
+    "Embedding-Relative-Position": "nezha",
+    "Embedding-Rotary-Position": "roformer",
+}
 
 
 def build_transformer_model(
@@ -91,32 +115,87 @@ def build_transformer_model(
     Reference:
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805)
     """
-    causal = is_causal(config_path, model, application)
-    model = _find_architecture(load_config(config_path), model)
-    checkpoint_path = checkpoint_path or find_asset(config_path, "bert_model.safetensors")
-    settings = read_config(config_path)
-    known = inspect.signature(model).parameters
+    config, checkpoint_path = find_model(config_path, checkpoint_path, model)
+    application = find_application(config, model, application)
+    model = _architecture(config, model)
+    settings = read_config(config)
+    known = _arguments(model)
     unknown = [key for key in kwargs if key not in known]
     if unknown:
         raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
-    transformer = model(**{**settings, "causal": causal, **kwargs})
+    transformer = model(**{**settings, "application": application, **kwargs})
     keras_model = transformer.build()
     if checkpoint_path is not None:
-        checkpoint, architecture = open_checkpoint(checkpoint_path), transformer.weight_table
+        tensors = NamedTensors(open_checkpoint(checkpoint_path), transformer.weight_table)
         if "num_hidden_layers" not in kwargs:
-            check_depth(transformer.num_hidden_layers, checkpoint, architecture)
-        load_weights(transformer.layers, checkpoint, architecture, transformer.keep_tokens)
+            check_depth(transformer.num_hidden_layers, tensors)
+        load_weights(transformer.layers, tensors, transformer.keep_tokens)
+        evidence = untrained_evidence(tensors) if transformer.with_mlm else None
+        if evidence:
+            warnings.warn(
+                f"The head of {os.fspath(checkpoint_path)!r} that predicts tokens looks as if it "
+                f"had never been trained: {'; '.join(evidence)}. Its answers are noise, zero-shot "
+                "and with a tuned prompt. Take a release whose head was published.",
+                stacklevel=2,
+            )
     return keras_model
 
 
-def is_causal(config_path, model=None, application=None):
-    """Whether `build_transformer_model`, of the same arguments, makes a causal language model.
+def find_model(config_path, checkpoint_path=None, model=None):
+    """Finds out what a checkpoint is, by looking at its configuration and its tensors.
+
+    Args:
+        config_path, checkpoint_path, model: As `build_transformer_model` takes them.
+
+    Returns:
+        `(config, checkpoint_path)`: the configuration as a dictionary, with its `model_type`, and
+        the path of the weights, `None` if there are none.
+
+    Raises:
+        FileNotFoundError: if there is no configuration, or no checkpoint.
+        ValueError: if a file is damaged, or nothing tells the architecture.
+
+    Example:
+
+    >>> find_model("bert-mini-zh")[0]["model_type"]
+    'bert'
+    """
+    config = dict(load_config(config_path))
+    is_path = not isinstance(config_path, dict)
+    if checkpoint_path is None and is_path and (config_path in NAMES or os.path.isdir(config_path)):
+        checkpoint_path = find_weights(config_path)
+    if isinstance(model, str):
+        config["model_type"] = model.lower()
+    if has_gpt2_names(config):
+        config.setdefault("model_type", "gpt2")
+    if config.get("use_relative_position"):
+        config.setdefault("model_type", "nezha")
+    read_config(config, config_path)
+    if checkpoint_path is None:
+        config.setdefault("model_type", "bert")
+        return config, None
+    checkpoint = open_checkpoint(checkpoint_path)
+    found = config.setdefault("model_type", architecture_of(checkpoint.shapes))
+    if found is None and model is None:
+        raise ValueError(
+            f"Nothing tells the architecture of {os.fspath(checkpoint_path)!r}: it has no "
+            "position embeddings, as a NEZHA or a RoFormer. Say which, model='nezha' or "
+            "model='roformer'."
+        )
+    table = getattr(_architecture(config, model), "weight_table", None)
+    if table is not None and not NamedTensors(checkpoint, table).has("Embedding-Segment"):
+        config["type_vocab_size"] = 0
+    return config, checkpoint_path
+
+
+def find_application(config_path, model=None, application=None):
+    """What `build_transformer_model`, of the same arguments, makes.
 
     Args:
         config_path, model, application: As `build_transformer_model` takes them.
 
     Returns:
-        A boolean.
+        `"encoder"`, `"lm"` or `"unilm"`.
 
     Raises:
         FileNotFoundError: if there is no such configuration.
@@ -124,26 +203,43 @@ def is_causal(config_path, model=None, application=None):
 
     Example:
 
-    >>> is_causal("bert-mini-zh"), is_causal("gpt-mini-zh")
-    (False, True)
+    >>> find_application("bert-mini-zh"), find_application("gpt-mini-zh")
+    ('encoder', 'lm')
     """
     config = load_config(config_path)
-    architecture = _find_architecture(config, model)
+    architecture = _architecture(config, model)
     if application is None:
         application = "lm" if config.get("is_decoder") or architecture.always_causal else "encoder"
-    expected = ("lm",) if architecture.always_causal else ("encoder", "lm")
+    expected = ("lm",) if architecture.always_causal else APPLICATIONS
     if application not in expected:
         raise ValueError(
             f"`application` must be {' or '.join(map(repr, expected))} for a "
             f"{architecture.__name__}. Received: application={application!r}."
         )
-    return application == "lm"
+    return application
 
 
-def _find_architecture(config, model):
+def max_length(config_path, model=None, hierarchical_position=None):
+    """How many tokens a model can read; `None` if as many as one likes.
+
+    Args:
+        config_path, model, hierarchical_position: As `build_transformer_model` takes them.
+
+    Example:
+
+    >>> max_length("bert-mini-zh"), max_length("bert-mini-zh", hierarchical_position=True)
+    (256, 65536)
+    """
+    if not _architecture(load_config(config_path), model).limited:
+        return None
+    positions = read_config(config_path)["max_position"]
+    return positions**2 if hierarchical_position else positions
+
+
+def _architecture(config, model):
     """The class that `model` names, or else the configuration."""
     if model is None:
-        model = str(config.get("model_type") or "bert")
+        model = config.get("model_type") or ("gpt2" if has_gpt2_names(config) else "bert")
     if not isinstance(model, str):
         return model
     if model.lower() not in MODELS:
@@ -154,13 +250,21 @@ def _find_architecture(config, model):
     return MODELS[model.lower()]
 
 
+def _arguments(model):
+    classes = [c for c in model.__mro__ if c is not object]
+    return {name for c in classes for name in inspect.signature(c.__init__).parameters} - {
+        "self",
+        "args",
+        "kwargs",
+    }
+
+
 def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     """Writes a transformer as a checkpoint that this library and others load.
 
-    The files are `bert_config.json`, `vocab.txt`, `bert_model.safetensors`, and, where TensorFlow
-    is installed, `bert_model.ckpt.index` and `.data-00000-of-00001`: Google's format, which
-    bert4keras loads too. The tensors have the same names in both. Of a GPT-2 they are
-    `config.json`, `vocab.txt` and `model.safetensors`, as Hugging Face has them.
+    The files are `config.json`, `vocab.txt`, `model.safetensors`, which Hugging Face's libraries
+    load, and, where TensorFlow is installed, `bert_model.ckpt.index` and `.data-00000-of-00001` in
+    Google's format, which bert4keras loads. Vectors of tuned tokens stand in their rows.
 
     Args:
         model: A Keras model, as `build_transformer_model` returns it.
@@ -178,26 +282,33 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
 
     ```python
     save_transformer_model(model, "my_bert", load_config("bert_config.json"), tokenizer.vocab)
-    build_transformer_model("my_bert/bert_config.json", "my_bert/bert_model.ckpt")
+    build_transformer_model("my_bert")
     ```
     """
-    config, vocab = load_config(config), Tokenizer(vocab).vocab
+    config, vocab = dict(load_config(config)), Tokenizer(vocab).vocab
     if len(vocab) != config.get("vocab_size"):
         raise ValueError(
             f"The vocabulary has {len(vocab)} tokens, and the configuration says "
             f"vocab_size={config.get('vocab_size')}."
         )
-    architecture = GPT2 if is_gpt2(config) else BERT
-    prefix = "" if architecture is GPT2 else "bert_"
-    tensors = checkpoint_tensors(model.layers, architecture.weight_table)
+    names = {layer.name for layer in model.layers}
+    for name, architecture in SIGNS.items():
+        if name in names:
+            config.setdefault("model_type", architecture)
+    table = _architecture(config, None).weight_table
+    config.setdefault("model_type", table)
+    written = {
+        layout: checkpoint_tensors(model.layers, layout, table)
+        for layout, tables in LAYOUTS.items()
+        if table in tables
+    }
     os.makedirs(folder, exist_ok=True)
     config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    vocab_text = "\n".join(vocab) + "\n"
-    for name, text in ((f"{prefix}config.json", config_text), ("vocab.txt", vocab_text)):
+    for name, text in (("config.json", config_text), ("vocab.txt", "\n".join(vocab) + "\n")):
         path = os.path.join(folder, name)
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-    write_safetensors(os.path.join(folder, f"{prefix}model.safetensors"), tensors, dtype)
-    if architecture is BERT:
+    write_safetensors(os.path.join(folder, "model.safetensors"), written["hugging_face"], dtype)
+    if "google" in written:
         with contextlib.suppress(ImportError):
-            write_tensorflow(os.path.join(folder, "bert_model.ckpt"), tensors)
+            write_tensorflow(os.path.join(folder, "bert_model.ckpt"), written["google"])

@@ -1,14 +1,17 @@
-"""Reading `bert_config.json`, and a GPT-2's `config.json`."""
+"""Reading `bert_config.json`, and Hugging Face's `config.json`."""
 
 import json
+import os
 
-from keras_ptuning.assets import NAMES, find_asset
+from keras_ptuning.assets import NAMES
+from keras_ptuning.checkpoints import find_config
 from keras_ptuning.layers.feed_forward import get_activation
 
 REQUIRED = object()
 # Entry of the file: name of the argument, default, check, and what it must be.
 _POSITIVE = (lambda v: isinstance(v, int) and v > 0, "a positive integer")
 _RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
+_COUNT = (lambda v: isinstance(v, int) and v >= 0, "an integer, 0 or greater")
 ENTRIES = {
     "vocab_size": ("vocab_size", REQUIRED, *_POSITIVE),
     "hidden_size": ("hidden_size", REQUIRED, *_POSITIVE),
@@ -16,7 +19,13 @@ ENTRIES = {
     "num_attention_heads": ("num_attention_heads", REQUIRED, *_POSITIVE),
     "intermediate_size": ("intermediate_size", REQUIRED, *_POSITIVE),
     "max_position_embeddings": ("max_position", 512, *_POSITIVE),
-    "type_vocab_size": ("segment_vocab_size", 2, *_POSITIVE),
+    "type_vocab_size": ("segment_vocab_size", 2, *_COUNT),
+    "embedding_size": (
+        "embedding_size",
+        None,  # the hidden size
+        lambda v: v is None or (isinstance(v, int) and v > 0),
+        "a positive integer",
+    ),
     "hidden_dropout_prob": ("dropout_rate", 0.0, *_RATE),
     "attention_probs_dropout_prob": ("attention_dropout_rate", 0.0, *_RATE),
     "initializer_range": ("initializer_range", 0.02, lambda v: v > 0, "a positive number"),
@@ -45,11 +54,20 @@ GPT2_NAMES = {
     "hidden_act": ("activation_function", "gelu_new"),
     "layer_norm_eps": ("layer_norm_epsilon", None),
 }
-# What changes a GPT-2's numbers, and is not implemented otherwise.
-GPT2_FIXED = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
+# Entries that only one architecture has.
+OWN_ENTRIES = {
+    "ernie": {"task_type_vocab_size": ("task_vocab_size", 3, *_COUNT)},
+    "nezha": {"max_relative_position": ("max_relative_position", 64, *_POSITIVE)},
+}
+# What changes a model's numbers, and is not implemented otherwise.
+FIXED = {
     "add_cross_attention": False,
+    "inner_group_num": 1,
+    "num_hidden_groups": 1,
+    "position_embedding_type": "absolute",
+    "rotary_value": False,
+    "scale_attn_by_inverse_layer_idx": False,
+    "scale_attn_weights": True,
     "tie_word_embeddings": True,
 }
 
@@ -58,8 +76,8 @@ def load_config(path):
     """Reads a configuration file, as it stands.
 
     Args:
-        path: Path of a `bert_config.json` or a GPT-2's `config.json`, or the name of an embedded
-            checkpoint; a dictionary is returned as it is.
+        path: Path of a `bert_config.json` or `config.json`, or of a checkpoint's folder, or the
+            name of an embedded checkpoint; a dictionary is returned as it is.
 
     Returns:
         A dictionary.
@@ -70,19 +88,17 @@ def load_config(path):
     """
     if isinstance(path, dict):
         return path
+    if path in NAMES or os.path.isdir(path):
+        path = find_config(path)
     name = f"The configuration {str(path)!r}"
     try:
-        with open(find_asset(path, "bert_config.json") or path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             config = json.load(file)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{name} does not exist. A Google-format BERT has it beside the checkpoint, as "
-            "`bert_config.json`, and a GPT-2 as `config.json`; the embedded checkpoints are called "
+            f"{name} does not exist. A checkpoint has it beside its weights, as "
+            "`bert_config.json` or `config.json`; the embedded checkpoints are called "
             f"{' and '.join(NAMES)}."
-        ) from None
-    except IsADirectoryError:
-        raise ValueError(
-            f"{name} is a folder. Give the file in it: `bert_config.json` or `config.json`."
         ) from None
     except ValueError as error:
         raise ValueError(f"{name} is not valid JSON: {error}.") from None
@@ -91,14 +107,13 @@ def load_config(path):
     return config
 
 
-def read_config(config):
+def read_config(config, path=None):
     """Reads a model's configuration into the arguments of a transformer.
 
-    That of a GPT-2 is read as Hugging Face writes it.
-
     Args:
-        config: Path of a `bert_config.json` or a GPT-2's `config.json`, the name of an embedded
-            checkpoint, or a dictionary with what stands in such a file.
+        config: Path of a `bert_config.json` or `config.json`, or of a checkpoint's folder, the name
+            of an embedded checkpoint, or a dictionary with what stands in such a file.
+        path: Where a dictionary comes from, for messages. Optional.
 
     Returns:
         A dictionary: the file's entries that the models use, under the names that
@@ -119,9 +134,11 @@ def read_config(config):
     >>> settings["intermediate_size"], settings["max_position"]
     (32, 1024)
     """
-    name = "The configuration" if isinstance(config, dict) else f"The configuration {str(config)!r}"
+    path = config if path is None else path
+    name = "The configuration" if isinstance(path, dict) else f"The configuration {str(path)!r}"
     config = load_config(config)
-    entries = _gpt2_entries() if is_gpt2(config) else ENTRIES
+    entries = _gpt2_entries() if has_gpt2_names(config) else ENTRIES
+    entries = {**entries, **OWN_ENTRIES.get(config.get("model_type"), {})}
     missing = [key for key, entry in entries.items() if entry[1] is REQUIRED and key not in config]
     if missing:
         raise ValueError(f"{name} lacks {', '.join(missing)}. Received: {sorted(config)}.")
@@ -143,20 +160,29 @@ def read_config(config):
             f"{name}: {keys['hidden_size']} must be a multiple of {keys['num_attention_heads']}. "
             f"Received: {settings['hidden_size']} and {settings['num_attention_heads']}."
         )
-    # One rate serves embeddings and blocks.
-    fixed = {**GPT2_FIXED, "embd_pdrop": settings["dropout_rate"]} if is_gpt2(config) else {}
-    for key, expected in fixed.items():
+    for key, expected in FIXED.items():
         if config.get(key, expected) != expected:
-            why = "the same as resid_pdrop" if key == "embd_pdrop" else "the only GPT-2 here"
             raise ValueError(
-                f"{name}: {key} must be {expected!r}, {why}. Received: {config[key]!r}."
+                f"{name}: {key} must be {expected!r}, all that is implemented. Received: "
+                f"{config[key]!r}."
             )
+    # One rate serves embeddings and blocks.
+    rate = config.get("embd_pdrop", settings["dropout_rate"])
+    if rate != settings["dropout_rate"]:
+        raise ValueError(
+            f"{name}: embd_pdrop must be {settings['dropout_rate']!r}, the same as resid_pdrop. "
+            f"Received: {rate!r}."
+        )
+    if config.get("model_type") == "ernie" and not config.get("use_task_id"):
+        settings["task_vocab_size"] = 0
     return settings
 
 
-def is_gpt2(config):
-    """Whether a configuration, as `load_config` returns it, has the entries of a GPT-2."""
-    return config.get("model_type") == "gpt2" or "n_embd" in config
+def has_gpt2_names(config):
+    """Whether a configuration has the entries of a GPT-2 under the names of Hugging Face."""
+    return "n_embd" in config or (
+        config.get("model_type") == "gpt2" and "hidden_size" not in config
+    )
 
 
 def _gpt2_entries():

@@ -19,17 +19,17 @@ class GPT2(BERT):
     norm_epsilon = 1e-5
     always_causal = True
 
-    def apply_embeddings(self, inputs, attention_mask):
+    def apply_embeddings(self, inputs, positions):
         """Token + position."""
         x = self.token_embedding()(inputs["Input-Token"])
-        x = self.position_embedding()(x, positions=self.positions(attention_mask))
+        x = self.add_positions(x, positions)
         return self.dropout("Embedding-Dropout", x)
 
-    def apply_block(self, x, attention_mask, prefix):
+    def apply_block(self, x, context, prefix):
         """Norm -> attention -> add -> norm -> feed-forward -> add."""
         name = f"{prefix}-MultiHeadSelfAttention"
         y = self.norm(f"{name}-Norm")(x)
-        x = self.add(name, x, self.attention(name)(y, attention_mask=attention_mask))
+        x = self.add(name, x, self.attention(name)(y, **context))
         name = f"{prefix}-FeedForward"
         y = self.norm(f"{name}-Norm")(x)
         return self.add(name, x, self.feed_forward(name)(y))

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_ptuning.data import ClozeDataset
 from keras_ptuning.files import replacing
-from keras_ptuning.models import read_config
+from keras_ptuning.models import max_length, read_config
 from keras_ptuning.templates import PlainText, Template
 from keras_ptuning.tuning.nan import StopAtNaN
 
@@ -57,7 +57,7 @@ class LabelModel(keras.Model):
 
     def __init__(self, config, template, name=None, **kwargs):
         fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"}
-        fixed = (fixed | {"causal", "branching", "document_start_id"}) & set(kwargs)
+        fixed = (fixed | {"branching", "document_start_id"}) & set(kwargs)
         if fixed:
             raise ValueError(
                 f"A {type(self).__name__} sets {sorted(fixed)} itself; leave them out."
@@ -85,8 +85,12 @@ class LabelModel(keras.Model):
                 f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "
                 "embeddings."
             )
-        positions = settings["max_position"]
-        if self.template.maxlen > positions:
+        positions = max_length(
+            self.init_config["config"],
+            settings.get("model"),
+            settings.get("hierarchical_position"),
+        )
+        if positions is not None and self.template.maxlen > positions:
             raise ValueError(
                 f"The template makes texts of up to {self.template.maxlen} tokens, and the model "
                 f"has {positions} positions. Use `maxlen={positions}` or less in the template."

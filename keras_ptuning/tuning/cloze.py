@@ -1,14 +1,22 @@
 """The cloze model: a transformer, a template's answer positions, and a verbalizer."""
 
 import hashlib
+import json
 import math
+import os
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_ptuning.files import replacing
 from keras_ptuning.layers import Bias, PtuningEmbedding, Verbalizer
-from keras_ptuning.models import build_transformer_model, is_causal, read_config
+from keras_ptuning.models import (
+    build_transformer_model,
+    find_application,
+    read_config,
+    save_transformer_model,
+)
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.prompts import start_vectors, write_prompt
 
@@ -237,6 +245,49 @@ class ClozeModel(LabelModel):
             self.embedding.start,
         )
 
+    def save_checkpoint(self, folder, dtype="float32"):
+        """Writes the transformer with its tuned prompt as a checkpoint that other tools load.
+
+        Besides the files of `save_transformer_model` there is `template.json`: the pattern, the
+        labels, and of an empty text the token ids and segment ids, and where its masks are. The
+        vectors of virtual tokens stand in the rows of these ids. Where the vocabulary had no
+        `[unused]` token for one, it is added as such.
+
+        Args:
+            folder: Path of a folder; made if need be.
+            dtype: Type of the numbers in the safetensors file, `"float32"` or `"float16"`.
+
+        Raises:
+            ValueError: if the architecture is not one of this library's.
+
+        Example:
+
+        ```python
+        model.save_checkpoint("my_bert")
+        transformers.AutoModelForMaskedLM.from_pretrained("my_bert")
+        ```
+        """
+        template = self.template
+        vocab = list(template.tokenizer.vocab)
+        # In the order of their ids.
+        vocab += [
+            f"[unused{name[2:-1]}]"
+            for name, token_id in zip(template.tuned_names, template.virtual_ids, strict=False)
+            if token_id >= len(template.tokenizer.vocab)
+        ]
+        config = {**self.init_config["config"], "vocab_size": len(vocab)}
+        if self.init_config.get("application") == "lm":
+            config["is_decoder"] = True
+        save_transformer_model(self.backbone, folder, config, vocab, dtype)
+        example = {name: array[0].tolist() for name, array in template.encode([""]).items()}
+        example = {name: example[name] for name in ("token_ids", "segment_ids", "mask_positions")}
+        settings = template.get_config()
+        del settings["tokenizer"]
+        text = json.dumps({**settings, "empty_text": example}, ensure_ascii=False, indent=2)
+        path = os.path.join(folder, "template.json")
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+
     def fingerprint(self):
         """A SHA-256 of all weights but the prompt: the same for the same checkpoint."""
         digest = hashlib.sha256()
@@ -263,7 +314,8 @@ def _build_backbone(
     config, checkpoint_path, template, trainable, prompt_encoder, prompt_start, **kwargs
 ):
     """A transformer whose head works at given positions, with the template's tokens laid in."""
-    if template.causal != is_causal(config, kwargs.get("model"), kwargs.get("application")):
+    application = find_application(config, kwargs.get("model"), kwargs.get("application"))
+    if template.causal != (application == "lm"):
         need = (
             "A causal template needs a causal language model, such as 'gpt-mini-zh'; for a BERT "
             "that was trained as one, give application='lm'"
@@ -288,7 +340,7 @@ def _build_backbone(
     if tuned_ids:
         layers["Embedding-Token"] = PtuningEmbedding(
             template.tokenizer.vocab_size,
-            settings["hidden_size"],
+            settings["embedding_size"] or settings["hidden_size"],
             tuned_ids=tuned_ids,
             table_trainable=trainable == "all",
             prompt_encoder=prompt_encoder,

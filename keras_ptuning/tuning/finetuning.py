@@ -3,8 +3,12 @@
 import keras
 from keras import ops
 
-from keras_ptuning.assets import find_asset
-from keras_ptuning.models import build_transformer_model, is_causal, load_config, read_config
+from keras_ptuning.models import (
+    build_transformer_model,
+    find_application,
+    find_model,
+    read_config,
+)
 from keras_ptuning.templates import PlainText
 from keras_ptuning.tuning.base import LabelModel
 
@@ -22,7 +26,7 @@ class TextClassifier(LabelModel):
     def __init__(self, config, template, checkpoint_path=None, name=None, **kwargs):
         super().__init__(config, template, name, **kwargs)
         kwargs = {key: value for key, value in self.init_config.items() if key != "config"}
-        if is_causal(config, kwargs.get("model"), kwargs.get("application")):
+        if find_application(config, kwargs.get("model"), kwargs.get("application")) == "lm":
             raise ValueError(
                 "In a causal language model [CLS] has not seen the text. Take a masked one, such "
                 "as 'bert-mini-zh'; or a cloze: a `Template` with causal=True, and "
@@ -85,14 +89,15 @@ def build_classifier(config_path, checkpoint_path=None, template=None, **kwargs)
     Reference:
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 4.
     """
-    return TextClassifier(*_classifier_arguments(config_path, checkpoint_path, template), **kwargs)
+    arguments = _classifier_arguments(config_path, checkpoint_path, template, kwargs.get("model"))
+    return TextClassifier(*arguments, **kwargs)
 
 
-def _classifier_arguments(config_path, checkpoint_path, template):
+def _classifier_arguments(config_path, checkpoint_path, template, model):
     if not isinstance(template, PlainText):
         raise TypeError(
             "`template` must be a `PlainText`, e.g. PlainText(['负面', '正面'], 'bert-mini-zh'). "
             f"Received: template={template!r}."
         )
-    checkpoint_path = checkpoint_path or find_asset(config_path, "bert_model.safetensors")
-    return load_config(config_path), template, checkpoint_path
+    config, checkpoint_path = find_model(config_path, checkpoint_path, model)
+    return config, template, checkpoint_path

@@ -1,7 +1,7 @@
 """P-tuning: the words of a template become trainable vectors in a frozen model."""
 
-from keras_ptuning.assets import find_asset
-from keras_ptuning.models import load_config
+from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.models import find_model
 from keras_ptuning.templates import Template
 from keras_ptuning.tokenizers import Tokenizer
 from keras_ptuning.tuning.cloze import ClozeModel
@@ -87,9 +87,9 @@ def build_ptuning_model(
             "`template` must be a `Template`, e.g. build_ptuning_model('bert-mini-zh', "
             f"template=template). Received: template={template!r}."
         )
-    checkpoint_path = checkpoint_path or find_asset(config_path, "bert_model.safetensors")
+    config, checkpoint_path = find_model(config_path, checkpoint_path, kwargs.get("model"))
     return ClozeModel(
-        load_config(config_path),
+        config,
         template,
         trainable=trainable,
         normalization=normalization,
@@ -136,9 +136,9 @@ def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwarg
         )
     vectors, metadata, start = read_prompt(filepath)
     settings = metadata["template"]["tokenizer"]
-    vocab = find_asset(config_path, "vocab.txt") if vocab is None else vocab
-    if vocab is None:
-        raise ValueError("Only embedded checkpoints have their vocabulary by name: give `vocab`.")
+    if vocab is None and isinstance(config_path, dict):
+        raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
+    vocab = find_vocab(config_path) if vocab is None else vocab
     tokens = Tokenizer(vocab).vocab
     if vocabulary_fingerprint(tokens) != settings["vocab"]:
         raise ValueError(

@@ -158,5 +158,5 @@ def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsil
           texts: [Miyato et al., 2016](https://arxiv.org/abs/1605.07725), section 3.
         - Of a BERT: [Su, 2020](https://kexue.fm/archives/7466).
     """
-    arguments = _classifier_arguments(config_path, checkpoint_path, template)
+    arguments = _classifier_arguments(config_path, checkpoint_path, template, kwargs.get("model"))
     return VATClassifier(*arguments, epsilon=epsilon, **kwargs)

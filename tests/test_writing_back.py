@@ -1,0 +1,160 @@
+"""Checkpoints written back: the same tensors, and a tuned prompt in its rows."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import small_bert
+import small_checkpoints
+import small_gpt2
+from small_checkpoints import ARGUMENTS, HUGGING_FACE, TENSORFLOW
+
+from keras_ptuning import (
+    Template,
+    Tokenizer,
+    build_ptuning_model,
+    build_transformer_model,
+    save_transformer_model,
+)
+from keras_ptuning.checkpoints import SafetensorsCheckpoint, TensorFlowCheckpoint
+from keras_ptuning.models import find_model
+
+LABELS = {"负面": "不", "正面": "很"}
+TEXTS = ["书很好", "屏幕差，不喜欢。", "物流的速度"]
+# Computed, or of another model in the same files.
+NOT_OURS = ("embed_positions", "electra/encoder", "electra/embeddings_project", "discriminator")
+
+
+def same_tensors(checkpoint, expected, pooler):
+    expected = {
+        name: value
+        for name, value in expected.items()
+        if not any(part in name for part in NOT_OURS) and (pooler or "pooler" not in name)
+    }
+    assert set(checkpoint.shapes) == set(expected)
+    for name, value in expected.items():
+        found = checkpoint.read(name)
+        assert found.dtype == value.dtype
+        np.testing.assert_array_equal(found, value)
+
+
+@pytest.mark.parametrize("name", [name for name in HUGGING_FACE if name != "roformer-values"])
+def test_hugging_face_round_trip(tmp_path, name):
+    small_checkpoints.write_hugging_face(tmp_path, name)
+    model = build_transformer_model(tmp_path, with_mlm=True)
+    save_transformer_model(model, tmp_path / "new", tmp_path, small_bert.vocabulary())
+    checkpoint = SafetensorsCheckpoint(tmp_path / "new" / "model.safetensors")
+    same_tensors(checkpoint, small_checkpoints.hugging_face_tensors(name), False)
+    config = json.loads((tmp_path / "new" / "config.json").read_text("utf-8"))
+    assert config == json.loads((tmp_path / "config.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", TENSORFLOW)
+def test_tensorflow_round_trip(tmp_path, name):
+    small_checkpoints.write_tensorflow(tmp_path, name)
+    arguments = ARGUMENTS.get(name, {})
+    values = small_checkpoints.tensorflow_tensors(name)
+    pooler = any(key.startswith("bert/pooler") for key in values)
+    model = build_transformer_model(tmp_path, with_mlm=True, with_pool=pooler, **arguments)
+    # Of most, layers tell the architecture.
+    config = find_model(tmp_path, model=arguments.get("model"))[0]
+    if name != "electra":
+        del config["model_type"]
+    save_transformer_model(model, tmp_path / "new", config, small_bert.vocabulary())
+    checkpoint = TensorFlowCheckpoint(tmp_path / "new" / "bert_model.ckpt")
+    same_tensors(checkpoint, values, pooler)
+    for file in ("bert_model.ckpt", "model.safetensors"):
+        other = {k: v for k, v in arguments.items() if k != "model"}
+        again = build_transformer_model(
+            tmp_path / "new" / "config.json",
+            tmp_path / "new" / file,
+            with_mlm=True,
+            with_pool=pooler,
+            **other,
+        )
+        for found, expected in zip(again.weights, model.weights, strict=True):
+            np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (found, expected)))
+
+
+# A tuned prompt.
+
+
+def tuned(template, folder, **kwargs):
+    model = build_ptuning_model(folder, template=template, **kwargs)
+    rng = np.random.default_rng(0)
+    model.prompt.assign(model.prompt + rng.normal(size=model.prompt.shape))
+    return model
+
+
+def scores(model):
+    return model.predict(model.template.dataset(TEXTS), verbose=0)
+
+
+def test_a_prompt_in_its_rows(tmp_path, small_bert):
+    folder = small_bert[0].rsplit("/", 1)[0]
+    template = Template("[u1][u3][MASK]{text}[u2]", LABELS, folder, maxlen=32)
+    model = tuned(template, folder)
+    model.save_checkpoint(tmp_path)
+    # The same template without anything that learns.
+    plain = Template("[unused1][unused3][MASK]{text}[unused2]", LABELS, tmp_path, maxlen=32)
+    found = build_ptuning_model(tmp_path, template=plain)
+    assert found.prompt is None
+    np.testing.assert_allclose(scores(found), scores(model), atol=1e-5)
+    untuned = build_ptuning_model(folder, template=plain)
+    assert np.abs(scores(untuned) - scores(model)).max() > 0.1
+    written = json.loads((tmp_path / "template.json").read_text("utf-8"))
+    assert written["pattern"] == template.pattern and written["maxlen"] == 32
+    ids = written["empty_text"]["token_ids"]
+    tokenizer = Tokenizer(tmp_path)
+    tokens = [tokenizer.id_to_token(i) for i in ids]
+    assert tokens == ["[CLS]", "[unused1]", "[unused3]", "[MASK]", "[unused2]", "[SEP]"]
+    assert written["empty_text"]["mask_positions"] == [3]
+
+
+def test_a_prompt_in_rows_of_its_own(tmp_path):
+    """Where the vocabulary has no unused ones."""
+    vocab = small_bert.vocabulary(unused=False)
+    small_bert.write_small_bert(str(tmp_path), vocab=vocab)
+    template = Template("[u1][u5][MASK]{text}", LABELS, tmp_path, maxlen=32)
+    model = tuned(template, tmp_path)
+    model.save_checkpoint(tmp_path / "new")
+    assert Tokenizer(tmp_path / "new").vocab == [*vocab, "[unused1]", "[unused5]"]
+    plain = Template("[unused1][unused5][MASK]{text}", LABELS, tmp_path / "new", maxlen=32)
+    found = build_ptuning_model(tmp_path / "new", template=plain)
+    # Also the new tokens are not predicted, so that the probabilities stay what they were.
+    np.testing.assert_allclose(scores(found), scores(model), atol=1e-5)
+
+
+def test_a_causal_prompt(tmp_path):
+    template = Template("[u1]{text}[u2][MASK]", LABELS, "gpt-mini-zh", maxlen=32, causal=True)
+    model = tuned(template, "gpt-mini-zh")
+    model.save_checkpoint(tmp_path)
+    plain = Template("[unused1]{text}[unused2][MASK]", LABELS, tmp_path, 32, causal=True)
+    found = build_ptuning_model(tmp_path, template=plain)
+    np.testing.assert_allclose(scores(found), scores(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_transformers_serve_it(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    if kind == "bert":
+        small_bert.write_small_bert(str(tmp_path))
+        template = Template("[u1][MASK]{text}", LABELS, tmp_path, maxlen=32)
+        kind = transformers.AutoModelForMaskedLM
+    else:
+        small_gpt2.write_small_gpt2(tmp_path)
+        (tmp_path / "vocab.txt").write_text("\n".join(small_bert.vocabulary()) + "\n", "utf-8")
+        template = Template("[u1]{text}[MASK]", LABELS, tmp_path, maxlen=32, causal=True)
+        kind = transformers.AutoModelForCausalLM
+    model = tuned(template, tmp_path)
+    model.save_checkpoint(tmp_path / "new")
+    other = kind.from_pretrained(tmp_path / "new").eval()
+    x = template.encode(TEXTS[:1])
+    ids = x["token_ids"][:, : x["mask_positions"][0, 0] + 1] if template.causal else x["token_ids"]
+    with torch.no_grad():
+        logits = other(torch.tensor(np.array(ids), dtype=torch.long)).logits
+    logits = torch.log_softmax(logits[0, x["mask_positions"][0, 0]], -1)
+    words = [template.tokenizer.token_to_id(word) for word in LABELS.values()]
+    np.testing.assert_allclose(scores(model)[0], logits[words].numpy(), atol=1e-4)
