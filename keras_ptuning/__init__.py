@@ -1,5 +1,13 @@
 """Prompt-based few-shot learning with pretrained Chinese BERT and GPT checkpoints, in Keras."""
 
+import keras
+
+if int(keras.__version__.split(".")[0]) < 3:
+    raise ImportError(
+        f"keras_ptuning needs Keras 3. Received: Keras {keras.__version__}. If bert4keras put it "
+        "there, import `keras_ptuning` first."
+    )
+
 from keras_ptuning import datasets, layers
 from keras_ptuning.data import PackedDataset
 from keras_ptuning.layers import PromptEncoder, PtuningEmbedding

@@ -25,24 +25,26 @@ def make_template(vocab, pattern=PATTERN, labels=LABELS, maxlen=40):
     return Template(pattern, labels, vocab, maxlen=maxlen, causal=True)
 
 
-def log_probs(causal_bert, token_ids):
+def log_probs(causal_bert, token_ids, **kwargs):
     """Of each token, after the ones before it, by a plain language model."""
-    model = build_transformer_model(*causal_bert[:2], with_mlm=True)
+    model = build_transformer_model(*causal_bert[:2], with_mlm=True, **kwargs)
     ids = np.array([token_ids])
     p = model.predict([ids, np.zeros_like(ids)], verbose=0)[0]
     return np.log(p[np.arange(len(token_ids) - 1), token_ids[1:]])
 
 
-def word_by_word(causal_bert, context, word):
+def word_by_word(causal_bert, context, word, **kwargs):
     """The mean log-probability of a word's tokens: one sequence for each word."""
-    return log_probs(causal_bert, [*context, *word])[len(context) - 1 :].mean()
+    return log_probs(causal_bert, [*context, *word], **kwargs)[len(context) - 1 :].mean()
 
 
-def test_words_of_several_tokens_in_one_pass(causal_bert):
+@pytest.mark.parametrize("architecture", ["bert", "nezha", "roformer"])
+def test_words_of_several_tokens_in_one_pass(causal_bert, architecture):
     """Each label's score is what one sequence for each of its words gives."""
     template = make_template(causal_bert[2])
-    model = build_ptuning_model(*causal_bert[:2], template)
-    texts = ["书", "物流很快，书也好", "屏幕" * 30]
+    kwargs = {"model": architecture}
+    model = build_ptuning_model(*causal_bert[:2], template, **kwargs)
+    texts = ["书", "屏幕" * 30]
     found = model.predict(template.dataset(texts, batch_size=2), verbose=0)
     tokenizer = template.tokenizer
     for text, row in zip(texts, found, strict=True):
@@ -51,7 +53,7 @@ def test_words_of_several_tokens_in_one_pass(causal_bert):
         context += tokenizer.token_ids([text])[0][:32]
         context += [tokenizer.token_to_id(t) for t in ("[unused3]", "觉")]
         for words, score in zip(template.word_ids, row, strict=True):
-            means = [word_by_word(causal_bert, context, word) for word in words]
+            means = [word_by_word(causal_bert, context, word, **kwargs) for word in words]
             np.testing.assert_allclose(score, np.logaddexp.reduce(3 * np.array(means)), atol=1e-4)
 
 

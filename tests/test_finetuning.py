@@ -10,6 +10,7 @@ from keras_ptuning import (
     Template,
     TextClassifier,
     build_classifier,
+    build_ptuning_model,
     build_transformer_model,
 )
 
@@ -172,3 +173,21 @@ def test_a_dataset_of_a_cloze_is_refused(make_classifier, make_template):
     cloze = Template("[MASK]满意{text}", LABELS, make_template().tokenizer, maxlen=64)
     with pytest.raises(ValueError, match="another template than the model's"):
         make_classifier().predict(cloze.dataset(TEXTS), verbose=0)
+
+
+@pytest.mark.parametrize("trainable", ["classifier", "cloze"])
+def test_steps_of_the_learning_rate(small_bert, tokenizer, plain, trainable):
+    """Adam's first step is no longer than the learning rate, however often a token occurs."""
+    template = plain
+    if trainable == "classifier":
+        model = build_classifier(*small_bert[:2], plain)
+    else:
+        template = Template("[MASK]{text}", LABELS, tokenizer, maxlen=64)
+        model = build_ptuning_model(*small_bert[:2], template, trainable="all")
+    before = [ops.convert_to_numpy(v) for v in model.trainable_variables]
+    model.compile(keras.optimizers.Adam(1e-3))
+    data = template.dataset(["书书书书贵书书"] * 8, ["正面"] * 8, batch_size=8)
+    model.fit(data, verbose=0)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        step = np.abs(ops.convert_to_numpy(variable) - old).max()
+        assert step < 1.01e-3, variable.path

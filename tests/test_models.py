@@ -5,10 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LABELS
 from small_bert import CONFIG, tensors, write_small_bert, write_tensors
 
-from keras_ptuning import PtuningEmbedding, build_transformer_model
+from keras_ptuning import (
+    PtuningEmbedding,
+    Template,
+    build_ptuning_model,
+    build_transformer_model,
+)
 from keras_ptuning.checkpoints import TensorFlowCheckpoint
+from keras_ptuning.models import BERT, max_length
 
 TOKENS = np.array([[2, 30, 31, 32, 3, 0], [2, 40, 3, 0, 0, 0]])
 SEGMENTS = np.zeros_like(TOKENS)
@@ -251,3 +258,47 @@ def test_bad_arguments(small_bert):
     ):
         with pytest.raises(ValueError, match=message):
             build_transformer_model(small_bert[0], **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "longest"),
+    [
+        ({}, 64),
+        ({"hierarchical_position": True}, 64**2),
+        ({"model": "nezha"}, None),
+        ({"model": "roformer"}, None),
+    ],
+)
+def test_the_longest_text(small_bert, tokenizer, kwargs, longest):
+    assert max_length(small_bert[0], **kwargs) == longest
+    template = Template("[MASK]{text}", LABELS, tokenizer, maxlen=100)
+    if longest == 64:
+        with pytest.raises(ValueError, match="has 64 positions"):
+            build_ptuning_model(*small_bert[:2], template, **kwargs)
+    else:
+        model = build_ptuning_model(*small_bert[:2], template, **kwargs)
+        scores = model.predict(template.dataset(["书" * 90, "书" * 91]), verbose=0)
+        # Words far away count, too.
+        assert np.abs(scores[0] - scores[1]).max() > 1e-6
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.4, 1.5])
+def test_no_hierarchy_of_positions(small_bert, alpha):
+    if alpha:
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            build_transformer_model(small_bert[0], hierarchical_position=alpha)
+    else:
+        assert max_length(small_bert[0], hierarchical_position=alpha) == 64
+
+
+def test_only_loaded_layers_start_at_zero(small_bert):
+    """Layers that a subclass adds get random weights, also where a checkpoint is loaded."""
+
+    class WithMore(BERT):
+        def apply_heads(self, x, inputs):
+            return self.dense("My-Dense", None)(super().apply_heads(x, inputs))
+
+    model = build_transformer_model(*small_bert[:2], model=WithMore)
+    assert np.asarray(model.get_layer("My-Dense").get_weights()[0]).std() > 0.01
+    random = build_transformer_model(small_bert[0])
+    assert random.get_layer("Transformer-0-FeedForward").get_weights()[0].std() > 0.01

@@ -215,6 +215,11 @@ def tensors_of(layout, architecture, layer_name):
     return [entry._replace(name=entry.name.format(digits)) for entry in entries]
 
 
+def is_named(architecture, layer_name):
+    """Whether checkpoints of an architecture have the weights of this layer."""
+    return any(tensors_of(layout, architecture, layer_name) for layout in LAYOUTS)
+
+
 def layout_of(names):
     """The layout of a checkpoint with tensors of these names."""
     return "google" if any("/" in name for name in names) else "hugging_face"

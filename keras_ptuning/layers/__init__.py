@@ -2,6 +2,7 @@
 
 from keras_ptuning.layers.attention import MultiHeadAttention
 from keras_ptuning.layers.embeddings import (
+    Embedding,
     PositionEmbedding,
     PtuningEmbedding,
     RelativePosition,
@@ -13,6 +14,7 @@ from keras_ptuning.layers.prompt_encoder import PromptEncoder
 
 __all__ = [
     "Bias",
+    "Embedding",
     "FeedForward",
     "GatherPositions",
     "MultiHeadAttention",

@@ -8,6 +8,42 @@ from keras_ptuning.layers.prompt_encoder import PromptEncoder
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
+class Embedding(keras.layers.ReversibleEmbedding):
+    """Keras's embedding, with a dense gradient.
+
+    On TensorFlow the gradient of a lookup is a list of rows, in which a row stands as often as it
+    was looked up. Keras's Adam squares these each by itself, and so takes too long steps: with the
+    segments of a BERT several times too long.
+
+    Args:
+        input_dim: Integer. Number of rows.
+        output_dim: Integer. Size of a row.
+        **kwargs: Other arguments of `keras.layers.ReversibleEmbedding`.
+
+    Call arguments:
+        inputs: Integer tensor of any shape. With `reverse=True`, a tensor of shape
+            `(..., output_dim)`.
+        reverse: Whether to project back to the rows. Defaults to `False`.
+
+    Returns:
+        Tensor of shape `(..., output_dim)`; with `reverse=True`, `(..., input_dim)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> tuple(Embedding(100, 16)(np.array([[1, 2, 50]])).shape)
+    (1, 3, 16)
+    """
+
+    def call(self, inputs, reverse=False):
+        if reverse or not self.embeddings.trainable or keras.backend.backend() != "tensorflow":
+            return super().call(inputs, reverse=reverse)
+        # The gradient of the product is dense.
+        table = ops.convert_to_tensor(self.embeddings) * 1
+        return ops.cast(ops.take(table, inputs, axis=0), self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
 class PositionEmbedding(keras.layers.Layer):
     """Adds a trainable vector for each position.
 
@@ -202,7 +238,7 @@ def _frequencies(size):
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
-class PtuningEmbedding(keras.layers.ReversibleEmbedding):
+class PtuningEmbedding(Embedding):
     """A token embedding of which only chosen rows learn.
 
     The forward pass, and the gradient of every chosen row, are those of a table

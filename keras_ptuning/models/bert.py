@@ -3,8 +3,10 @@
 import keras
 from keras import layers, ops
 
+from keras_ptuning.checkpoints.names import is_named
 from keras_ptuning.layers import (
     Bias,
+    Embedding,
     FeedForward,
     GatherPositions,
     MultiHeadAttention,
@@ -53,6 +55,7 @@ class BERT:
         document_start_id=None,
         branching=False,
         layers=None,
+        pretrained=False,
         dtype=None,
         name=None,
     ):
@@ -79,6 +82,7 @@ class BERT:
         self.document_start_id = document_start_id
         self.branching = branching
         self.layers = dict(layers or {})
+        self.pretrained = pretrained
         self.dtype = dtype
         self.name = name
 
@@ -212,12 +216,12 @@ class BERT:
         return self.layer("MLM-Bias", Bias)(x)
 
     def token_embedding(self):
-        return self.embedding("Embedding-Token", self.vocab_size, layers.ReversibleEmbedding)
+        return self.embedding("Embedding-Token", self.vocab_size)
 
-    def embedding(self, name, size, layer_class=layers.Embedding):
+    def embedding(self, name, size):
         return self.layer(
             name,
-            layer_class,
+            Embedding,
             input_dim=size,
             output_dim=self.embedding_size,
             embeddings_initializer=self.initializer(),
@@ -264,6 +268,9 @@ class BERT:
 
     def layer(self, name, layer_class, **kwargs):
         """The layer called `name`: made once, shared after, or the one given from outside."""
+        if self.pretrained and is_named(self.weight_table, name):
+            # Random numbers would take time and memory, and then be replaced.
+            kwargs = {k: "zeros" if k.endswith("initializer") else v for k, v in kwargs.items()}
         if name not in self.layers:
             self.layers[name] = layer_class(**{"dtype": self.dtype, **kwargs}, name=name)
         return self.layers[name]

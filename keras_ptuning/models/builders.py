@@ -57,20 +57,22 @@ def build_transformer_model(
     `[token_ids, segment_ids]`, and id 0 is padding. A GPT-2 has one input, `token_ids`.
 
     Args:
-        config_path: Path of `bert_config.json` or a GPT-2's `config.json`, or a dictionary with
-            what stands in one; or the name of an embedded checkpoint, `"bert-mini-zh"` or
-            `"gpt-mini-zh"`.
-        checkpoint_path: Prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`, or path of a
-            `.safetensors` file with tensors of the same names; for a GPT-2 path of a
-            `.safetensors` file of Hugging Face. Without one the weights are those of the embedded
-            checkpoint, or else random.
-        model: The architecture: `"bert"` (also for RoBERTa-wwm, which shares its body), `"gpt2"`
-            (whose id 0 is padding too, as in Chinese releases), or a subclass of
-            `keras_ptuning.models.BERT`. Defaults to the configuration's `model_type`, and where
-            it has none to `"bert"`.
-        application: `"encoder"`, where all tokens see each other, or `"lm"`, a causal language
-            model, where each sees only what came before it. Defaults to what the configuration
-            says: `"lm"` if its `is_decoder` is true. A GPT-2 is always `"lm"`.
+        config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
+            an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or path of a
+            `bert_config.json` or `config.json`, or a dictionary with what stands in one.
+        checkpoint_path: The weights: prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`;
+            path of a `.safetensors` file, of a PyTorch file, or of the `.index.json` of several.
+            The tensors have Google's names or Hugging Face's. Without it the weights are those
+            in the folder; with a configuration alone they are random.
+        model: The architecture: `"bert"` (also for what shares its body: RoBERTa-wwm, MacBERT,
+            UER's, LERT, PERT), `"albert"`, `"electra"` (its generator), `"ernie"`, `"nezha"`,
+            `"roformer"`, `"gpt2"` (whose id 0 is padding too, as in Chinese releases), or a
+            subclass of `keras_ptuning.models.BERT`. Defaults to what the configuration says, or
+            else the names of the tensors.
+        application: `"encoder"`, where all tokens see each other; `"lm"`, a causal language model,
+            where each sees only what came before it; or `"unilm"`, where this holds for the second
+            segment alone. Defaults to what the configuration says: `"lm"` if its `is_decoder` is
+            true. A GPT-2 is always `"lm"`.
         **kwargs: Further arguments of the model:
             with_pool: Return the first token's vector through the pooler, `(batch, hidden)`.
             with_mlm: Return probabilities of tokens, `(batch, length, vocabulary)`; with
@@ -85,6 +87,8 @@ def build_transformer_model(
                 there. Positions count what a token sees.
             keep_tokens: List of token ids; the vocabulary shrinks to these, in this order.
             sequence_length: Fixed length of the input. Defaults to any.
+            hierarchical_position: For texts longer than the checkpoint has positions: `True`, or a
+                weight between 0 and 1 (see `keras_ptuning.layers.PositionEmbedding`).
             dropout_rate, attention_dropout_rate: Default to those of the configuration.
             layers: Dictionary of layers by name, used in place of the ones made here. This is
                 where tuning methods attach, e.g.
@@ -98,12 +102,16 @@ def build_transformer_model(
 
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
-        ValueError: if the configuration is damaged, does not match the checkpoint, or the
+        ImportError: if the checkpoint is TensorFlow's or PyTorch's, and that is not installed.
+        ValueError: if a file is damaged, the configuration does not match the checkpoint, or the
             checkpoint lacks what was asked for, such as an MLM head.
+
+    A head that looks as if it had never been trained gives a warning.
 
     Example:
 
     ```python
+    model = build_transformer_model("chinese_L-12_H-768_A-12", with_mlm=True)
     model = build_transformer_model("bert_config.json", "bert_model.ckpt", with_mlm=True)
     token_ids, segment_ids = tokenizer.encode("科学空间")
     token_ids[3] = tokenizer.token_to_id("[MASK]")
@@ -123,7 +131,10 @@ def build_transformer_model(
     unknown = [key for key in kwargs if key not in known]
     if unknown:
         raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
-    transformer = model(**{**settings, "application": application, **kwargs})
+    pretrained = checkpoint_path is not None
+    transformer = model(
+        **{**settings, "application": application, "pretrained": pretrained, **kwargs}
+    )
     keras_model = transformer.build()
     if checkpoint_path is not None:
         tensors = NamedTensors(open_checkpoint(checkpoint_path), transformer.weight_table)

@@ -16,9 +16,8 @@ class PromptClassifier(TextEstimator):
     Args:
         template: A `Template` over the vocabulary of the checkpoint, with the labels and their
             words.
-        checkpoint: Name of an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or a folder
-            with `bert_config.json` and `bert_model.ckpt` or `bert_model.safetensors`; or the path
-            of such weights in such a folder. Defaults to `"bert-mini-zh"`.
+        checkpoint: Path of a checkpoint's folder, or of the weights in one; or the name of an
+            embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`. Defaults to `"bert-mini-zh"`.
         trainable, normalization, auxiliary, prompt_encoder, prompt_start: As in
             `build_ptuning_model`, but `auxiliary` defaults to `False`.
         learning_rate: Float, of Adam, falling to 0. Defaults to 1e-2 for a prompt, 2e-5 for a whole

@@ -60,10 +60,11 @@ def build_classifier(config_path, checkpoint_path=None, template=None, **kwargs)
     """Builds an ordinary classifier out of a pretrained BERT: what fine-tuning is, without a cloze.
 
     Args:
-        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
-            name of an embedded checkpoint, `"bert-mini-zh"`.
+        config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
+            an embedded checkpoint, `"bert-mini-zh"`; or path of a
+            configuration, or a dictionary with what stands in one.
         checkpoint_path: Its weights, as `build_ptuning_model` takes them; an MLM head is not
-            needed. `None` for the embedded checkpoint, or else random weights.
+            needed. `None` for those in the folder; with a configuration alone they are random.
         template: A `PlainText`, which has the labels, over the checkpoint's vocabulary.
         **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`.
 

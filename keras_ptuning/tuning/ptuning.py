@@ -22,11 +22,12 @@ def build_ptuning_model(
     """Builds a classifier out of a pretrained language model, masked or causal, and a template.
 
     Args:
-        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
-            name of an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`.
-        checkpoint_path: Prefix of a TensorFlow checkpoint with an MLM head, e.g.
-            `bert_model.ckpt`, or path of a `.safetensors` file with tensors of the same names.
-            `None` for the embedded checkpoint, or else random weights.
+        config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
+            an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or path of a
+            configuration, or a dictionary with what stands in one.
+        checkpoint_path: The weights, with a head that predicts tokens, as
+            `build_transformer_model` takes them. `None` for those in the folder; with a
+            configuration alone they are random.
         template: A `Template` over the checkpoint's vocabulary; for a causal language model, one
             with `causal=True`.
         trainable: `"prompt"`, to train the vectors of the virtual tokens and freeze all else (for
@@ -106,10 +107,11 @@ def load_prompt(filepath, config_path, checkpoint_path=None, vocab=None, **kwarg
 
     Args:
         filepath: Path of a file that `ClozeModel.save_prompt` wrote.
-        config_path: Path of `bert_config.json`, or a dictionary with what stands in one; or the
-            name of an embedded checkpoint, and nothing else is needed.
+        config_path: Path of a checkpoint's folder, or the name of an embedded one, and nothing
+            else is needed; or path of a configuration, or a dictionary with what stands in one.
         checkpoint_path: The checkpoint, as `build_ptuning_model` takes it.
-        vocab: Path of `vocab.txt`, or what else `Tokenizer` takes as its vocabulary.
+        vocab: What `Tokenizer` takes as its vocabulary. Defaults to the one beside the
+            configuration.
         **kwargs: Other arguments of `build_ptuning_model`.
 
     Returns:
