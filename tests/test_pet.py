@@ -487,7 +487,7 @@ def template(pattern=PATTERNS[0], labels=WORDS, lower=True, **kwargs):
         ({"temperature": 0}, {}, ValueError, "`temperature` must be a number above 0.*0"),
         ({"temperature": float("nan")}, {}, ValueError, "`temperature` must be a number"),
         ({"temperature": "2"}, {}, ValueError, "`temperature` must be a number"),
-        ({"checkpoint": "nowhere"}, {}, FileNotFoundError, "embedded one, .*'bert-mini-zh'"),
+        ({"checkpoint": "nowhere"}, {}, FileNotFoundError, "embedded checkpoint, .*'bert-mini-zh'"),
         ({}, {"unlabeled": []}, ValueError, "`unlabeled` must not be empty"),
         ({}, {"unlabeled": None}, TypeError, "`unlabeled` must be a list.*None"),
         ({}, {"unlabeled": "一句话"}, TypeError, "`unlabeled` must be a list.*一句话"),

@@ -239,7 +239,7 @@ def max_length(config_path, model=None, hierarchical_position=None):
     Example:
 
     >>> max_length("bert-mini-zh"), max_length("bert-mini-zh", hierarchical_position=True)
-    (256, 65536)
+    (128, 16384)
     """
     if not _architecture(load_config(config_path), model).limited:
         return None

@@ -46,7 +46,7 @@ def inspect_checkpoint(path, model=None):
 
     >>> found = inspect_checkpoint("bert-mini-zh")
     >>> found["architecture"], found["layers"], found["head"], found["problems"]
-    ('bert', 4, 'masked', [])
+    ('bert', 3, 'masked', [])
     """
     weights = find_weights(path)
     config, _ = find_model(find_config(path), weights, model)
