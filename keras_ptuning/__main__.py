@@ -19,9 +19,10 @@ def main(arguments=None):
         "path", help="folder of a checkpoint, path of its weights, or embedded name"
     )
     inspect.add_argument("--model", help="the architecture, where nothing tells it, e.g. nezha")
+    inspect.add_argument("--application", help="lm or unilm, where nothing tells it")
     options = parser.parse_args(arguments)
     try:
-        found = inspect_checkpoint(options.path, options.model)
+        found = inspect_checkpoint(options.path, options.model, options.application)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{options.path}: {error}")
     problems = found.pop("problems")

@@ -17,14 +17,21 @@ import contextlib
 import hashlib
 import os
 import sys
+import warnings
 
 import keras
 import numpy as np
 
-from keras_ptuning.checkpoints import find_weights, open_checkpoint
+from keras_ptuning.checkpoints import (
+    NamedTensors,
+    TensorFlowCheckpoint,
+    has_head,
+    untrained_evidence,
+)
+from keras_ptuning.checkpoints.names import GOOGLE, tensors_of
 from keras_ptuning.data import ClozeDataset
 from keras_ptuning.layers import Verbalizer
-from keras_ptuning.models import load_config
+from keras_ptuning.models import find_model, load_config
 from keras_ptuning.tuning.prompts import start_vectors, write_prompt
 
 _NEEDS = (
@@ -81,6 +88,10 @@ if not _is_tf_keras or not issubclass(bert4keras.layers.ScaleOffset, tf_keras.la
         f"{_NEEDS}Here bert4keras got another Keras. Set the variables before TensorFlow is "
         "imported, and import `keras_ptuning.bert4keras` before bert4keras."
     )
+
+# Architectures whose MLM head is BERT's, and such that only bert4keras has, and reads by itself.
+BRIDGED = ("albert", "bert", "nezha", "roformer")
+ONLY_THERE = ("albert_unshared", "roformer_v2")
 
 __all__ = ["ClozeModel", "PtuningEmbedding", "build_ptuning_model", "copy_weights"]
 
@@ -219,7 +230,7 @@ class PtuningEmbedding(bert4keras.layers.Embedding):
 
 
 def build_ptuning_model(
-    config_path, checkpoint_path=None, template=None, trainable="prompt", model="bert", **kwargs
+    config_path, checkpoint_path=None, template=None, trainable="prompt", model=None, **kwargs
 ):
     """Builds a classifier out of a bert4keras model and a template.
 
@@ -227,15 +238,14 @@ def build_ptuning_model(
         config_path: Path of a checkpoint's folder, or of the `bert_config.json` in it, or a
             dictionary with what stands in one; or the name of an embedded checkpoint,
             `"bert-mini-zh"` or `"gpt-mini-zh"`.
-        checkpoint_path: What bert4keras takes, the prefix of a TensorFlow checkpoint with an MLM
-            head; or path of a `.safetensors` file with tensors of the same names. `None` for the
-            one in the folder, or else random weights.
+        checkpoint_path: The weights, with an MLM head, as `keras_ptuning.build_ptuning_model` takes
+            them. `None` for those in the folder; with a configuration alone they are random.
         template: A `keras_ptuning.Template` over the checkpoint's vocabulary; with
             `application="lm"`, one with `causal=True`.
         trainable: `"prompt"`, to train the vectors of the virtual tokens and freeze all else, or
             `"all"`, to train everything. Defaults to `"prompt"`.
         model: The architecture, as bert4keras takes it: `"bert"`, `"nezha"`, `"roformer"`,
-            `"albert"`, or a class of these. Defaults to `"bert"`.
+            `"albert"`, or a class of these. Defaults to what is found out by looking.
         **kwargs: Other arguments of bert4keras's `build_transformer_model`: `application="lm"`
             for a causal language model with BERT's head, `dropout_rate`, `keep_tokens`...
 
@@ -280,14 +290,12 @@ def build_ptuning_model(
     reserved &= set(kwargs)
     if reserved:
         raise ValueError(f"The bridge sets {sorted(reserved)} itself; leave them out.")
-    settings = {**load_config(config_path), **kwargs}
+    config, checkpoint, model = _find(config_path, checkpoint_path, model)
+    settings = {**config, **kwargs}
     if settings.get("is_decoder"):
         settings.setdefault("application", "lm")
     _check_template(template, settings)
-    is_folder = not isinstance(config_path, dict) and not os.path.isfile(config_path)
-    if checkpoint_path is None and is_folder:
-        checkpoint_path = find_weights(config_path)
-    backbone = _build_backbone(settings, _readable(checkpoint_path), template, model)
+    backbone = _build_backbone(settings, checkpoint, template, model)
     _freeze(backbone, template, trainable, settings)
     return ClozeModel(backbone, template, trainable)
 
@@ -321,12 +329,44 @@ def _check_template(template, settings):
         )
 
 
-def _readable(path):
-    """bert4keras reads TensorFlow checkpoints by itself, and all others as a dictionary."""
-    if path is None or not os.fspath(path).endswith(".safetensors"):
-        return path
-    checkpoint = open_checkpoint(path)
-    return {name: checkpoint.read(name) for name in checkpoint.shapes}
+def _find(config_path, checkpoint_path, model):
+    """The configuration, the tensors as bert4keras takes them, and the architecture."""
+    if not isinstance(model, str | None) or model in ONLY_THERE:
+        return load_config(config_path), checkpoint_path, model
+    config, checkpoint = find_model(config_path, checkpoint_path, model)
+    model = config["model_type"]
+    if model not in BRIDGED:
+        raise ValueError(
+            f"On the bridge a model is one of {BRIDGED + ONLY_THERE}, or a class of bert4keras; "
+            f"others have `keras_ptuning.build_ptuning_model`. Received: {model!r}."
+        )
+    if checkpoint is None:
+        return config, None, model
+    tensors = NamedTensors(checkpoint, model)
+    if not has_head(tensors):
+        raise ValueError(
+            f"The checkpoint {checkpoint.path!r} has no head that predicts tokens, so it cannot "
+            "fill in a mask. Use a release that includes the head."
+        )
+    evidence = untrained_evidence(tensors)
+    if evidence:
+        warnings.warn(
+            f"The head of {checkpoint.path!r} looks as if it had never been trained: "
+            f"{'; '.join(evidence)}. Its answers are noise.",
+            stacklevel=3,
+        )
+    if isinstance(checkpoint, TensorFlowCheckpoint):
+        return config, checkpoint.path, model
+    # Under Google's names.
+    values = {}
+    for pattern in GOOGLE[model]:
+        for i in range(config["num_hidden_layers"] if "{}" in pattern else 1):
+            layer = pattern.format(i)
+            names = tensors_of("google", model, layer)
+            for ours, theirs in zip(names, tensors.of(layer), strict=True):
+                if theirs.name in checkpoint.shapes:
+                    values[ours.name] = tensors.read(theirs)
+    return config, values, model
 
 
 def _build_backbone(settings, checkpoint_path, template, model):

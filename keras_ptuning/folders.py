@@ -65,5 +65,6 @@ def find_one(path, patterns, expected):
             )
     raise FileNotFoundError(
         f"There is no {expected} in {folder or '.'!r}. Expected the files of a checkpoint beside "
-        f"each other, or the name of an embedded one, {NAMES}. Received: {str(path)!r}."
+        f"each other, or the name of an embedded one, {NAMES}. Received: {str(path)!r}, with "
+        f"{names[:8] or 'no files'}."
     )

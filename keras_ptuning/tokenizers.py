@@ -98,7 +98,7 @@ def _load_json_vocab(path):
         kind = model.get("type"), model.get("continuing_subword_prefix", "##")
         if kind == ("WordPiece", "##"):
             added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
-            return _in_order({**model["vocab"], **added})
+            return _fill_holes({**model["vocab"], **added})
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"The vocabulary {str(path)!r} cannot be read; it is damaged, or not a "
@@ -108,6 +108,17 @@ def _load_json_vocab(path):
         "Only vocabularies of BERT's kind are supported: WordPiece, whose pieces of a word go on "
         f"with '##'. Received: {str(path)!r} of the kind {kind[0]!r}."
     )
+
+
+def _fill_holes(ids):
+    """The tokens of `{token: id}` by their ids; the few ids without one get one of their own."""
+    size = max(ids.values(), default=-1) + 1
+    if size > 1.1 * len(ids):
+        return _in_order(ids)
+    tokens = [f"[none{i}]" for i in range(size)]
+    for token, i in ids.items():
+        tokens[i] = token
+    return tokens
 
 
 def _in_order(ids):
@@ -132,7 +143,7 @@ class Tokenizer:
     What differs from bert4keras 0.11.5, by decision:
 
     - `do_lower_case` is on unless switched off;
-    - a vocabulary that lacks a special token, or has a token twice, raises at once;
+    - a vocabulary that lacks a special token raises at once;
     - `encode` raises where `maxlen` has no room for `[CLS]` and `[SEP]`;
     - `tokenize` returns the text's own tokens, without `[CLS]` and `[SEP]`;
     - `decode` puts spaces between words of letters and digits only;
@@ -143,7 +154,7 @@ class Tokenizer:
         vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
             of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
             `"gpt-mini-zh"`); a list of tokens; or a dictionary `{token: id}` whose ids are 0, 1,
-            2...
+            2... A token that stands twice, as in some of ERNIE's, has its last id.
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
             What files beside the vocabulary say is not read: that of `bert-base-chinese` says
@@ -157,9 +168,9 @@ class Tokenizer:
 
     Raises:
         FileNotFoundError: if `vocab` names a file that does not exist, or a folder without one.
-        ValueError: if `vocab` lacks `[PAD]` (as id 0), `[UNK]`, `[CLS]` or `[SEP]`, names a token
-            twice, is a dictionary with gaps, or a file of another kind of vocabulary; or if
-            `pre_tokenize` is something else.
+        ValueError: if `vocab` lacks `[PAD]` (as id 0), `[UNK]`, `[CLS]` or `[SEP]`, is a
+            dictionary with gaps, or a file of another kind of vocabulary; or if `pre_tokenize` is
+            something else.
         ImportError: if `pre_tokenize` is `"jieba"`, and jieba is not installed.
 
     Example:
@@ -193,13 +204,6 @@ class Tokenizer:
         self.pre_tokenize = pre_tokenize
         self._split_words = _find_splitter(pre_tokenize)
         self._ids = {token: i for i, token in enumerate(tokens)}
-        if len(self._ids) != len(tokens):
-            seen = set()
-            twice = next(token for token in tokens if token in seen or seen.add(token))
-            raise ValueError(
-                f"The vocabulary has the token {twice!r} more than once, so its ids are "
-                f"ambiguous. Received: {len(tokens)} lines with {len(self._ids)} different tokens."
-            )
         missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if t not in self._ids]
         if missing:
             raise ValueError(

@@ -221,7 +221,15 @@ for a, b in zip(build_transformer_model(*paths, with_mlm="linear").weights, mode
 
 def test_a_vocabulary_of_another_size_is_refused(small_bert, tmp_path):
     model = build_transformer_model(*small_bert[:2], with_mlm=True)
-    with pytest.raises(ValueError, match=r"has 119 tokens, .* vocab_size=120"):
-        save_transformer_model(model, tmp_path, small_bert[0], vocabulary()[:-1])
+    config = {**CONFIG, "vocab_size": 300}
+    with pytest.raises(ValueError, match=r"has 120 tokens, .* vocab_size=300"):
+        save_transformer_model(model, tmp_path, config, vocabulary())
+    with pytest.raises(ValueError, match=r"has 120 tokens, .* vocab_size=119"):
+        save_transformer_model(model, tmp_path, {**CONFIG, "vocab_size": 119}, vocabulary())
+    with pytest.raises(ValueError, match=r"has 2 layers, and the configuration says 3"):
+        save_transformer_model(model, tmp_path, {**CONFIG, "num_hidden_layers": 3}, vocabulary())
+    with pytest.raises(ValueError, match="'float32' or 'float16'"):
+        save_transformer_model(model, tmp_path, CONFIG, vocabulary(), dtype="floaty")
+    assert not list(tmp_path.iterdir())
     save_transformer_model(model, tmp_path, small_bert[0], small_bert[2])
     assert Tokenizer(tmp_path / "vocab.txt").vocab == vocabulary()

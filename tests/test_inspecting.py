@@ -1,6 +1,7 @@
 """`keras-ptuning inspect`, and the warning about heads that were never trained."""
 
 import json
+import re
 import shutil
 import warnings
 
@@ -136,13 +137,26 @@ def test_an_untrained_gpt(tmp_path):
 
 def test_files_that_do_not_go_together(tmp_path):
     folder = write_bert(tmp_path)
-    config = {**small_bert.CONFIG, "vocab_size": 119, "num_hidden_layers": 3}
-    (tmp_path / "bert_config.json").write_text(json.dumps(config))
-    (tmp_path / "vocab.txt").write_text("\n".join(small_bert.vocabulary()[:-2]), "utf-8")
-    problems = " ".join(inspect_checkpoint(folder)["problems"])
-    assert "lacks 16 tensors of its 3 layers, such as bert/encoder/layer_2" in problems
-    assert "embeddings of 120 tokens, and the configuration says vocab_size=119" in problems
-    assert "vocabulary has 118 tokens, and its embedding 120 rows" in problems
+    for change, message in (
+        ({"num_hidden_layers": 3}, "not have all the tensors.*bert/encoder/layer_2"),
+        ({"num_hidden_layers": 1}, "num_hidden_layers=1, and the checkpoint has more"),
+        ({"vocab_size": 119}, r"word_embeddings' has the shape \(120, 32\).*\(119, 32\)"),
+        ({"intermediate_size": 65}, r"shape \(32, 64\).*\(32, 65\)"),
+        ({"max_position_embeddings": 32}, r"shape \(64, 32\).*\(32, 32\)"),
+    ):
+        (tmp_path / "bert_config.json").write_text(json.dumps({**small_bert.CONFIG, **change}))
+        (problem, *_) = inspect_checkpoint(folder)["problems"]
+        assert re.search(message, problem)
+    (tmp_path / "bert_config.json").write_text(json.dumps(small_bert.CONFIG))
+    (tmp_path / "vocab.txt").write_text("\n".join([*small_bert.vocabulary(), "more"]), "utf-8")
+    (problem,) = inspect_checkpoint(folder)["problems"]
+    assert "vocabulary has 121 tokens, and its embedding 120 rows" in problem
+
+
+def test_what_has_to_be_said(tmp_path):
+    small_checkpoints.write_tensorflow(tmp_path, "nezha-gpt")
+    found = inspect_checkpoint(tmp_path, "nezha", "lm")
+    assert (found["architecture"], found["head"]) == ("nezha", "causal")
 
 
 def test_command(tmp_path, capsys):

@@ -3,8 +3,10 @@ import os
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import small_checkpoints
 from conftest import LABELS
 from small_bert import CONFIG, tensors, write_small_bert, write_tensors
 
@@ -166,7 +168,77 @@ def test_missing_checkpoint(small_bert, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no TensorFlow checkpoint .*nowhere\.ckpt"):
         build_transformer_model(small_bert[0], tmp_path / "nowhere.ckpt")
     with pytest.raises(FileNotFoundError, match=r"Did you mean .*bert_model\.ckpt"):
-        build_transformer_model(small_bert[0], os.path.dirname(small_bert[1]))
+        TensorFlowCheckpoint(os.path.dirname(small_bert[1]))
+    # Where it is not asked for by its prefix, the folder will do.
+    folder = os.path.dirname(small_bert[1])
+    expected = predict(build_transformer_model(*small_bert[:2]))
+    for paths in ([small_bert[0], folder], [folder], [small_bert[1]], [folder, small_bert[1]]):
+        np.testing.assert_array_equal(predict(build_transformer_model(*paths)), expected)
+    with pytest.warns(UserWarning, match="weights are random"):
+        build_transformer_model(small_bert[0])
+
+
+def test_a_model_of_another_architecture(small_bert):
+    """Which would read the same tensors, and mean something else."""
+    with pytest.raises(ValueError, match=r"not of the architecture 'nezha': .*position_embeddings"):
+        build_transformer_model(*small_bert[:2], model="nezha")
+
+
+def test_a_head_with_a_table_of_its_own(tmp_path):
+    small_checkpoints.write_hugging_face(tmp_path, "bert")
+    values = small_checkpoints.hugging_face_tensors("bert")
+    name = "cls.predictions.decoder.weight"
+    values[name] = values["bert.embeddings.word_embeddings.weight"] + 1
+    small_checkpoints.write_hugging_face(tmp_path, "bert", values=values)
+    with pytest.raises(ValueError, match=f"table of its own, '{name}'"):
+        build_transformer_model(tmp_path, with_mlm=True)
+    build_transformer_model(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["module.bert.", "bert."])
+def test_names_of_before(tmp_path, prefix):
+    """A NEZHA that a class for BERTs has written, and a model in a wrapper."""
+    name = "nezha" if prefix == "bert." else "bert"
+    small_checkpoints.write_hugging_face(tmp_path, name)
+    expected = build_transformer_model(tmp_path, with_mlm=True).get_weights()
+    values = {
+        key.replace(f"{name}.", prefix, 1): value
+        for key, value in small_checkpoints.hugging_face_tensors(name).items()
+    }
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    found = build_transformer_model(tmp_path, with_mlm=True).get_weights()
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_roberta_of_hugging_face(tmp_path):
+    small_checkpoints.write_hugging_face(tmp_path, "bert")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "roberta"}))
+    with pytest.raises(ValueError, match=r"RoBERTa of Hugging Face.*model='bert'"):
+        build_transformer_model(tmp_path)
+    assert len(build_transformer_model(tmp_path, model="bert").inputs) == 2
+
+
+def test_a_pointer_in_place_of_the_weights(small_bert, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match="git lfs pull"):
+        build_transformer_model(small_bert[0], path)
+
+
+def test_no_gradient_is_a_list_of_rows():
+    """Which Adam would take too seriously, of a causal cloze too."""
+    tf = pytest.importorskip("tensorflow")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only TensorFlow has such gradients")
+    template = Template("[u1]{text}[MASK]", LABELS, "gpt-mini-zh", 32, causal=True)
+    model = build_ptuning_model("gpt-mini-zh", template=template, trainable="all")
+    x, y = template.dataset(["书书书", "书"], ["正面", "负面"])[0]
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(x, y, model(x, training=True))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert not any(isinstance(g, tf.IndexedSlices) for g in gradients)
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -269,7 +341,11 @@ def test_bad_arguments(small_bert):
         ({"model": "roformer"}, None),
     ],
 )
-def test_the_longest_text(small_bert, tokenizer, kwargs, longest):
+def test_the_longest_text(small_bert, tokenizer, tmp_path, kwargs, longest):
+    if "model" in kwargs:
+        values = tensors()
+        del values["bert/embeddings/position_embeddings"]
+        small_bert = write_small_bert(tmp_path, values=values)
     assert max_length(small_bert[0], **kwargs) == longest
     template = Template("[MASK]{text}", LABELS, tokenizer, maxlen=100)
     if longest == 64:

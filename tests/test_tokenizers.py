@@ -78,7 +78,6 @@ def test_only_a_known_function_is_written_or_restored():
 @pytest.mark.parametrize(
     ("vocab", "message"),
     [
-        ([*vocabulary(), "很"], "'很' more than once"),
         (["[PAD]", "[CLS]", "很"], r"lacks \[UNK\], \[SEP\]"),
         (["x", *vocabulary()[:30]], r"\[PAD\] must be the first"),
         ({"[PAD]": 0, "[UNK]": 2}, "without gaps"),
@@ -319,3 +318,24 @@ def test_without_jieba(monkeypatch):
 def test_unknown_ways_to_find_words(pre_tokenize):
     with pytest.raises(ValueError, match=r"Unknown `pre_tokenize`.*Received"):
         Tokenizer(vocabulary(), pre_tokenize=pre_tokenize)
+
+
+def test_a_token_that_stands_twice():
+    """As in some of ERNIE's vocabularies: the last one counts, and no id changes."""
+    vocab = [*vocabulary(), "很", "新"]
+    tokenizer = Tokenizer(vocab)
+    assert tokenizer.encode("很新")[0][1:-1] == [len(vocab) - 2, len(vocab) - 1]
+    assert tokenizer.vocab_size == len(vocab) and tokenizer.decode([len(vocab) - 2]) == "很"
+    assert Tokenizer.from_config(tokenizer.get_config()).encode("很") == tokenizer.encode("很")
+
+
+def test_an_id_without_a_token(tmp_path):
+    """As in what Hugging Face makes of such a vocabulary."""
+    ids = {token: i for i, token in enumerate(vocabulary())}
+    del ids["很"]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"model": {"type": "WordPiece", "vocab": ids}}), "utf-8")
+    tokenizer = Tokenizer(path)
+    assert tokenizer.vocab_size == len(vocabulary())
+    assert tokenizer.token_to_id("好") == vocabulary().index("好")
+    assert tokenizer.tokenize("很") == ["[UNK]"]

@@ -158,3 +158,27 @@ def test_transformers_serve_it(tmp_path, kind):
     logits = torch.log_softmax(logits[0, x["mask_positions"][0, 0]], -1)
     words = [template.tokenizer.token_to_id(word) for word in LABELS.values()]
     np.testing.assert_allclose(scores(model)[0], logits[words].numpy(), atol=1e-4)
+
+
+def test_settings_that_an_argument_changed(tmp_path, small_bert):
+    folder = small_bert[0].rsplit("/", 1)[0]
+    template = Template("[u1][MASK]{text}", LABELS, folder, maxlen=32)
+    model = tuned(template, folder, num_hidden_layers=1, hidden_act="relu")
+    model.save_checkpoint(tmp_path)
+    plain = Template("[unused1][MASK]{text}", LABELS, tmp_path, maxlen=32)
+    found = build_ptuning_model(tmp_path, template=plain)
+    np.testing.assert_allclose(scores(found), scores(model), atol=1e-5)
+
+
+def test_spare_rows(tmp_path):
+    """An embedding that is filled up beyond the vocabulary, and a prompt beyond that."""
+    vocab = small_bert.vocabulary(unused=False)
+    small_bert.write_small_bert(str(tmp_path), vocab=vocab[:-3])
+    template = Template("[u1][u5][MASK]{text}", LABELS, tmp_path, maxlen=32)
+    with pytest.warns(UserWarning, match="The last 3 are taken for spare ones"):
+        model = tuned(template, tmp_path)
+    assert model.embedding.num_additional == 0
+    model.save_checkpoint(tmp_path / "new")
+    plain = Template("[unused1][unused5][MASK]{text}", LABELS, tmp_path / "new", maxlen=32)
+    found = build_ptuning_model(tmp_path / "new", template=plain)
+    np.testing.assert_allclose(scores(found), scores(model), atol=1e-5)

@@ -1,7 +1,13 @@
 """Checkpoint files, and which of their tensors belong to which layer."""
 
 from keras_ptuning.checkpoints.heads import has_head, untrained_evidence
-from keras_ptuning.checkpoints.loading import NamedTensors, check_depth, load_weights
+from keras_ptuning.checkpoints.loading import (
+    NamedTensors,
+    check_architecture,
+    check_depth,
+    check_tied,
+    load_weights,
+)
 from keras_ptuning.checkpoints.locating import (
     find_checkpoint,
     find_config,
@@ -26,7 +32,9 @@ __all__ = [
     "SafetensorsCheckpoint",
     "TensorFlowCheckpoint",
     "architecture_of",
+    "check_architecture",
     "check_depth",
+    "check_tied",
     "checkpoint_tensors",
     "find_checkpoint",
     "find_config",

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from keras_ptuning.checkpoints.names import LAYOUTS, PER_TOKEN, layout_of, spellings, tensors_of
+from keras_ptuning.checkpoints.names import (
+    LAYOUTS,
+    PER_TOKEN,
+    TELLING,
+    TIED,
+    layout_of,
+    spellings,
+    tensors_of,
+)
 
 
 class NamedTensors:
@@ -71,6 +79,34 @@ class NamedTensors:
         if tensor.third is not None:
             value = np.split(value, 3, axis=-1)[tensor.third]
         return value.T if tensor.transposed else value
+
+
+def check_architecture(tensors):
+    """Raises a ValueError if a checkpoint has embeddings that the architecture does not have."""
+    for layer, part in TELLING.items():
+        found = [n for n in tensors.checkpoint.shapes if n.removesuffix(".weight").endswith(part)]
+        if found and not tensors.of(layer):
+            raise ValueError(
+                f"The checkpoint {tensors.checkpoint.path!r} is not of the architecture "
+                f"{tensors.architecture!r}: it has the tensor {found[0]!r}. Leave out `model`, and "
+                "it is found out, or give another one."
+            )
+
+
+def check_tied(tensors):
+    """Raises a ValueError if the head that predicts tokens has a table of its own."""
+    shapes = tensors.checkpoint.shapes
+    embedding = tensors.of("Embedding-Token")[0].name
+    for name in (name for name in TIED if name in shapes):
+        same = shapes[name] == shapes[embedding] and np.array_equal(
+            tensors.checkpoint.read(name), tensors.checkpoint.read(embedding)
+        )
+        if not same:
+            raise ValueError(
+                f"The checkpoint {tensors.checkpoint.path!r} predicts tokens with a table of its "
+                f"own, {name!r}, which differs from its token embedding. Such models are not "
+                "implemented: the two are one here."
+            )
 
 
 def check_depth(num_hidden_layers, tensors):

@@ -196,12 +196,14 @@ LAYOUTS = {"google": GOOGLE, "hugging_face": HUGGING_FACE}
 # Tensors with one row (or value) per token of the vocabulary, which `keep_tokens` selects from.
 PER_TOKEN = ("Embedding-Token", "MLM-Bias")
 
-# A part of the names that only checkpoints of an architecture have, where no configuration says it.
+# Parts of names that tell the architecture, where no configuration does.
 SIGNS = {
     "albert": ("/inner_group_0/", ".albert_layers."),
     "electra": ("generator_predictions", "discriminator_predictions"),
     "gpt2": ("gpt/output/", "attn.c_attn."),
-    "ernie": ("task_type_embeddings",),
+    "ernie": ("task_type_embeddings", "ernie."),
+    "nezha": ("nezha.",),
+    "roformer": ("roformer.",),
     "bert": ("position_embeddings",),
 }
 
@@ -213,6 +215,21 @@ def tensors_of(layout, architecture, layer_name):
     entries = LAYOUTS[layout].get(architecture, {}).get(template, [])
     entries = [e if isinstance(e, Tensor) else Tensor(e) for e in entries]
     return [entry._replace(name=entry.name.format(digits)) for entry in entries]
+
+
+# What tells that a checkpoint is not of the architecture that it is taken for: a layer, and how its
+# tensors begin or end.
+TELLING = {
+    "Embedding-Position": "position_embeddings",
+    "Embedding-Task": "task_type_embeddings",
+}
+# A head's own table, where it is written, beside the token embedding that it is tied to.
+TIED = (
+    "cls.predictions.decoder.weight",
+    "generator_lm_head.weight",
+    "lm_head.weight",
+    "predictions.decoder.weight",
+)
 
 
 def is_named(architecture, layer_name):
@@ -250,6 +267,9 @@ def spellings(names, architecture):
         usual = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
         usual = re.sub(r"(?<=LayerNorm\.)beta$", "bias", usual)
         usual = usual.replace("predictions.decoder.bias", "predictions.bias")
+        # Of a model in a wrapper, and of architectures from before they had a class.
+        usual = usual.removeprefix("module.")
+        usual = re.sub(r"^bert\.", f"{prefix}.", usual)
         if re.match(r"(embeddings|encoder|embeddings_project|pooler|wte|wpe|h|ln_f)\.", usual):
             usual = f"{prefix}.{usual}"
         if usual not in names:

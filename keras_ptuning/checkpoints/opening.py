@@ -11,6 +11,7 @@ READERS = {
     (".safetensors", ".safetensors.index.json"): SafetensorsCheckpoint,
     (".bin", ".pt", ".pth", ".bin.index.json"): PyTorchCheckpoint,
 }
+_POINTER = b"version https://git-lfs"
 _OTHERS = (".h5", ".hdf5", ".keras", ".msgpack", ".onnx", ".gguf", ".npz", ".pkl")
 
 
@@ -20,7 +21,7 @@ def open_checkpoint(path):
     Args:
         path: The prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`; or the path of a
             `.safetensors` file, or a `.bin`, `.pt` or `.pth` of PyTorch; or of the
-            `.index.json` of a checkpoint in several such files.
+            `.index.json` of a checkpoint in several such files. A reader is returned as it is.
 
     Returns:
         A reader: its `path`, its `shapes` by the tensors' names, and `read(name)`.
@@ -37,7 +38,16 @@ def open_checkpoint(path):
     checkpoint.shapes["bert.embeddings.word_embeddings.weight"]  # (21128, 768)
     ```
     """
+    if hasattr(path, "shapes"):
+        return path
     path = os.fspath(path)
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ValueError(
+                    f"The file {path!r} has no weights: it only says where they are, as a clone "
+                    "without Git LFS leaves it. Run `git lfs pull` there, or download the file."
+                )
     for suffixes, reader in READERS.items():
         if path.endswith(suffixes):
             return reader(path)

@@ -112,9 +112,11 @@ def _load(path):
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it holds {found[1]!r}" if found else "it is damaged, or holds something"
+        if found is None:
+            raise _damaged(path, error) from None
         raise ValueError(
-            f"The checkpoint {path!r} is refused: {what}, which is no tensor, and could be code. "
+            f"The checkpoint {path!r} is refused: it holds {found[1]!r}, which is no tensor, and "
+            "could be code. "
             "Nothing in it was run. Look for a `model.safetensors`, or a file with the tensors "
             "alone, as `torch.save(model.state_dict(), path)` writes it."
         ) from None

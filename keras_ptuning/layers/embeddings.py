@@ -36,11 +36,18 @@ class Embedding(keras.layers.ReversibleEmbedding):
     """
 
     def call(self, inputs, reverse=False):
-        if reverse or not self.embeddings.trainable or keras.backend.backend() != "tensorflow":
-            return super().call(inputs, reverse=reverse)
-        # The gradient of the product is dense.
-        table = ops.convert_to_tensor(self.embeddings) * 1
-        return ops.cast(ops.take(table, inputs, axis=0), self.compute_dtype)
+        if reverse:
+            return super().call(inputs, reverse=True)
+        return ops.cast(_look_up(self.embeddings, inputs), self.compute_dtype)
+
+
+def _look_up(table, rows):
+    """Rows of a variable, with a dense gradient."""
+    tensor = ops.convert_to_tensor(table)
+    if table.trainable and keras.backend.backend() == "tensorflow":
+        # The gradient of a product is dense.
+        tensor = tensor * 1
+    return ops.take(tensor, rows, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -113,7 +120,7 @@ class PositionEmbedding(keras.layers.Layer):
 
     def _vectors(self, positions):
         if self.hierarchical is None:
-            return ops.take(self.embeddings, positions, axis=0)
+            return _look_up(self.embeddings, positions)
         alpha = self.hierarchical
         base = (self.embeddings - alpha * self.embeddings[:1]) / (1 - alpha)
         first = ops.take(base, ops.floor_divide(positions, self.input_dim), axis=0)

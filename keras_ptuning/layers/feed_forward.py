@@ -10,8 +10,10 @@ def gelu_new(x):
 
 
 def get_activation(identifier):
-    """The activation of that name: one of Keras, or `"gelu_new"`, which Keras does not have."""
-    return gelu_new if identifier == "gelu_new" else keras.activations.get(identifier)
+    """The activation of that name: one of Keras, or of Hugging Face's other GELUs."""
+    if identifier in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
+        return gelu_new
+    return keras.activations.get("gelu" if identifier == "gelu_python" else identifier)
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")

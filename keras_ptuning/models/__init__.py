@@ -9,7 +9,7 @@ from keras_ptuning.models.builders import (
     max_length,
     save_transformer_model,
 )
-from keras_ptuning.models.config import load_config, read_config
+from keras_ptuning.models.config import load_config, override, read_config
 from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.models.inspecting import inspect_checkpoint
 
@@ -27,6 +27,7 @@ __all__ = [
     "inspect_checkpoint",
     "load_config",
     "max_length",
+    "override",
     "read_config",
     "save_transformer_model",
 ]

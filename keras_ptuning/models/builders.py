@@ -4,14 +4,16 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import warnings
 
-from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import (
     LAYOUTS,
     NamedTensors,
     architecture_of,
+    check_architecture,
     check_depth,
+    check_tied,
     checkpoint_tensors,
     find_weights,
     load_weights,
@@ -39,7 +41,7 @@ MODELS = {
 }
 APPLICATIONS = ("encoder", "lm", "unilm")
 # Layers that only one architecture has.
-SIGNS = {
+LAYERS = {
     "Transformer-FeedForward": "albert",
     "Output-Norm": "gpt2",
     "Embedding-Relative-Position": "nezha",
@@ -123,7 +125,7 @@ def build_transformer_model(
     Reference:
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805)
     """
-    config, checkpoint_path = find_model(config_path, checkpoint_path, model)
+    config, checkpoint = find_model(config_path, checkpoint_path, model)
     application = find_application(config, model, application)
     model = _architecture(config, model)
     settings = read_config(config)
@@ -131,22 +133,26 @@ def build_transformer_model(
     unknown = [key for key in kwargs if key not in known]
     if unknown:
         raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
-    pretrained = checkpoint_path is not None
+    pretrained = checkpoint is not None
     transformer = model(
         **{**settings, "application": application, "pretrained": pretrained, **kwargs}
     )
     keras_model = transformer.build()
-    if checkpoint_path is not None:
-        tensors = NamedTensors(open_checkpoint(checkpoint_path), transformer.weight_table)
-        if "num_hidden_layers" not in kwargs:
-            check_depth(transformer.num_hidden_layers, tensors)
-        load_weights(transformer.layers, tensors, transformer.keep_tokens)
-        evidence = untrained_evidence(tensors) if transformer.with_mlm else None
+    if checkpoint is None:
+        return keras_model
+    tensors = NamedTensors(checkpoint, transformer.weight_table)
+    check_architecture(tensors)
+    if "num_hidden_layers" not in kwargs:
+        check_depth(transformer.num_hidden_layers, tensors)
+    load_weights(transformer.layers, tensors, transformer.keep_tokens)
+    if transformer.with_mlm:
+        check_tied(tensors)
+        evidence = untrained_evidence(tensors)
         if evidence:
             warnings.warn(
-                f"The head of {os.fspath(checkpoint_path)!r} that predicts tokens looks as if it "
-                f"had never been trained: {'; '.join(evidence)}. Its answers are noise, zero-shot "
-                "and with a tuned prompt. Take a release whose head was published.",
+                f"The head of {checkpoint.path!r} that predicts tokens looks as if it had never "
+                f"been trained: {'; '.join(evidence)}. Its answers are noise, zero-shot and with "
+                "a tuned prompt. Take a release whose head was published.",
                 stacklevel=2,
             )
     return keras_model
@@ -159,8 +165,8 @@ def find_model(config_path, checkpoint_path=None, model=None):
         config_path, checkpoint_path, model: As `build_transformer_model` takes them.
 
     Returns:
-        `(config, checkpoint_path)`: the configuration as a dictionary, with its `model_type`, and
-        the path of the weights, `None` if there are none.
+        `(config, checkpoint)`: the configuration as a dictionary, with its `model_type`, and the
+        checkpoint, as `open_checkpoint` returns it, `None` if there is none.
 
     Raises:
         FileNotFoundError: if there is no configuration, or no checkpoint.
@@ -172,31 +178,41 @@ def find_model(config_path, checkpoint_path=None, model=None):
     'bert'
     """
     config = dict(load_config(config_path))
-    is_path = not isinstance(config_path, dict)
-    if checkpoint_path is None and is_path and (config_path in NAMES or os.path.isdir(config_path)):
-        checkpoint_path = find_weights(config_path)
     if isinstance(model, str):
-        config["model_type"] = model.lower()
+        config["model_type"] = model
     if has_gpt2_names(config):
         config.setdefault("model_type", "gpt2")
     if config.get("use_relative_position"):
         config.setdefault("model_type", "nezha")
+    architecture = _architecture(config, model)
+    if "model_type" in config:
+        # Several names may stand for one architecture.
+        config["model_type"] = architecture.weight_table
     read_config(config, config_path)
+    is_folder = not isinstance(config_path, dict) and not str(config_path).endswith(".json")
+    if checkpoint_path is None and is_folder:
+        checkpoint_path = find_weights(config_path)
     if checkpoint_path is None:
         config.setdefault("model_type", "bert")
+        if not isinstance(config_path, dict):
+            warnings.warn(
+                f"The weights are random, since only a configuration was given: {config_path!s}. "
+                "Give the folder, or the path of the weights too.",
+                stacklevel=3,
+            )
         return config, None
+    if isinstance(checkpoint_path, str | os.PathLike) and os.path.isdir(checkpoint_path):
+        checkpoint_path = find_weights(checkpoint_path)
     checkpoint = open_checkpoint(checkpoint_path)
     found = config.setdefault("model_type", architecture_of(checkpoint.shapes))
-    if found is None and model is None:
+    if found is None:
         raise ValueError(
-            f"Nothing tells the architecture of {os.fspath(checkpoint_path)!r}: it has no "
-            "position embeddings, as a NEZHA or a RoFormer. Say which, model='nezha' or "
-            "model='roformer'."
+            f"Nothing tells the architecture of {checkpoint.path!r}: it has no position "
+            "embeddings, as a NEZHA or a RoFormer. Say which, model='nezha' or model='roformer'."
         )
-    table = getattr(_architecture(config, model), "weight_table", None)
-    if table is not None and not NamedTensors(checkpoint, table).has("Embedding-Segment"):
+    if not NamedTensors(checkpoint, config["model_type"]).has("Embedding-Segment"):
         config["type_vocab_size"] = 0
-    return config, checkpoint_path
+    return config, checkpoint
 
 
 def find_application(config_path, model=None, application=None):
@@ -251,6 +267,12 @@ def _architecture(config, model):
     """The class that `model` names, or else the configuration."""
     if model is None:
         model = config.get("model_type") or ("gpt2" if has_gpt2_names(config) else "bert")
+        if model == "roberta":
+            raise ValueError(
+                "The configuration is of a RoBERTa of Hugging Face, which counts positions "
+                "otherwise, and splits words otherwise; it is not implemented. The Chinese ones, "
+                "such as RoBERTa-wwm-ext, are BERTs: give model='bert' if this is one."
+            )
     if not isinstance(model, str):
         return model
     if model.lower() not in MODELS:
@@ -297,17 +319,25 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     ```
     """
     config, vocab = dict(load_config(config)), Tokenizer(vocab).vocab
-    if len(vocab) != config.get("vocab_size"):
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"`dtype` must be 'float32' or 'float16'. Received: dtype={dtype!r}.")
+    if not 0 <= config.get("vocab_size", 0) - len(vocab) < 128:
         raise ValueError(
             f"The vocabulary has {len(vocab)} tokens, and the configuration says "
             f"vocab_size={config.get('vocab_size')}."
         )
     names = {layer.name for layer in model.layers}
-    for name, architecture in SIGNS.items():
+    for name, architecture in LAYERS.items():
         if name in names:
             config.setdefault("model_type", architecture)
     table = _architecture(config, None).weight_table
     config.setdefault("model_type", table)
+    depth = sum(re.fullmatch(r"Transformer-\d+-FeedForward", name) is not None for name in names)
+    if depth and depth != read_config(config)["num_hidden_layers"]:
+        raise ValueError(
+            f"The model has {depth} layers, and the configuration says "
+            f"{read_config(config)['num_hidden_layers']}. Give the configuration of this model."
+        )
     written = {
         layout: checkpoint_tensors(model.layers, layout, table)
         for layout, tables in LAYOUTS.items()

@@ -88,11 +88,11 @@ def load_config(path):
     """
     if isinstance(path, dict):
         return path
-    if path in NAMES or os.path.isdir(path):
+    if not str(path).endswith(".json") or path in NAMES or os.path.isdir(path):
         path = find_config(path)
     name = f"The configuration {str(path)!r}"
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             config = json.load(file)
     except FileNotFoundError:
         raise FileNotFoundError(
@@ -176,6 +176,27 @@ def read_config(config, path=None):
     if config.get("model_type") == "ernie" and not config.get("use_task_id"):
         settings["task_vocab_size"] = 0
     return settings
+
+
+def override(config, settings):
+    """A configuration with the entries that arguments of `build_transformer_model` set otherwise.
+
+    Args:
+        config: A dictionary with what stands in a configuration.
+        settings: Dictionary with arguments of a model, under the names that it has for them.
+
+    Returns:
+        A new dictionary.
+
+    Example:
+
+    >>> override({"num_hidden_layers": 12, "hidden_act": "gelu"}, {"num_hidden_layers": 3})
+    {'num_hidden_layers': 3, 'hidden_act': 'gelu'}
+    """
+    entries = _gpt2_entries() if has_gpt2_names(config) else ENTRIES
+    entries = {**entries, **OWN_ENTRIES.get(config.get("model_type"), {})}
+    given = {key: settings[entry[0]] for key, entry in entries.items() if entry[0] in settings}
+    return {**config, **given}
 
 
 def has_gpt2_names(config):

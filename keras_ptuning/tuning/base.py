@@ -1,6 +1,7 @@
 """What all models here share: a template's data in, one score for each label out."""
 
 import os
+import warnings
 
 import keras
 import numpy as np
@@ -79,7 +80,15 @@ class LabelModel(keras.Model):
     def _check_template(self, settings):
         keep_tokens = settings.get("keep_tokens")
         vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
-        if self.template.tokenizer.vocab_size != vocab_size:
+        spare = vocab_size - self.template.tokenizer.vocab_size
+        if 0 < spare < 128:
+            warnings.warn(
+                f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
+                f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
+                "releases have them.",
+                stacklevel=4,
+            )
+        elif spare:
             raise ValueError(
                 f"The vocabulary does not belong to this checkpoint: it has "
                 f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "

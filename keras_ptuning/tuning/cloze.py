@@ -14,6 +14,7 @@ from keras_ptuning.layers import Bias, PtuningEmbedding, Verbalizer
 from keras_ptuning.models import (
     build_transformer_model,
     find_application,
+    override,
     read_config,
     save_transformer_model,
 )
@@ -251,7 +252,8 @@ class ClozeModel(LabelModel):
         Besides the files of `save_transformer_model` there is `template.json`: the pattern, the
         labels, and of an empty text the token ids and segment ids, and where its masks are. The
         vectors of virtual tokens stand in the rows of these ids. Where the vocabulary had no
-        `[unused]` token for one, it is added as such.
+        `[unused]` token for one, it is added as such. What no configuration says,
+        `application="unilm"` and `hierarchical_position`, has to be said again when loading it.
 
         Args:
             folder: Path of a folder; made if need be.
@@ -275,7 +277,9 @@ class ClozeModel(LabelModel):
             for name, token_id in zip(template.tuned_names, template.virtual_ids, strict=False)
             if token_id >= len(template.tokenizer.vocab)
         ]
-        config = {**self.init_config["config"], "vocab_size": len(vocab)}
+        rows = self.backbone.get_layer("Embedding-Token").input_dim
+        config = override(self.init_config["config"], self.init_config)
+        config["vocab_size"] = max(rows, len(vocab))
         if self.init_config.get("application") == "lm":
             config["is_decoder"] = True
         save_transformer_model(self.backbone, folder, config, vocab, dtype)
@@ -338,8 +342,9 @@ def _build_backbone(
         )
     layers = {}
     if tuned_ids:
+        keep_tokens = settings.get("keep_tokens")
         layers["Embedding-Token"] = PtuningEmbedding(
-            template.tokenizer.vocab_size,
+            settings["vocab_size"] if keep_tokens is None else len(keep_tokens),
             settings["embedding_size"] or settings["hidden_size"],
             tuned_ids=tuned_ids,
             table_trainable=trainable == "all",

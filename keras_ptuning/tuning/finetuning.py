@@ -100,5 +100,5 @@ def _classifier_arguments(config_path, checkpoint_path, template, model):
             "`template` must be a `PlainText`, e.g. PlainText(['负面', '正面'], 'bert-mini-zh'). "
             f"Received: template={template!r}."
         )
-    config, checkpoint_path = find_model(config_path, checkpoint_path, model)
-    return config, template, checkpoint_path
+    config, checkpoint = find_model(config_path, checkpoint_path, model)
+    return config, template, checkpoint

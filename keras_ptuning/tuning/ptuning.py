@@ -88,7 +88,7 @@ def build_ptuning_model(
             "`template` must be a `Template`, e.g. build_ptuning_model('bert-mini-zh', "
             f"template=template). Received: template={template!r}."
         )
-    config, checkpoint_path = find_model(config_path, checkpoint_path, kwargs.get("model"))
+    config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
     return ClozeModel(
         config,
         template,
@@ -97,7 +97,7 @@ def build_ptuning_model(
         auxiliary=auxiliary,
         prompt_encoder=prompt_encoder,
         prompt_start=prompt_start,
-        checkpoint_path=checkpoint_path,
+        checkpoint_path=checkpoint,
         **kwargs,
     )
 
