@@ -31,6 +31,7 @@ from keras_ptuning.checkpoints import (
 from keras_ptuning.checkpoints.names import GOOGLE, tensors_of
 from keras_ptuning.data import ClozeDataset
 from keras_ptuning.layers import Verbalizer
+from keras_ptuning.layers.feed_forward import gelu_new, get_activation
 from keras_ptuning.models import find_model, load_config
 from keras_ptuning.tuning.prompts import start_vectors, write_prompt
 
@@ -340,6 +341,16 @@ def _find(config_path, checkpoint_path, model):
             f"On the bridge a model is one of {BRIDGED + ONLY_THERE}, or a class of bert4keras; "
             f"others have `keras_ptuning.build_ptuning_model`. Received: {model!r}."
         )
+    # bert4keras has one of each, whatever the configuration says.
+    far, epsilon = config.get("max_relative_position", 64), config.get("layer_norm_eps") or 1e-12
+    if (model == "nezha" and far != 64) or epsilon > 1e-5:
+        raise ValueError(
+            "bert4keras would compute other numbers than this checkpoint's: use "
+            "`keras_ptuning.build_ptuning_model`. Received: max_relative_position="
+            f"{far}, layer_norm_eps={epsilon}."
+        )
+    if get_activation(config.get("hidden_act", "gelu")) is gelu_new:
+        config["hidden_act"] = "gelu_tanh"
     if checkpoint is None:
         return config, None, model
     tensors = NamedTensors(checkpoint, model)

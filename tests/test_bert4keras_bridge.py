@@ -484,3 +484,55 @@ def test_a_missing_package_is_asked_for(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install --no-deps bert4keras==0\.11\.5 tf-keras"):
         importlib.import_module("keras_ptuning.bert4keras")
     assert sys.modules["keras"] is keras
+
+
+FOLDERS = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import small_checkpoints
+import keras_ptuning
+from keras_ptuning import bert4keras as bridge
+for name in ("bert", "albert", "nezha", "roformer"):
+    folder = pathlib.Path(sys.argv[2]) / name
+    folder.mkdir()
+    small_checkpoints.write_hugging_face(folder, name)
+    # bert4keras has one epsilon, and one distance.
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"layer_norm_eps": 1e-12, "max_relative_position": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    labels = {"a": "不", "b": "很"}
+    template = keras_ptuning.Template("[u1][MASK]{text}", labels, folder, maxlen=32)
+    x = template.encode(["书很好", "屏幕"])
+    models = [m.build_ptuning_model(folder, template=template) for m in (bridge, keras_ptuning)]
+    theirs, ours = (np.asarray(model.predict(x, verbose=0)) for model in models)
+    assert np.abs(theirs - ours).max() < 1e-5, name
+
+bad = {"brt": "Unknown architecture", "electra": "On the bridge a model is one of"}
+for name, message in bad.items():
+    try:
+        bridge.build_ptuning_model(folder, template=template, model=name)
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(name)
+for change in ({"layer_norm_eps": 1e-3}, {"model_type": "nezha", "max_relative_position": 8}):
+    try:
+        bridge.build_ptuning_model({**config, **change}, None, template)
+    except ValueError as error:
+        assert "other numbers" in str(error), error
+    else:
+        raise AssertionError(change)
+"""
+
+
+def test_folders_of_hugging_face(done, tmp_path):
+    """What bert4keras does not read by itself; and what it would read wrongly."""
+    here = str(pathlib.Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", FOLDERS, here, str(tmp_path)],
+        env={**os.environ, "TF_KERAS": "1", "TF_USE_LEGACY_KERAS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
