@@ -159,6 +159,7 @@ def test_reproduce_all_methods(small_bert, data):
         assert " / " in rows[name][0], rows
 
 
+@pytest.mark.slow
 def test_reproduce(small_bert, data):
     """It goes on with another pattern; and what cannot run leaves what is there alone."""
     options = reproduce_options(small_bert, data)
@@ -217,6 +218,7 @@ def test_what_cannot_run_is_refused_before(methods, data, monkeypatch, options, 
         methods.check(task, options, list(methods.METHODS))
 
 
+@pytest.mark.slow
 def test_reproduce_inference(tmp_path):
     """Pairs of sentences, words of two characters, no unlabelled texts."""
     labels = "entailment", "neutral", "contradiction"

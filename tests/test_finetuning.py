@@ -163,8 +163,8 @@ def test_bad_models(small_bert, plain, tokenizer, make_template):
         build_classifier(*small_bert[:2])
     with pytest.raises(ValueError, match=r"has not seen the text.*'bert-mini-zh'"):
         build_classifier("gpt-mini-zh", template=PlainText(list(LABELS), "gpt-mini-zh"))
-    with pytest.raises(ValueError, match="it has 119 tokens, and the model 120"):
-        build_classifier(CONFIG, None, PlainText(list(LABELS), vocabulary()[:-1]))
+    with pytest.raises(ValueError, match="it has 121 tokens, and the model 120"):
+        build_classifier(CONFIG, None, PlainText(list(LABELS), [*vocabulary(), "more"]))
     with pytest.raises(ValueError, match=r"up to 65 tokens.* 64 positions"):
         build_classifier(CONFIG, None, PlainText(list(LABELS), tokenizer, maxlen=65))
 

@@ -266,8 +266,10 @@ def test_mixed_precision(make_model, make_template, reviews):
 def test_bad_models(small_bert, make_template, make_model, tmp_path):
     config, checkpoint, _ = small_bert
     tokens = vocabulary()
-    with pytest.raises(ValueError, match="it has 119 tokens, and the model 120"):
-        build_ptuning_model(config, checkpoint, make_template(tokenizer=tokens[:-1]))
+    with pytest.raises(ValueError, match="it has 121 tokens, and the model 120"):
+        build_ptuning_model(config, checkpoint, make_template(tokenizer=[*tokens, "more"]))
+    with pytest.raises(ValueError, match="it has 120 tokens, and the model 300"):
+        build_ptuning_model({**CONFIG, "vocab_size": 300}, None, make_template())
     with pytest.raises(ValueError, match=r"up to 65 tokens.* 64 positions"):
         build_ptuning_model(config, checkpoint, make_template(maxlen=65))
     with pytest.raises(ValueError, match="trainable='head'"):

@@ -278,6 +278,7 @@ def test_killed_twice(script, reference, tmp_path):
     assert without_seconds(read_runs(tmp_path)) == without_seconds(read_runs(reference[0]))
 
 
+@pytest.mark.slow
 def test_a_grid_grows(call, reference, tmp_path):
     options = "--methods", "few-shot", "--seeds"
     assert call(*options, 0) == ["few-shot P1 0", "few-shot P2 0"]
@@ -404,6 +405,7 @@ def test_another_pattern_of_the_same_name(call, reproduce, monkeypatch):
         call("--methods", "zero-shot")
 
 
+@pytest.mark.slow
 def test_draws(call, reproduce, monkeypatch):
     """Those of FewCLUE are loaded once each; there are no published numbers to compare with."""
     loaded = []

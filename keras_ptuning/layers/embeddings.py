@@ -47,7 +47,7 @@ def _look_up(table, rows):
     if table.trainable and keras.backend.backend() == "tensorflow":
         # The gradient of a product is dense.
         tensor = tensor * 1
-    return ops.take(tensor, rows, axis=0)
+    return ops.take(tensor, ops.cast(rows, "int32"), axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
