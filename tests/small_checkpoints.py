@@ -10,21 +10,8 @@ import os
 import re
 
 import numpy as np
+from small_bert import CONFIG as BASE
 from small_bert import vocabulary, write_tensors
-
-BASE = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 64,
-    "type_vocab_size": 2,
-    "initializer_range": 0.02,
-}
 
 
 def _hugging_face(name, **changes):

@@ -217,8 +217,8 @@ def tensors_of(layout, architecture, layer_name):
     return [entry._replace(name=entry.name.format(digits)) for entry in entries]
 
 
-# What tells that a checkpoint is not of the architecture that it is taken for: a layer, and how its
-# tensors begin or end.
+# What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
+# does not have, and how the names of its tensors end.
 TELLING = {
     "Embedding-Position": "position_embeddings",
     "Embedding-Task": "task_type_embeddings",
