@@ -45,10 +45,13 @@ def build(folder, **kwargs):
 
 
 def predict(model, name, layout):
-    """The model's output at all positions but padding."""
+    """The model's output at all positions but padding; gathered ones are read backwards."""
     token_ids, segment_ids = small_checkpoints.make_inputs(name, layout)
-    feed = {"Input-Token": token_ids, "Input-Segment": segment_ids}
-    return model.predict([feed[x.name] for x in model.inputs], verbose=0)[token_ids != 0]
+    backwards = np.argsort(-np.arange(token_ids.size).reshape(token_ids.shape), axis=1)
+    feed = {"Input-Token": token_ids, "Input-Segment": segment_ids, "Input-Gather": backwards}
+    names = [x.name for x in model.inputs]
+    found = model.predict([feed[name] for name in names], verbose=0)
+    return (found[:, ::-1] if "Input-Gather" in names else found)[token_ids != 0]
 
 
 def check(model, name, layout, goldens=GOLDENS):
@@ -64,16 +67,19 @@ def check(model, name, layout, goldens=GOLDENS):
 # All of them.
 
 
+@pytest.mark.parametrize("gather", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_hugging_face(tmp_path, name):
+def test_hugging_face(tmp_path, name, gather):
     small_checkpoints.write_hugging_face(tmp_path, name)
-    check(build(tmp_path), name, "hugging_face")
+    check(build(tmp_path, gather_positions=gather), name, "hugging_face")
 
 
+@pytest.mark.parametrize("gather", [False, True])
 @pytest.mark.parametrize("name", TENSORFLOW)
-def test_tensorflow(tmp_path, name):
+def test_tensorflow(tmp_path, name, gather):
     small_checkpoints.write_tensorflow(tmp_path, name)
-    check(build(tmp_path, **ARGUMENTS.get(name, {})), name, "tensorflow")
+    model = build(tmp_path, gather_positions=gather, **ARGUMENTS.get(name, {}))
+    check(model, name, "tensorflow")
 
 
 @pytest.mark.parametrize("name", HINTS)

@@ -25,10 +25,12 @@ class MultiHeadAttention(keras.layers.Layer):
             makes: queries and keys are turned by their positions.
         relative: Optional tensor of shape `(1 or batch, length, length, head_size)`, what
             `RelativePosition` makes: added to keys and values, for each pair of tokens.
+        positions: Optional integer tensor of shape `(batch, n)`: the tokens that look; the others
+            are only looked at. Defaults to all of them.
         training: Whether to drop attention weights.
 
     Returns:
-        Tensor of shape `(batch, length, hidden)`.
+        Tensor of shape `(batch, length, hidden)`; with `positions`, `(batch, n, hidden)`.
 
     Example:
 
@@ -71,12 +73,20 @@ class MultiHeadAttention(keras.layers.Layer):
         self.output_dense = dense(hidden, "output", size)
         self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
 
-    def call(self, inputs, attention_mask, rotary=None, relative=None, training=None):
-        query, key, value = (
-            self._split_heads(dense(inputs)) for dense in (self.query, self.key, self.value)
-        )
+    def call(
+        self, inputs, attention_mask, rotary=None, relative=None, positions=None, training=None
+    ):
+        queries, turned = inputs, rotary
+        if positions is not None:
+            queries = take_positions(inputs, positions)
+            turned = take_positions(rotary, positions)
+            relative = take_positions(relative, positions)
+            if attention_mask.shape[2] != 1:
+                attention_mask = take_positions(attention_mask, positions[:, None], axis=2)
+        query = self._split_heads(self.query(queries))
+        key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
         if rotary is not None:
-            query, key = _rotate(query, rotary), _rotate(key, rotary)
+            query, key = _rotate(query, turned), _rotate(key, rotary)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         if relative is not None:
             relative = ops.cast(relative, query.dtype)
@@ -89,7 +99,7 @@ class MultiHeadAttention(keras.layers.Layer):
         if relative is not None:
             outputs = outputs + _per_query(weights, relative)
         outputs = ops.transpose(outputs, (0, 2, 1, 3))
-        batch, length = ops.shape(inputs)[:2]
+        batch, length = ops.shape(queries)[:2]
         outputs = ops.reshape(outputs, (batch, length, self.heads * self.head_size))
         return self.output_dense(outputs)
 
@@ -98,8 +108,9 @@ class MultiHeadAttention(keras.layers.Layer):
         x = ops.reshape(x, (batch, length, self.heads, self.head_size))
         return ops.transpose(x, (0, 2, 1, 3))
 
-    def compute_output_spec(self, inputs, *args, **kwargs):
-        return keras.KerasTensor(inputs.shape, self.compute_dtype)
+    def compute_output_spec(self, inputs, *args, positions=None, **kwargs):
+        shape = inputs.shape if positions is None else (*positions.shape, inputs.shape[-1])
+        return keras.KerasTensor(shape, self.compute_dtype)
 
     def get_config(self):
         return {
@@ -109,6 +120,14 @@ class MultiHeadAttention(keras.layers.Layer):
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+def take_positions(x, positions, axis=1):
+    """What stands at some positions of an axis; `None` stays `None`."""
+    if x is None:
+        return None
+    missing = len(x.shape) - len(positions.shape)
+    return ops.take_along_axis(x, positions[(..., *[None] * missing)], axis=axis)
 
 
 def _per_query(x, matrices):

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ptuning.layers.attention import take_positions
+
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class GatherPositions(keras.layers.Layer):
@@ -29,7 +31,7 @@ class GatherPositions(keras.layers.Layer):
     """
 
     def call(self, inputs, positions):
-        return ops.take_along_axis(inputs, ops.expand_dims(positions, -1), axis=1)
+        return take_positions(inputs, positions)
 
     def compute_output_shape(self, inputs_shape, positions_shape):
         return (*positions_shape, inputs_shape[-1])

@@ -59,6 +59,11 @@ class BERT:
         dtype=None,
         name=None,
     ):
+        if with_pool and gather_positions:
+            raise ValueError(
+                "The pooler reads the first token, and `gather_positions` may leave it out: use "
+                "one of the two."
+            )
         self.vocab_size = vocab_size if keep_tokens is None else len(keep_tokens)
         self.hidden_size = hidden_size
         self.embedding_size = embedding_size or hidden_size
@@ -94,6 +99,9 @@ class BERT:
         x = self.apply_embeddings(inputs, positions)
         context = {"attention_mask": attention_mask, **self.attention_positions(x, positions)}
         for i in range(self.num_hidden_layers):
+            if i == self.num_hidden_layers - 1:
+                # From here on, only the positions to read matter.
+                context["positions"] = inputs.get("Input-Gather")
             x = self.apply_block(x, context, f"Transformer-{i}")
         outputs = self.apply_heads(x, inputs)
         model = keras.Model(list(inputs.values()), outputs, name=self.name)
@@ -178,11 +186,17 @@ class BERT:
     def apply_block(self, x, context, prefix):
         """Attention -> add -> norm -> feed-forward -> add -> norm."""
         name = f"{prefix}-MultiHeadSelfAttention"
-        x = self.add(name, x, self.attention(name)(x, **context))
+        x = self.add(name, self.gather(x, context), self.attention(name)(x, **context))
         x = self.norm(f"{name}-Norm")(x)
         name = f"{prefix}-FeedForward"
         x = self.add(name, x, self.feed_forward(name)(x))
         return self.norm(f"{name}-Norm")(x)
+
+    def gather(self, x, context):
+        """What goes on from a block: all of the sequence, or, in the last one, what is read."""
+        if context.get("positions") is None:
+            return x
+        return self.layer("Output-Gather", GatherPositions)(x, context["positions"])
 
     def add(self, name, x, residual):
         residual = self.dropout(f"{name}-Dropout", residual)
@@ -194,10 +208,7 @@ class BERT:
         if self.with_pool:
             outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
         if self.with_mlm:
-            y = x
-            if self.gather_positions:
-                y = self.layer("MLM-Gather", GatherPositions)(y, inputs["Input-Gather"])
-            y = self.apply_token_head(y)
+            y = self.apply_token_head(x)
             activation = "softmax" if self.with_mlm is True else self.with_mlm
             # Probabilities need the range and precision of float32.
             y = self.layer(

@@ -79,8 +79,9 @@ def build_transformer_model(
             with_pool: Return the first token's vector through the pooler, `(batch, hidden)`.
             with_mlm: Return probabilities of tokens, `(batch, length, vocabulary)`; with
                 `"linear"`, logits. With `with_pool` too, a list of both.
-            gather_positions: Add a last input, integers of shape `(batch, n)`; the MLM head
-                then works at these positions only and returns `(batch, n, vocabulary)`.
+            gather_positions: Add a last input, integers of shape `(batch, n)`; the last block and
+                the MLM head then work at these positions only, and what is returned has shape
+                `(batch, n, ...)`. Not with `with_pool`.
             document_start_id: The id of the token, `[CLS]`, that each of several documents in one
                 sequence begins with; they do not see each other then.
             branching: Add an input, integers of shape `(batch, length)`: for each token the place

@@ -29,7 +29,7 @@ class GPT2(BERT):
         """Norm -> attention -> add -> norm -> feed-forward -> add."""
         name = f"{prefix}-MultiHeadSelfAttention"
         y = self.norm(f"{name}-Norm")(x)
-        x = self.add(name, x, self.attention(name)(y, **context))
+        x = self.add(name, self.gather(x, context), self.attention(name)(y, **context))
         name = f"{prefix}-FeedForward"
         y = self.norm(f"{name}-Norm")(x)
         return self.add(name, x, self.feed_forward(name)(y))

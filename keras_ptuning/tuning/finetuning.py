@@ -32,7 +32,9 @@ class TextClassifier(LabelModel):
                 "as 'bert-mini-zh'; or a cloze: a `Template` with causal=True, and "
                 "`build_ptuning_model`."
             )
-        self.backbone = build_transformer_model(config, checkpoint_path, name="backbone", **kwargs)
+        self.backbone = build_transformer_model(
+            config, checkpoint_path, gather_positions=True, name="backbone", **kwargs
+        )
         settings = read_config(config)
         self.classifier = keras.layers.Dense(
             template.num_labels,
@@ -47,8 +49,21 @@ class TextClassifier(LabelModel):
         self.built = True
 
     def call(self, inputs, training=False):
-        named = {"Input-Token": inputs["token_ids"], "Input-Segment": inputs["segment_ids"]}
-        x = self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
+        return self.log_probs(self.backbone(self.backbone_inputs(inputs), training=training))
+
+    def backbone_inputs(self, inputs):
+        """What the backbone reads, which of all vectors is to return that of `[CLS]`."""
+        token_ids, segment_ids = (
+            ops.convert_to_tensor(inputs[name]) for name in ("token_ids", "segment_ids")
+        )
+        named = {
+            "Input-Token": token_ids,
+            "Input-Segment": segment_ids,
+            "Input-Gather": ops.zeros_like(token_ids[:, :1]),
+        }
+        return [named[x.name] for x in self.backbone.inputs]
+
+    def log_probs(self, x):
         return ops.log_softmax(self.classifier(x[:, 0]))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

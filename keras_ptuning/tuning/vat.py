@@ -44,10 +44,8 @@ class VATClassifier(TextClassifier):
 
     def _divergence(self, inputs):
         """How much the adversarial perturbation of each text changes its prediction."""
-        token_ids, segment_ids = (
-            ops.convert_to_tensor(inputs[name]) for name in ("token_ids", "segment_ids")
-        )
-        named = {"Input-Token": token_ids, "Input-Segment": segment_ids}
+        token_ids = ops.convert_to_tensor(inputs["token_ids"])
+        inputs = self.backbone_inputs(inputs)
         x = self.backbone.get_layer("Embedding-Token")(token_ids)
         # A perturbation may be too small for half precision.
         x = ops.cast(x, "float32")
@@ -55,8 +53,7 @@ class VATClassifier(TextClassifier):
         # Without dropout, which changes predictions more than a small perturbation does: what two
         # different dropout masks do would be taken for it.
         def log_p(x):
-            y = self._read_embeddings(x, [named[i.name] for i in self.backbone.inputs])
-            return ops.log_softmax(self.classifier(y[:, 0]))
+            return self.log_probs(self._read_embeddings(x, inputs))
 
         clean = ops.stop_gradient(log_p(x))
         r = self._perturbation(x, token_ids, lambda x: _divergences(clean, log_p(x)))
