@@ -31,6 +31,7 @@ from keras_ptuning.tuning import (
     describe_prompt,
     load_prompt,
     plot_prompt,
+    predict_to_file,
     pretrain,
     prompt_table,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "layers",
     "load_prompt",
     "plot_prompt",
+    "predict_to_file",
     "pretrain",
     "prompt_table",
     "save_transformer_model",

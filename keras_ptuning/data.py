@@ -16,8 +16,13 @@ UNLABELED = -1
 # Batches are formed within a random pool of this many batches, sorted by length: large enough
 # that lengths match, small enough that each epoch mixes the examples anew.
 POOL = 16
-# Padded lengths are multiples of this, so that compiled backends see few shapes.
+# Padded lengths are multiples of this.
 LENGTH_STEP = 8
+# And of this on JAX, which compiles anew for each shape.
+COMPILED_LENGTH_STEP = 32
+# The inputs that have a number for each token, and for each one that the auxiliary task predicts.
+PER_TOKEN = {"token_ids", "segment_ids", "reach", "masked_token_ids"}
+PER_PREDICTION = {"auxiliary_positions", "auxiliary_ids"}
 
 
 class Example(NamedTuple):
@@ -166,6 +171,16 @@ def _pad_rows(array, rows):
     return np.pad(array, [(0, rows - len(array)), (0, 0)])
 
 
+def _repeat_first(array, times):
+    return np.concatenate([array, np.repeat(array[:1], times, axis=0)])
+
+
+def _no_labels(labels, count):
+    """Labels, and after them so many of texts that have none."""
+    none = 0 if labels.dtype.kind == "f" else UNLABELED
+    return np.concatenate([labels, np.full((count, *labels.shape[1:]), none, labels.dtype)])
+
+
 class ClozeDataset(keras.utils.PyDataset):
     """Batches of encoded texts, tokenized once; made by `Template.dataset`.
 
@@ -205,6 +220,9 @@ class ClozeDataset(keras.utils.PyDataset):
         self.mask_rate = mask_rate
         self.lengths = np.array([len(e.token_ids) for e in examples])
         self.epoch = 0
+        # The number of rows of a batch is a multiple of this: the first text stands in, without a
+        # label.
+        self.fill = 1
 
     @property
     def has_unlabeled(self):
@@ -245,12 +263,33 @@ class ClozeDataset(keras.utils.PyDataset):
         return len(self.batches)
 
     def __getitem__(self, index):
+        x, *labels = self._batch(index)
+        if keras.backend.backend() == "jax":
+            self._pad_further(x)
+        if self.fill > 1:
+            extra = -len(x["token_ids"]) % self.fill
+            x = {name: _repeat_first(array, extra) for name, array in x.items()}
+            if "auxiliary_ids" in x and extra:
+                x["auxiliary_ids"][-extra:] = PAD
+            labels = [_no_labels(array, extra) for array in labels]
+        return (x, *labels)
+
+    def _pad_further(self, x):
+        """Pads in place; the random masks stay those of the other backends."""
+        length = self._padded_length(x["token_ids"].shape[1], COMPILED_LENGTH_STEP)
+        predicted = math.ceil(self.mask_rate * (length - self.template.causal))
+        for names, width in ((PER_TOKEN, length), (PER_PREDICTION, predicted)):
+            for name in x.keys() & names:
+                x[name] = np.pad(x[name], [(0, 0), (0, width - x[name].shape[1])])
+
+    def _padded_length(self, length, step):
+        # Continuations of a causal template stand beyond its `maxlen`.
+        return max(length, min(math.ceil(length / step) * step, self.template.maxlen))
+
+    def _batch(self, index):
         rows = self.batches[index]
         examples = [self.examples[i] for i in rows]
-        longest = self.lengths[rows].max()
-        length = math.ceil(longest / LENGTH_STEP) * LENGTH_STEP
-        # Continuations of a causal template stand beyond its `maxlen`.
-        length = max(longest, min(length, self.template.maxlen))
+        length = self._padded_length(self.lengths[rows].max(), LENGTH_STEP)
         x = model_inputs(examples, length)
         if self.label_ids is None:
             return (x,)
@@ -305,6 +344,9 @@ class ClozeDataset(keras.utils.PyDataset):
             batch_size=self.batch_size,
             shuffle=False,
         )
+        if keras.backend.backend() == "jax" and len(order) > self.batch_size:
+            # The last batch would have another shape, and be compiled anew.
+            dataset.fill = self.batch_size
         return dataset, order
 
     def to_tf_data(self):

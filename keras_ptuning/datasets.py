@@ -87,6 +87,40 @@ def _parse_labeled(lines, name):
     return texts, labels
 
 
+def iterate_lines(path):
+    """The lines of a text file in UTF-8, or of a gzip of one, without keeping them.
+
+    Args:
+        path: Path of the file.
+
+    Yields:
+        Strings, with their ends of line.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not UTF-8 (its number is named), or if a compressed file is
+            damaged or cut off.
+    """
+    try:
+        with open(path, "rb") as file:
+            lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: expected text in UTF-8, one document a line. "
+                        f"Received: {line[:80]!r} ({error})."
+                    ) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"The gzip file {str(path)!r} is damaged or cut off ({error}). Copy or download it "
+            "again."
+        ) from None
+
+
 def read_documents(path):
     """Reads a file of plain texts, one document a line.
 
@@ -109,27 +143,10 @@ def read_documents(path):
     ```
     """
     documents, other = [], 0
-    try:
-        with open(path, "rb") as file:
-            lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
-            for number, line in enumerate(lines, 1):
-                try:
-                    line = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: expected text in UTF-8, one document a line. "
-                        f"Received: {line[:80]!r} ({error})."
-                    ) from None
-                if line.strip():
-                    documents.append(line.strip())
-                    other += bool(_NO_TEXT.search(line))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"The gzip file {str(path)!r} is damaged or cut off ({error}). Copy or download it "
-            "again."
-        ) from None
+    for line in iterate_lines(path):
+        if line.strip():
+            documents.append(line.strip())
+            other += bool(_NO_TEXT.search(line))
     if not documents:
         raise ValueError(
             f"There are no documents in {str(path)!r}. Expected one a line. Received: only empty "

@@ -5,6 +5,7 @@ from keras_ptuning.tuning.classifier import PromptClassifier
 from keras_ptuning.tuning.cloze import ClozeModel
 from keras_ptuning.tuning.finetuning import TextClassifier, build_classifier
 from keras_ptuning.tuning.pet import PetClassifier
+from keras_ptuning.tuning.predicting import predict_to_file
 from keras_ptuning.tuning.pretraining import pretrain
 from keras_ptuning.tuning.ptuning import build_ptuning_model, load_prompt
 from keras_ptuning.tuning.reading import describe_prompt, plot_prompt, prompt_table
@@ -23,6 +24,7 @@ __all__ = [
     "describe_prompt",
     "load_prompt",
     "plot_prompt",
+    "predict_to_file",
     "pretrain",
     "prompt_table",
 ]

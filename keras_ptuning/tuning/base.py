@@ -26,9 +26,11 @@ class LabelAccuracy(keras.metrics.SparseCategoricalAccuracy):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         if _is_soft(y_true):
+            labeled = ops.any(y_true > 0, axis=-1)
             y_true = ops.argmax(y_true, axis=-1)
-        labeled = ops.cast(ops.reshape(y_true, (-1,)) >= 0, "float32")
-        weights = labeled
+        else:
+            labeled = ops.reshape(y_true, (-1,)) >= 0
+        weights = ops.cast(labeled, "float32")
         if sample_weight is not None:
             weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         super().update_state(ops.maximum(y_true, 0), y_pred, weights)
@@ -218,7 +220,12 @@ class LabelModel(keras.Model):
         if kwargs.get("steps"):
             raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
         dataset, order = x.by_length()
-        sorted_scores = super().predict(self._checked(dataset, "predict"), **kwargs)
+        batches = self._checked(dataset, "predict")
+        if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
+            # One graph for batches of all shapes, where Keras would make several, one by one.
+            self.make_predict_function()
+            self.predict_function.get_concrete_function([batches.element_spec])
+        sorted_scores = super().predict(batches, **kwargs)[: len(order)]
         scores = sorted_scores.copy()
         scores[order] = sorted_scores
         return scores

@@ -1,0 +1,344 @@
+"""The same work with three libraries, each written as its users write it.
+
+A peer builds a P-tuning model out of the folder of a checkpoint, and a classifier for direct
+fine-tuning. It takes texts and labels, 0 or 1, as lists: what it does between them and the model,
+such as tokenizing, padding and masking, belongs to the work.
+"""
+
+import os
+from types import MappingProxyType
+
+PROMPT, WORDS, MASK_RATE = 8, ("不", "很"), 0.15
+
+
+class Peer:
+    """What is timed: `step`, `epoch`, `score`, `fine_tuning_step`, after `build`."""
+
+    needs = ()
+    environment = MappingProxyType({})
+
+    def __init__(self, folder, maxlen, batch_size):
+        self.folder = str(folder)
+        # Of the whole sequence: [CLS], the prompt, the mask, the text, [SEP].
+        self.maxlen = maxlen
+        self.batch_size = batch_size
+
+
+class Bert4keras(Peer):
+    """The construction of the articles: all rows of the table in the graph, all logits."""
+
+    needs = ("bert4keras", "tf_keras", "tensorflow")
+    environment = MappingProxyType({"TF_KERAS": "1", "TF_USE_LEGACY_KERAS": "1"})
+
+    def build(self):
+        import tensorflow as tf
+        import tf_keras
+        from bert4keras.layers import Embedding
+        from bert4keras.models import BERT, build_transformer_model
+        from bert4keras.tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer(os.path.join(self.folder, "vocab.txt"), do_lower_case=True)
+        to_id = self.tokenizer.token_to_id
+        self.prompt_ids = [to_id(f"[unused{i + 1}]") for i in range(PROMPT)]
+        self.mask_id, self.word_ids = to_id("[MASK]"), [to_id(word) for word in WORDS]
+        rows = self.prompt_ids
+
+        class MaskedEmbedding(Embedding):
+            def table(self):
+                mask = tf.scatter_nd([[i] for i in rows], [[1.0]] * PROMPT, (self.input_dim, 1))
+                return self.embeddings * mask + tf.stop_gradient(self.embeddings) * (1 - mask)
+
+            def call(self, inputs, mode="embedding"):
+                if mode == "embedding":
+                    return tf.gather(self.table(), tf.cast(inputs, "int32"))
+                return tf.matmul(inputs, self.table(), transpose_b=True)
+
+        class PtuningBERT(BERT):
+            def apply(self, inputs=None, layer=None, arguments=None, **kwargs):
+                if layer is Embedding and kwargs.get("name") == "Embedding-Token":
+                    layer = MaskedEmbedding
+                return super().apply(inputs, layer, arguments, **kwargs)
+
+        def loss(targets, predicted):
+            weights = tf.cast(targets > 0, "float32")
+            losses = tf_keras.losses.sparse_categorical_crossentropy(targets, predicted)
+            return tf.reduce_sum(losses * weights) / tf.reduce_sum(weights)
+
+        self.model = build_transformer_model(
+            os.path.join(self.folder, "config.json"),
+            os.path.join(self.folder, "bert_model.ckpt"),
+            model=PtuningBERT,
+            with_mlm=True,
+        )
+        # bert4keras loads weights into what trains.
+        for layer in self.model.layers:
+            layer.trainable = layer.name == "Embedding-Token"
+        self.model.compile(tf_keras.optimizers.Adam(6e-4), loss)
+
+    def batches(self, texts, labels=None):
+        import numpy as np
+        from bert4keras.snippets import sequence_padding
+
+        order = np.arange(len(texts))
+        if labels is not None:
+            np.random.shuffle(order)
+        for start in range(0, len(order), self.batch_size):
+            all_ids, all_targets = [], []
+            for i in order[start : start + self.batch_size]:
+                ids, _ = self.tokenizer.encode(texts[i], maxlen=self.maxlen - PROMPT - 1)
+                targets = [0] * len(ids)
+                if labels is not None:
+                    for place in range(1, len(ids) - 1):
+                        if np.random.random() < MASK_RATE:
+                            targets[place] = ids[place]
+                            ids[place] = self.replacement(ids[place])
+                half = PROMPT // 2
+                front = [*self.prompt_ids[:half], self.mask_id, *self.prompt_ids[half:]]
+                answer = 0 if labels is None else self.word_ids[labels[i]]
+                answers = [0] * half + [answer] + [0] * half
+                all_ids.append([ids[0], *front, *ids[1:]])
+                all_targets.append([targets[0], *answers, *targets[1:]])
+            padded = sequence_padding(all_ids)
+            yield [padded, np.zeros_like(padded)], sequence_padding(all_targets)
+
+    def replacement(self, token_id):
+        import numpy as np
+
+        dice = np.random.random()
+        if dice < 0.8:
+            return self.mask_id
+        return token_id if dice < 0.9 else np.random.randint(1, len(self.tokenizer._token_dict))
+
+    def prepare_step(self, texts, labels):
+        return next(self.batches(texts, labels))
+
+    def step(self, batch):
+        self.model.train_on_batch(*batch)
+
+    def epoch(self, texts, labels):
+        steps = -(-len(texts) // self.batch_size)
+        self.model.fit(self.batches(texts, labels), steps_per_epoch=steps, verbose=0)
+
+    def score(self, texts):
+        import numpy as np
+
+        # Of the probabilities of all tokens at all positions, these are kept.
+        found = []
+        for inputs, _ in self.batches(texts):
+            predicted = self.model.predict_on_batch(inputs)
+            found.append(predicted[:, 1 + PROMPT // 2, self.word_ids])
+        return np.concatenate(found).argmax(axis=1)
+
+    def prepare_fine_tuning(self, texts, labels):
+        import numpy as np
+        import tf_keras
+        from bert4keras.models import build_transformer_model
+        from bert4keras.snippets import sequence_padding
+
+        bert = build_transformer_model(
+            os.path.join(self.folder, "config.json"), os.path.join(self.folder, "bert_model.ckpt")
+        )
+        x = tf_keras.layers.Lambda(lambda x: x[:, 0])(bert.output)
+        x = tf_keras.layers.Dense(len(WORDS), "softmax")(x)
+        self.classifier = tf_keras.Model(bert.inputs, x)
+        self.classifier.compile(tf_keras.optimizers.Adam(2e-5), "sparse_categorical_crossentropy")
+        ids = [self.tokenizer.encode(text, maxlen=self.maxlen)[0] for text in texts]
+        ids = sequence_padding(ids)
+        return [ids, np.zeros_like(ids)], np.array(labels)
+
+    def fine_tuning_step(self, batch):
+        self.classifier.train_on_batch(*batch)
+
+
+class Transformers(Peer):
+    """A frozen `BertForMaskedLM`, virtual tokens as `inputs_embeds`, and its own loss."""
+
+    needs = ("transformers", "torch")
+    bfloat16 = False
+
+    def build(self):
+        import torch
+        from transformers import BertForMaskedLM, BertTokenizerFast
+
+        self.tokenizer = BertTokenizerFast(os.path.join(self.folder, "vocab.txt"))
+        self.mask_id = self.tokenizer.mask_token_id
+        self.word_ids = self.tokenizer.convert_tokens_to_ids(list(WORDS))
+        self.model = BertForMaskedLM.from_pretrained(self.folder)
+        self.model.requires_grad_(False)
+        rows = self.tokenizer.convert_tokens_to_ids([f"[unused{i + 1}]" for i in range(PROMPT)])
+        self.embeddings = self.model.get_input_embeddings()
+        self.prompt = torch.nn.Parameter(self.embeddings.weight[rows].clone())
+        self.optimizer = torch.optim.Adam([self.prompt], 6e-4)
+
+    def precision(self):
+        import torch
+
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
+
+    def encode(self, texts, maxlen):
+        batch = self.tokenizer(
+            texts, truncation=True, max_length=maxlen, padding=True, return_tensors="pt"
+        )
+        return batch["input_ids"], batch["attention_mask"]
+
+    def batches(self, texts, labels=None):
+        import torch
+
+        order = torch.arange(len(texts)) if labels is None else torch.randperm(len(texts))
+        for start in range(0, len(texts), self.batch_size):
+            rows = order[start : start + self.batch_size].tolist()
+            ids, seen = self.encode([texts[i] for i in rows], self.maxlen - PROMPT - 1)
+            targets = torch.full_like(ids, -100)
+            if labels is not None:
+                chosen = (torch.rand(ids.shape) < MASK_RATE) & (seen > 0) & (ids > 3)
+                targets[chosen] = ids[chosen]
+                dice = torch.rand(ids.shape)
+                ids[chosen & (dice < 0.8)] = self.mask_id
+                drawn = chosen & (dice >= 0.9)
+                ids[drawn] = torch.randint(len(self.tokenizer), (int(drawn.sum()),))
+            # [CLS], then the mask, around which the prompt is laid; it starts with any tokens.
+            front = torch.full((len(rows), PROMPT + 1), self.mask_id)
+            answers = torch.full_like(front, -100)
+            if labels is not None:
+                answers[:, PROMPT // 2] = torch.tensor([self.word_ids[labels[i]] for i in rows])
+            yield (
+                torch.cat([ids[:, :1], front, ids[:, 1:]], 1),
+                torch.cat([torch.ones_like(front), seen], 1),
+                torch.cat([targets[:, :1], answers, targets[:, 1:]], 1),
+            )
+
+    def embed(self, ids):
+        import torch
+
+        vectors = self.embeddings(ids)
+        first, second = self.prompt.expand(len(ids), -1, -1).chunk(2, dim=1)
+        half = PROMPT // 2
+        return torch.cat(
+            [
+                vectors[:, :1],
+                first,
+                vectors[:, 1 + half : 2 + half],
+                second,
+                vectors[:, PROMPT + 2 :],
+            ],
+            dim=1,
+        )
+
+    def prepare_step(self, texts, labels):
+        self.model.train()
+        return next(self.batches(texts, labels))
+
+    def step(self, batch):
+        ids, seen, targets = batch
+        with self.precision():
+            loss = self.model(
+                inputs_embeds=self.embed(ids), attention_mask=seen, labels=targets
+            ).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def epoch(self, texts, labels):
+        self.model.train()
+        for batch in self.batches(texts, labels):
+            self.step(batch)
+
+    def score(self, texts):
+        import torch
+
+        self.model.eval()
+        found = []
+        with torch.inference_mode(), self.precision():
+            for ids, seen, _ in self.batches(texts):
+                logits = self.model(inputs_embeds=self.embed(ids), attention_mask=seen).logits
+                found.append(logits[:, 1 + PROMPT // 2, self.word_ids].float())
+        return torch.cat(found).argmax(dim=1).numpy()
+
+    def prepare_fine_tuning(self, texts, labels):
+        import torch
+        from transformers import BertForSequenceClassification
+
+        self.classifier = BertForSequenceClassification.from_pretrained(self.folder).train()
+        self.optimizer = torch.optim.Adam(self.classifier.parameters(), 2e-5)
+        return *self.encode(texts, self.maxlen), torch.tensor(labels)
+
+    def fine_tuning_step(self, batch):
+        ids, seen, targets = batch
+        with self.precision():
+            loss = self.classifier(ids, attention_mask=seen, labels=targets).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class TransformersBfloat16(Transformers):
+    bfloat16 = True
+
+
+class KerasPtuning(Peer):
+    """This library."""
+
+    dtype = "float32"
+
+    def build(self):
+        from keras_ptuning import PlainText, Template, build_ptuning_model
+
+        half = PROMPT // 2
+        first, second = (
+            "".join(f"[u{i + 1}]" for i in r) for r in (range(half), range(half, PROMPT))
+        )
+        self.template = Template(
+            f"{first}[MASK]{second}{{text}}", dict(enumerate(WORDS)), self.folder, self.maxlen
+        )
+        self.plain = PlainText(list(range(len(WORDS))), self.folder, self.maxlen)
+        self.model = build_ptuning_model(self.folder, template=self.template, dtype=self.dtype)
+        self.model.compile()
+
+    def prepare_step(self, texts, labels):
+        return self.template.dataset(texts, labels, self.batch_size, mask_rate=MASK_RATE)[0]
+
+    def step(self, batch):
+        self.model.train_on_batch(*batch)
+
+    def epoch(self, texts, labels):
+        data = self.template.dataset(texts, labels, self.batch_size, mask_rate=MASK_RATE)
+        self.model.fit(data, verbose=0)
+
+    def score(self, texts):
+        data = self.template.dataset(texts, batch_size=self.batch_size)
+        return self.model.predict(data, verbose=0).argmax(axis=1)
+
+    def prepare_fine_tuning(self, texts, labels):
+        from keras_ptuning import build_classifier
+
+        self.classifier = build_classifier(self.folder, template=self.plain, dtype=self.dtype)
+        self.classifier.compile()
+        return self.plain.dataset(texts, labels, self.batch_size)[0]
+
+    def fine_tuning_step(self, batch):
+        self.classifier.train_on_batch(*batch)
+
+
+def _this_library(backend, dtype):
+    return type(
+        "KerasPtuning",
+        (KerasPtuning,),
+        {
+            "needs": {"tensorflow": ("tensorflow",), "torch": ("torch",), "jax": ("jax",)}[backend],
+            "environment": {"KERAS_BACKEND": backend},
+            "dtype": dtype,
+        },
+    )
+
+
+REFERENCE = "bert4keras, float32"
+PEERS = {
+    REFERENCE: Bert4keras,
+    "transformers, float32": Transformers,
+    "transformers, bfloat16": TransformersBfloat16,
+    **{
+        f"keras_ptuning, {backend}, {short}": _this_library(backend, dtype)
+        for backend in ("tensorflow", "torch", "jax")
+        for short, dtype in (("float32", "float32"), ("bfloat16", "mixed_bfloat16"))
+    },
+}
