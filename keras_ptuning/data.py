@@ -221,8 +221,8 @@ class ClozeDataset(keras.utils.PyDataset):
         self.lengths = np.array([len(e.token_ids) for e in examples])
         self.epoch = 0
         # The number of rows of a batch is a multiple of this: the first text stands in, without a
-        # label.
-        self.fill = 1
+        # label. Of these rows, only one of several equal parts is made here.
+        self.fill, self.part = 1, (0, 1)
 
     @property
     def has_unlabeled(self):
@@ -272,6 +272,12 @@ class ClozeDataset(keras.utils.PyDataset):
             if "auxiliary_ids" in x and extra:
                 x["auxiliary_ids"][-extra:] = PAD
             labels = [_no_labels(array, extra) for array in labels]
+        part, parts = self.part
+        if parts > 1:
+            size = len(x["token_ids"]) // parts
+            rows = slice(part * size, (part + 1) * size)
+            x = {name: array[rows] for name, array in x.items()}
+            labels = [array[rows] for array in labels]
         return (x, *labels)
 
     def _pad_further(self, x):
@@ -344,9 +350,6 @@ class ClozeDataset(keras.utils.PyDataset):
             batch_size=self.batch_size,
             shuffle=False,
         )
-        if keras.backend.backend() == "jax" and len(order) > self.batch_size:
-            # The last batch would have another shape, and be compiled anew.
-            dataset.fill = self.batch_size
         return dataset, order
 
     def to_tf_data(self):
@@ -362,7 +365,12 @@ class ClozeDataset(keras.utils.PyDataset):
         )
         dataset = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
-        return dataset.prefetch(tf.data.AUTOTUNE)
+        # Of several processes, each makes all batches and takes its share.
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def pack(lengths, room):

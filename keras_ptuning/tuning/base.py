@@ -1,5 +1,7 @@
 """What all models here share: a template's data in, one score for each label out."""
 
+import contextlib
+import math
 import os
 import warnings
 
@@ -8,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_ptuning.data import ClozeDataset
+from keras_ptuning.distribution import count_replicas, find_part, for_all_workers
 from keras_ptuning.files import replacing
 from keras_ptuning.models import max_length, read_config
 from keras_ptuning.templates import PlainText, Template
@@ -49,8 +52,10 @@ class LabelModel(keras.Model):
     Attributes:
         template: The `Template` or `PlainText`.
         backbone: The functional Keras model inside, with the layers of the transformer.
+        distribution: The devices that share its work, or `None`.
     """
 
+    distribution = None
     # The learning rate of Adam, where `compile` is given no optimizer.
     default_learning_rate = 2e-5
     # Why there are no variables to train, and what to do about texts without labels.
@@ -110,6 +115,35 @@ class LabelModel(keras.Model):
     def build(self, input_shape):
         pass
 
+    def _scope(self):
+        """What Keras has to know while the model is made, compiled and used."""
+        return contextlib.nullcontext() if self.distribution is None else self.distribution.scope()
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Does nothing on several devices, since all layers are built.
+
+        For this Keras would take the mean of the batches of all devices, which fails where the
+        inputs are a dictionary and the devices belong to several processes.
+        """
+        if self.distribution is None:
+            super()._maybe_symbolic_build(iterator, data_batch)
+
+    def train_step(self, *args):
+        return for_all_workers(super().train_step(*args))
+
+    def test_step(self, *args):
+        return for_all_workers(super().test_step(*args))
+
+    def predict_step(self, *args):
+        found = super().predict_step(*args)
+        if find_part(self.distribution)[1] == 1:
+            return found
+        # Each process wants all of the scores, and has those of its own texts.
+        scores, *state = found
+        mesh = self.distribution.device_mesh
+        layout = keras.distribution.TensorLayout([None] * len(scores.shape), mesh)
+        return keras.distribution.distribute_tensor(scores, layout), *state
+
     def label_losses(self, y, scores, sample_weight=None):
         """The cross-entropy of each text, 0 where it has no label; and which texts have one."""
         if _is_soft(y):
@@ -141,12 +175,19 @@ class LabelModel(keras.Model):
                 f"A {type(self).__name__} has its own loss, which its arguments choose. Received: "
                 f"loss={loss!r}."
             )
-        if optimizer is None:
-            optimizer = keras.optimizers.Adam(self.default_learning_rate)
-        kwargs.setdefault("metrics", [LabelAccuracy()])
         if keras.backend.backend() == "tensorflow":
             kwargs.setdefault("jit_compile", False)
-        super().compile(optimizer=optimizer, **kwargs)
+        with self._scope():
+            if optimizer is None:
+                optimizer = keras.optimizers.Adam(self.default_learning_rate)
+            if self.distribution is not None:
+                # Its variables have to be made here, with those of the model.
+                optimizer = keras.optimizers.get(optimizer)
+                optimizer = type(optimizer).from_config(optimizer.get_config())
+            kwargs.setdefault("metrics", [LabelAccuracy()])
+            super().compile(optimizer=optimizer, **kwargs)
+            if self.distribution is not None and self.trainable_variables:
+                self.optimizer.build(self.trainable_variables)
 
     def compile_from_config(self, config):
         # Keras leaves this to models with a `compile` of their own.
@@ -194,15 +235,16 @@ class LabelModel(keras.Model):
                     "Texts without a label are in no class: leave out `class_weight`, or these "
                     "texts."
                 )
-        history = super().fit(
-            self._checked(x, "fit"),
-            self._checked_labels(y, x),
-            batch_size,
-            epochs,
-            validation_data=self._checked(validation_data, "evaluate"),
-            callbacks=callbacks,
-            **kwargs,
-        )
+        with self._scope():
+            history = super().fit(
+                self._checked(x, "fit"),
+                self._checked_labels(y, x),
+                batch_size,
+                epochs,
+                validation_data=self._checked(validation_data, "evaluate"),
+                callbacks=callbacks,
+                **kwargs,
+            )
         if stop_at_nan.error is not None:
             raise stop_at_nan.error
         return history
@@ -212,20 +254,27 @@ class LabelModel(keras.Model):
         if not self.compiled:
             self.compile()
         x, y = self._checked(x, "evaluate"), self._checked_labels(y, x)
-        return super().evaluate(x, y, batch_size, **kwargs)
+        with self._scope():
+            return super().evaluate(x, y, batch_size, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
         if not isinstance(x, ClozeDataset):
-            return super().predict(x, batch_size, **kwargs)
+            with self._scope():
+                return super().predict(x, batch_size, **kwargs)
         if kwargs.get("steps"):
             raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
         dataset, order = x.by_length()
         batches = self._checked(dataset, "predict")
-        if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
+        backend = keras.backend.backend()
+        if backend == "jax" and len(dataset) > 1:
+            # The last batch would have another shape, and be compiled anew.
+            dataset.fill *= math.ceil(dataset.batch_size / dataset.fill)
+        if backend == "tensorflow" and self.distribution is None and not self.run_eagerly:
             # One graph for batches of all shapes, where Keras would make several, one by one.
             self.make_predict_function()
             self.predict_function.get_concrete_function([batches.element_spec])
-        sorted_scores = super().predict(batches, **kwargs)[: len(order)]
+        with self._scope():
+            sorted_scores = super().predict(batches, **kwargs)[: len(order)]
         scores = sorted_scores.copy()
         scores[order] = sorted_scores
         return scores
@@ -279,6 +328,7 @@ class LabelModel(keras.Model):
                 "The dataset has longer texts than the model was made for. Received: "
                 f"maxlen={data.template.maxlen} instead of {self.template.maxlen}."
             )
+        data.fill, data.part = count_replicas(self.distribution), find_part(self.distribution)
         return data.to_tf_data() if keras.backend.backend() == "tensorflow" else data
 
     def save(self, filepath, overwrite=True, **kwargs):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ptuning.distribution import sum_over_replicas
 from keras_ptuning.files import replacing
 from keras_ptuning.layers import Bias, PtuningEmbedding, Verbalizer
 from keras_ptuning.models import (
@@ -167,7 +168,8 @@ class ClozeModel(LabelModel):
         # As in the original script, every predicted position counts the same.
         total = ops.sum(losses) + auxiliary.get("auxiliary_loss", 0.0)
         answers = ops.sum(ops.cast(labeled, "float32")) * self.template.num_masks
-        return total / ops.maximum(answers + auxiliary.get("auxiliary_count", 0.0), 1.0)
+        count = sum_over_replicas(answers + auxiliary.get("auxiliary_count", 0.0))
+        return total / ops.maximum(count, 1.0)
 
     def compile(self, optimizer=None, loss=None, prompt_optimizer=None, **kwargs):
         """Configures training.

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_ptuning.distribution import build_model, sum_over_replicas
 from keras_ptuning.models import (
     build_transformer_model,
     find_application,
@@ -68,7 +69,8 @@ class TextClassifier(LabelModel):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         losses, labeled = self.label_losses(y, y_pred, sample_weight)
-        return ops.sum(losses) / ops.maximum(ops.sum(ops.cast(labeled, "float32")), 1.0)
+        count = sum_over_replicas(ops.sum(ops.cast(labeled, "float32")))
+        return ops.sum(losses) / ops.maximum(count, 1.0)
 
 
 def build_classifier(config_path, checkpoint_path=None, template=None, **kwargs):
@@ -81,7 +83,8 @@ def build_classifier(config_path, checkpoint_path=None, template=None, **kwargs)
         checkpoint_path: Its weights, as `build_ptuning_model` takes them; an MLM head is not
             needed. `None` for those in the folder; with a configuration alone they are random.
         template: A `PlainText`, which has the labels, over the checkpoint's vocabulary.
-        **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`;
+            and `data_parallel`, as `build_ptuning_model` takes it.
 
     Returns:
         A `TextClassifier`, all of whose weights train.
@@ -106,7 +109,7 @@ def build_classifier(config_path, checkpoint_path=None, template=None, **kwargs)
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 4.
     """
     arguments = _classifier_arguments(config_path, checkpoint_path, template, kwargs.get("model"))
-    return TextClassifier(*arguments, **kwargs)
+    return build_model(TextClassifier, *arguments, **kwargs)
 
 
 def _classifier_arguments(config_path, checkpoint_path, template, model):

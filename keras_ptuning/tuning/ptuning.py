@@ -1,6 +1,7 @@
 """P-tuning: the words of a template become trainable vectors in a frozen model."""
 
 from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.distribution import build_model
 from keras_ptuning.models import find_model
 from keras_ptuning.templates import Template
 from keras_ptuning.tokenizers import Tokenizer
@@ -47,7 +48,9 @@ def build_ptuning_model(
             which `keras.utils.set_random_seed` sets. Defaults to `"unused"`.
         **kwargs: Other arguments of `build_transformer_model`: `model`, `dropout_rate`,
             `attention_dropout_rate`, `keep_tokens`, `dtype` (e.g. `"mixed_bfloat16"`), `name`;
-            `application="lm"` for a BERT that was trained as a causal language model.
+            `application="lm"` for a BERT that was trained as a causal language model. With
+            `data_parallel=True` all devices share each batch: on TensorFlow those of this process,
+            or with `TF_CONFIG` in the environment those of all workers; on JAX all that it sees.
 
     Returns:
         A `ClozeModel`: a Keras model with `compile`, `fit`, `evaluate`, `predict`, `summary`,
@@ -89,7 +92,8 @@ def build_ptuning_model(
             f"template=template). Received: template={template!r}."
         )
     config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
-    return ClozeModel(
+    return build_model(
+        ClozeModel,
         config,
         template,
         trainable=trainable,

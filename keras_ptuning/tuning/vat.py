@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_ptuning.distribution import build_model, sum_over_replicas
 from keras_ptuning.tuning.finetuning import TextClassifier, _classifier_arguments
 
 # How far to go in the random direction to find the adversarial one, in the unit of `epsilon`: near
@@ -75,7 +76,9 @@ class VATClassifier(TextClassifier):
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["scores"], sample_weight, training)
-        return loss + ops.mean(y_pred["divergence"])
+        divergences = y_pred["divergence"]
+        count = sum_over_replicas(ops.sum(ops.ones_like(divergences)))
+        return loss + ops.sum(divergences) / count
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
@@ -129,7 +132,8 @@ def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsil
             embeddings together, in units of the length of one of them (the root mean square in
             this text). So it is the same for all checkpoints, and for texts of any length.
             Defaults to `0.5`.
-        **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`;
+            and `data_parallel`, as `build_ptuning_model` takes it.
 
     Returns:
         A `VATClassifier`, all of whose weights train.
@@ -156,4 +160,4 @@ def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsil
         - Of a BERT: [Su, 2020](https://kexue.fm/archives/7466).
     """
     arguments = _classifier_arguments(config_path, checkpoint_path, template, kwargs.get("model"))
-    return VATClassifier(*arguments, epsilon=epsilon, **kwargs)
+    return build_model(VATClassifier, *arguments, epsilon=epsilon, **kwargs)

@@ -1,0 +1,90 @@
+"""Several devices do what one does, to the last digits."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ptuning import build_ptuning_model
+
+SCRIPT = pathlib.Path(__file__).with_name("distribution_run.py")
+
+
+def start(backend, small_bert, names, devices, *worker):
+    arguments = [names, *small_bert, devices, *worker]
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process):
+    try:
+        out, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+def free_ports():
+    sockets = [socket.socket() for _ in range(2)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module", params=["tensorflow", "jax"])
+def backend(request):
+    if not importlib.util.find_spec(request.param):
+        pytest.skip(f"without {request.param}")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def one_device(backend, small_bert):
+    return result(start(backend, small_bert, "prompt", 1))
+
+
+def check(found, expected):
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        for one, other in zip(found[name], values, strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-4, err_msg=name)
+
+
+def test_two_devices(backend, small_bert, one_device):
+    check(result(start(backend, small_bert, "prompt", 2)), one_device)
+
+
+@pytest.mark.slow
+def test_two_processes(backend, small_bert, one_device):
+    ports = free_ports()
+    processes = [start(backend, small_bert, "prompt", 1, rank, *ports) for rank in range(2)]
+    for process in processes:
+        check(result(process), one_device)
+
+
+@pytest.mark.slow
+def test_whole_models(backend, small_bert):
+    found = [result(start(backend, small_bert, "all,vat", devices)) for devices in (1, 2)]
+    check(*found)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch cannot")
+def test_pytorch(small_bert, make_template):
+    with pytest.raises(ValueError, match=r"TensorFlow or JAX.*'torch'"):
+        build_ptuning_model(*small_bert[:2], make_template(), data_parallel=True)
