@@ -35,8 +35,13 @@ def find_distribution():
 
     if WORKERS in os.environ:
         return tf.distribute.MultiWorkerMirroredStrategy()
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if gpus:
+        return tf.distribute.MirroredStrategy(gpus)
+    # The usual way of TensorFlow to sum confuses the sums of several CPUs, where there are many.
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+    one_by_one = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(cpus, cross_device_ops=one_by_one)
 
 
 def build_model(model_class, *args, data_parallel=False, **kwargs):

@@ -89,6 +89,9 @@ class BERT:
         self.layers = dict(layers or {})
         self.pretrained = pretrained
         self.dtype = dtype
+        # With a mixed policy only the blocks' own layers compute in half precision. What is added
+        # up from block to block, and the head, whose logits lie close together, stay exact.
+        self.exact = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).variable_dtype
         self.name = name
 
     def build(self):
@@ -246,6 +249,7 @@ class BERT:
             head_size=self.hidden_size // self.num_attention_heads,
             dropout=self.attention_dropout_rate,
             kernel_initializer=self.initializer(),
+            dtype=self.dtype,
         )
 
     def feed_forward(self, name):
@@ -255,6 +259,7 @@ class BERT:
             units=self.intermediate_size,
             activation=self.hidden_act,
             kernel_initializer=self.initializer(),
+            dtype=self.dtype,
         )
 
     def norm(self, name):
@@ -283,5 +288,5 @@ class BERT:
             # Random numbers would take time and memory, and then be replaced.
             kwargs = {k: "zeros" if k.endswith("initializer") else v for k, v in kwargs.items()}
         if name not in self.layers:
-            self.layers[name] = layer_class(**{"dtype": self.dtype, **kwargs}, name=name)
+            self.layers[name] = layer_class(**{"dtype": self.exact, **kwargs}, name=name)
         return self.layers[name]

@@ -355,7 +355,7 @@ def _build_backbone(
             embeddings_initializer=keras.initializers.TruncatedNormal(
                 stddev=settings["initializer_range"]
             ),
-            dtype=kwargs["dtype"],
+            dtype=kwargs["dtype"].variable_dtype,
             name="Embedding-Token",
         )
     backbone = build_transformer_model(
