@@ -1,5 +1,6 @@
 import collections
 
+import keras
 import numpy as np
 import pytest
 from small_bert import CHARACTERS
@@ -70,6 +71,46 @@ def test_buckets_save_padding(long_and_short):
     dataset.on_epoch_end()
     second = {frozenset(b.tolist()) for b in dataset.batches}
     assert not first & second
+
+
+def test_few_shapes_where_each_is_compiled(long_and_short, monkeypatch):
+    """On JAX there are few lengths, and otherwise the same batches."""
+    template, texts, labels = long_and_short
+    found = {}
+    for backend in ("jax", "tensorflow"):
+        monkeypatch.setattr(keras.backend, "backend", lambda name=backend: name)
+        found[backend] = batches(template.dataset(texts, labels, batch_size=8))
+    lengths = {batch[0]["token_ids"].shape[1] for batch in found["jax"]}
+    assert lengths == {32, template.maxlen}
+    for (x, y), (expected, labels) in zip(found["jax"], found["tensorflow"], strict=True):
+        np.testing.assert_array_equal(y, labels)
+        assert x.keys() == expected.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(x[name][:, : array.shape[1]], array)
+            assert not x[name][:, array.shape[1] :].any()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_filled_batches_and_their_parts(make_template, soft):
+    """Rows without a label make a batch divisible; each process gets its part of it."""
+    template = make_template()
+    labels = [[0.3, 0.7]] * 5 if soft else ["正面"] * 5
+    dataset = template.dataset(["书贵便宜"] * 5, labels, batch_size=5, shuffle=False)
+    x, y = dataset[0]
+    dataset.fill = 4
+    filled, filled_y = dataset[0]
+    assert {len(array) for array in [*filled.values(), filled_y]} == {8}
+    for name, array in x.items():
+        np.testing.assert_array_equal(filled[name][:5], array)
+    np.testing.assert_array_equal(filled_y[:5], y)
+    assert (filled_y[5:] == (0 if soft else -1)).all() and not filled["auxiliary_ids"][5:].any()
+    parts = []
+    for i in range(2):
+        dataset.part = (i, 2)
+        parts.append(dataset[0])
+    for name, array in filled.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part, _ in parts]), array)
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in parts]), filled_y)
 
 
 def test_padding_never_exceeds_maxlen(make_template):

@@ -87,17 +87,20 @@ class MultiHeadAttention(keras.layers.Layer):
         key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
         if rotary is not None:
             query, key = _rotate(query, turned), _rotate(key, rotary)
+        # What the tokens look at has to be exact; a mixed policy has the numbers for it.
+        query, key = (ops.cast(x, self.variable_dtype) for x in (query, key))
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         if relative is not None:
             relative = ops.cast(relative, query.dtype)
             scores = scores + _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
         scores = scores / math.sqrt(self.head_size)
-        minus_infinity = -3e4 if self.compute_dtype == "float16" else -1e9
+        minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
         scores = ops.where(attention_mask, scores, ops.cast(minus_infinity, scores.dtype))
-        weights = self.attention_dropout(ops.softmax(scores), training=training)
+        weights = ops.cast(ops.softmax(scores), value.dtype)
+        weights = self.attention_dropout(weights, training=training)
         outputs = ops.matmul(weights, value)
         if relative is not None:
-            outputs = outputs + _per_query(weights, relative)
+            outputs = outputs + _per_query(weights, ops.cast(relative, weights.dtype))
         outputs = ops.transpose(outputs, (0, 2, 1, 3))
         batch, length = ops.shape(queries)[:2]
         outputs = ops.reshape(outputs, (batch, length, self.heads * self.head_size))
