@@ -128,8 +128,8 @@ def turn(folder, name):
     timed_steps("step", peer.step, peer.prepare_step(*work["full"]))
     found["memory"] = peak_memory()
     # The graphs of an epoch and of scoring are made outside the time.
-    peer.epoch(*work["full"])
-    peer.score(work["full"][0])
+    peer.epoch(*work["small"])
+    peer.score(work["small"][0])
     timed("small_epoch", peer.epoch, *work["small"])
     timed("epoch", peer.epoch, *work["reviews"])
     predicted = timed("score", peer.score, work["reviews"][0])

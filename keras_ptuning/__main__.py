@@ -41,6 +41,8 @@ def main(arguments=None):
 
 def _predict(options):
     model = keras.models.load_model(options.path)
+    if not hasattr(model, "template"):
+        raise ValueError("it is a model without a template, not one of keras_ptuning")
     predict_to_file(model, options.texts, options.out, options.batch_size)
 
 

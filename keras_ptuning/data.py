@@ -337,8 +337,11 @@ class ClozeDataset(keras.utils.PyDataset):
             mask_rate=self.mask_rate,
         )
 
-    def by_length(self):
+    def by_length(self, multiple=1):
         """The same texts without labels, in order of length, for prediction with little padding.
+
+        Args:
+            multiple: Integer; the size of a batch is made a multiple of it.
 
         Returns:
             A `ClozeDataset`, and an array with the place of each of its texts in this one.
@@ -347,7 +350,7 @@ class ClozeDataset(keras.utils.PyDataset):
         dataset = ClozeDataset(
             [self.examples[i] for i in order],
             self.template,
-            batch_size=self.batch_size,
+            batch_size=math.ceil(self.batch_size / multiple) * multiple,
             shuffle=False,
         )
         return dataset, order

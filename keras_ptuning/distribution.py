@@ -73,6 +73,13 @@ def find_part(distribution):
     return jax.process_index(), jax.process_count()
 
 
+def is_shared(distribution):
+    """Whether other processes take part."""
+    if distribution is None or keras.backend.backend() != "tensorflow":
+        return find_part(distribution)[1] > 1
+    return WORKERS in os.environ
+
+
 def sum_over_replicas(x):
     """The sum of a number that each replica has for its share of the batch.
 

@@ -52,8 +52,8 @@ template = Template("[u1][u2][MASK][u3]{text}", {"负面": "不", "正面": "很
 plain = PlainText(["负面", "正面"], vocab, maxlen=64)
 texts = [("书贵" if i % 2 else "屏幕") * (1 + i % 7) for i in range(24)]
 labels = ["正面" if i % 2 else "负面" for i in range(24)]
-# A last batch that cannot be split evenly.
-odd = texts[:21]
+# Batches that cannot be split evenly.
+odd = texts[:19]
 models = {
     "prompt": (build_ptuning_model, template, {}),
     "all": (build_ptuning_model, template, {"trainable": "all"}),
@@ -67,8 +67,8 @@ for name in names.split(","):
     model = build(config, checkpoint, data, **arguments, **kwargs)
     model.compile(keras.optimizers.Adam(1e-3))
     losses = model.fit(data.dataset(texts, labels, batch_size=8), epochs=3, verbose=0).history
-    model.fit(data.dataset(odd, labels[:21], batch_size=8), verbose=0)
+    model.fit(data.dataset(odd, labels[:19], batch_size=8), verbose=0)
     loss, accuracy = model.evaluate(data.dataset(texts, labels, batch_size=8), verbose=0)
-    scores = model.predict(data.dataset(odd, batch_size=8), verbose=0)
+    scores = model.predict(data.dataset(odd, batch_size=7), verbose=0)
     found[name] = [losses["loss"], losses["accuracy"], loss, accuracy, scores.tolist()]
 print(json.dumps(found))

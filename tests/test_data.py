@@ -94,7 +94,7 @@ def test_few_shapes_where_each_is_compiled(long_and_short, monkeypatch):
 def test_filled_batches_and_their_parts(make_template, soft):
     """Rows without a label make a batch divisible; each process gets its part of it."""
     template = make_template()
-    labels = [[0.3, 0.7]] * 5 if soft else ["正面"] * 5
+    labels = np.array([[0.3, 0.7]] * 5) if soft else ["正面"] * 5
     dataset = template.dataset(["书贵便宜"] * 5, labels, batch_size=5, shuffle=False)
     x, y = dataset[0]
     dataset.fill = 4

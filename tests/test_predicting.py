@@ -144,6 +144,9 @@ def test_bad_input(tmp_path, model, texts):
     with pytest.raises(TypeError, match="3"):
         predict_to_file(model, [*texts[:12], 3], out, verbose=0)
     assert len(read(tmp_path / "out.jsonl.part")) == 10
+    (tmp_path / "out.jsonl.part").unlink()
+    with pytest.raises(ValueError, match="shorter than"):
+        predict_to_file(model, texts, out)
     (tmp_path / "out.jsonl.progress").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         predict_to_file(model, texts, out)

@@ -129,6 +129,9 @@ def take_positions(x, positions, axis=1):
     """What stands at some positions of an axis; `None` stays `None`."""
     if x is None:
         return None
+    if axis == 1 and x.shape[0] == 1:
+        # The same for all texts: not to be repeated for each.
+        return ops.take(x[0], positions, axis=0)
     missing = len(x.shape) - len(positions.shape)
     return ops.take_along_axis(x, positions[(..., *[None] * missing)], axis=axis)
 

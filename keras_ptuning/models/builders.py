@@ -96,7 +96,8 @@ def build_transformer_model(
             layers: Dictionary of layers by name, used in place of the ones made here. This is
                 where tuning methods attach, e.g.
                 `{"Embedding-Token": PtuningEmbedding(...)}`.
-            dtype: Keras dtype or policy of all layers, e.g. `"mixed_bfloat16"`.
+            dtype: Keras dtype or policy, e.g. `"mixed_bfloat16"`. A mixed one is that of attention
+                and feed-forward alone; all else computes in float32.
             name: Name of the Keras model.
             Entries of the configuration can be given too, under their names in `BERT`.
 

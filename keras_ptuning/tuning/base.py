@@ -1,7 +1,6 @@
 """What all models here share: a template's data in, one score for each label out."""
 
 import contextlib
-import math
 import os
 import warnings
 
@@ -93,7 +92,7 @@ class LabelModel(keras.Model):
                 f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
                 f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
                 "releases have them.",
-                stacklevel=4,
+                stacklevel=5,
             )
         elif spare:
             raise ValueError(
@@ -230,6 +229,11 @@ class LabelModel(keras.Model):
                 raise ValueError(
                     f"This model learns nothing from texts without a label. {self.unlabeled_advice}"
                 )
+            if self.distribution is not None and kwargs.get("class_weight"):
+                raise ValueError(
+                    "Several devices share batches in which some rows have no label: leave out "
+                    "`class_weight`."
+                )
             if x.has_unlabeled and kwargs.get("class_weight"):
                 raise ValueError(
                     "Texts without a label are in no class: leave out `class_weight`, or these "
@@ -263,12 +267,13 @@ class LabelModel(keras.Model):
                 return super().predict(x, batch_size, **kwargs)
         if kwargs.get("steps"):
             raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
-        dataset, order = x.by_length()
+        # Only the last batch may need to be filled up: what is predicted for these rows is cut off.
+        dataset, order = x.by_length(count_replicas(self.distribution))
         batches = self._checked(dataset, "predict")
         backend = keras.backend.backend()
         if backend == "jax" and len(dataset) > 1:
             # The last batch would have another shape, and be compiled anew.
-            dataset.fill *= math.ceil(dataset.batch_size / dataset.fill)
+            dataset.fill = dataset.batch_size
         if backend == "tensorflow" and self.distribution is None and not self.run_eagerly:
             # One graph for batches of all shapes, where Keras would make several, one by one.
             self.make_predict_function()

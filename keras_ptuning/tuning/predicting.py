@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterable
 
 import keras
+import numpy as np
 
 from keras_ptuning.data import check_integer
 from keras_ptuning.datasets import iterate_lines
+from keras_ptuning.distribution import is_shared
 from keras_ptuning.files import replacing
 
 # Texts that are tokenized, sorted by length, predicted and written together.
@@ -43,8 +45,8 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
         FileExistsError: if there is such a file: the predictions are complete.
         FileNotFoundError: if there is no file of texts, or no folder to write into.
         TypeError: if one of the texts is not a string; what was predicted before stays.
-        ValueError: if a line is not UTF-8, or the interrupted predictions are of other texts or of
-            another model.
+        ValueError: if a line is not UTF-8; if the interrupted predictions are damaged, or of other
+            texts or another model; if several processes share the model's work.
 
     Example:
 
@@ -58,8 +60,15 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
         raise ValueError(
             "Expected a template with labels. With candidates for each text, use `model.predict`."
         )
+    if is_shared(model.distribution):
+        raise ValueError(
+            "Several processes cannot write one file. Predict in one process, or let each call "
+            "`model.predict`."
+        )
     if isinstance(texts, str | os.PathLike):
-        count = sum(1 for _ in iterate_lines(texts))
+        # What a pipe says can be read only once.
+        piped = os.path.exists(texts) and not os.path.isfile(texts)
+        count = None if piped else sum(1 for _ in iterate_lines(texts))
         texts = (line.rstrip("\r\n") for line in iterate_lines(texts))
     elif isinstance(texts, Iterable):
         count = len(texts) if hasattr(texts, "__len__") else None
@@ -86,6 +95,12 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
         )
     bar = keras.utils.Progbar(count, verbose=int(verbose), unit_name="text", stateful_metrics=RATE)
     start, done = time.perf_counter(), 0
+    there = os.path.getsize(part) if os.path.exists(part) else 0
+    if there < progress.state["bytes"]:
+        raise ValueError(
+            f"The interrupted predictions {part!r} are shorter than {progress.path!r} says. Delete "
+            "both to predict anew."
+        )
     with open(part, "ab") as file:
         # After the last line that is known to be complete.
         file.truncate(progress.state["bytes"])
@@ -100,8 +115,9 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
             total = progress.state["count"] + len(chunk)
             progress.write(texts=digest.hexdigest(), count=total, bytes=file.tell())
             bar.update(total, [(RATE[0], done / (time.perf_counter() - start))])
-    os.replace(part, filepath)
+    # First the progress: without it, what is left after a kill here is predicted anew, not wrong.
     progress.delete()
+    os.replace(part, filepath)
     return progress.state["count"]
 
 
@@ -132,7 +148,10 @@ class _Progress:
 
 
 def _lines(template, scores):
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).round(6).tolist()
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).astype("float64")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("The model predicts numbers that are not finite: its weights are damaged.")
+    probabilities = probabilities.round(6).tolist()
     lines = (
         json.dumps({"label": label, "probabilities": row}, ensure_ascii=False, default=str)
         for label, row in zip(template.decode(scores), probabilities, strict=True)
@@ -147,7 +166,7 @@ def _add(digest, text):
 def _fingerprint(model):
     """A hash of all that the predictions depend on."""
     digest = hashlib.sha256(json.dumps(model.template.get_config(), default=str).encode())
-    digest.update(model.dtype_policy.name.encode())
+    digest.update(json.dumps(model.init_config, default=str, sort_keys=True).encode())
     for variable in model.weights:
         digest.update(keras.ops.convert_to_numpy(variable).tobytes())
     return digest.hexdigest()
