@@ -55,6 +55,7 @@ def test_masks_change_each_epoch(make_template):
     assert (before != dataset[0][0]["masked_token_ids"]).any()
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="pads further, to few lengths")
 def test_buckets_save_padding(long_and_short):
     template, texts, labels = long_and_short
 
