@@ -373,7 +373,9 @@ class ClozeDataset(keras.utils.PyDataset):
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA
         )
-        return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+        # There is nothing to tune, and stopping to tune can take longer than a small epoch.
+        options.autotune.enabled = False
+        return dataset.with_options(options).prefetch(2)
 
 
 def pack(lengths, room):

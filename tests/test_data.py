@@ -17,6 +17,13 @@ def rows(dataset):
     return [tuple(row[row > 0].tolist()) for x, *_ in batches(dataset) for row in x["token_ids"]]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data")
+def test_nothing_is_tuned_in_the_background(make_template):
+    # Stopping the thread that tunes took up to half a second, at the end of each epoch.
+    dataset = make_template().dataset(["书"] * 3, batch_size=2).to_tf_data()
+    assert dataset.options().autotune.enabled is False
+
+
 @pytest.fixture
 def long_and_short(make_template):
     rng = np.random.default_rng(0)

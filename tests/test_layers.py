@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_ptuning.layers import (
     Bias,
+    Dropout,
     FeedForward,
     GatherPositions,
     MultiHeadAttention,
@@ -12,6 +13,7 @@ from keras_ptuning.layers import (
     PtuningEmbedding,
     Verbalizer,
 )
+from keras_ptuning.layers.feed_forward import gelu
 
 VOCAB, SIZE, TUNED = 30, 6, [3, 1, 7]
 
@@ -253,3 +255,37 @@ def test_layers_survive_serialization(layer, inputs, tmp_path):
     restored = keras.models.load_model(path)
     x = [arrays[name] for name in inputs]
     np.testing.assert_array_equal(model.predict(x, verbose=0), restored.predict(x, verbose=0))
+
+
+def to_numpy(x):
+    return ops.convert_to_numpy(ops.stop_gradient(x))
+
+
+def test_gelu_and_its_derivative():
+    x = keras.Variable(np.linspace(-6, 6, 101), dtype="float32")
+    upstream = ops.convert_to_tensor(np.random.default_rng(0).normal(size=101), "float32")
+
+    def value_and_gradient(function):
+        gradient = gradients(lambda: ops.sum(function(1.0 * x) * upstream), [x])
+        return to_numpy(function(1.0 * x)), *gradient
+
+    expected = value_and_gradient(keras.activations.gelu)
+    np.testing.assert_allclose(value_and_gradient(gelu), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 25, 10), (3, 5, 1001)])
+def test_dropout(shape):
+    layer, x = Dropout(0.1, seed=0), keras.Variable(np.ones(shape), dtype="float32")
+    np.testing.assert_array_equal(to_numpy(layer(x)), np.ones(shape))
+    first, second = (to_numpy(layer(x, training=True)) for _ in range(2))
+    # What is dropped is 0, what is kept 1 / 0.9.
+    np.testing.assert_allclose(np.unique(first), [0, 1 / 0.9], rtol=1e-6)
+    assert np.mean(first == 0) == pytest.approx(0.1, abs=0.015)
+    assert (first != second).any()
+    again = Dropout(0.1, seed=0)
+    np.testing.assert_array_equal(to_numpy(again(x, training=True)), first)
+    np.testing.assert_array_equal(
+        gradients(lambda: ops.sum(again(x, training=True)), [x])[0], second
+    )
+    with pytest.raises(ValueError, match="noise_shape"):
+        Dropout(0.1, noise_shape=(1, None))

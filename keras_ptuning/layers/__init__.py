@@ -1,6 +1,7 @@
 """The layers that transformers and tuning methods are made of."""
 
 from keras_ptuning.layers.attention import MultiHeadAttention
+from keras_ptuning.layers.dropout import Dropout
 from keras_ptuning.layers.embeddings import (
     Embedding,
     PositionEmbedding,
@@ -14,6 +15,7 @@ from keras_ptuning.layers.prompt_encoder import PromptEncoder
 
 __all__ = [
     "Bias",
+    "Dropout",
     "Embedding",
     "FeedForward",
     "GatherPositions",

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_ptuning.layers.dropout import Dropout
+
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class MultiHeadAttention(keras.layers.Layer):
@@ -71,7 +73,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.key = dense(size, "key", hidden)
         self.value = dense(size, "value", hidden)
         self.output_dense = dense(hidden, "output", size)
-        self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.attention_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
 
     def call(
         self, inputs, attention_mask, rotary=None, relative=None, positions=None, training=None
@@ -89,14 +91,15 @@ class MultiHeadAttention(keras.layers.Layer):
             query, key = _rotate(query, turned), _rotate(key, rotary)
         # What the tokens look at has to be exact; a mixed policy has the numbers for it.
         query, key = (ops.cast(x, self.variable_dtype) for x in (query, key))
+        # Scaled here, and masked by a sum: the scores are many, and each pass over them counts.
+        query = query / math.sqrt(self.head_size)
         scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
         if relative is not None:
             relative = ops.cast(relative, query.dtype)
             scores = scores + _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
-        scores = scores / math.sqrt(self.head_size)
         minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
-        scores = ops.where(attention_mask, scores, ops.cast(minus_infinity, scores.dtype))
-        weights = ops.cast(ops.softmax(scores), value.dtype)
+        hidden = ops.cast(ops.logical_not(attention_mask), scores.dtype)
+        weights = ops.cast(ops.softmax(scores + minus_infinity * hidden), value.dtype)
         weights = self.attention_dropout(weights, training=training)
         outputs = ops.matmul(weights, value)
         if relative is not None:

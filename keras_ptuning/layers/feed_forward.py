@@ -1,6 +1,30 @@
 """The feed-forward half of a transformer block."""
 
+import math
+
 import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+def gelu(x):
+    """GELU, exact; on TensorFlow with a derivative that takes fewer passes over the numbers."""
+    if keras.backend.backend() != "tensorflow":
+        # Its compiler or its own function does as well.
+        return keras.activations.gelu(x)
+    return _gelu_of_few_passes(x)
+
+
+@ops.custom_gradient
+def _gelu_of_few_passes(x):
+    # Written like this, prediction joins it with the matrix product before.
+    twice_share = 1.0 + ops.erf(x / ops.cast(math.sqrt(2), x.dtype))
+
+    def grad(upstream):
+        density = ops.exp(-0.5 * ops.square(x)) / math.sqrt(2 * math.pi)
+        return upstream * (0.5 * twice_share + x * density)
+
+    return 0.5 * x * twice_share, grad
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -13,7 +37,9 @@ def get_activation(identifier):
     """The activation of that name: one of Keras, or of Hugging Face's other GELUs."""
     if identifier in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
         return gelu_new
-    return keras.activations.get("gelu" if identifier == "gelu_python" else identifier)
+    if identifier in ("gelu", "gelu_python"):
+        return gelu
+    return keras.activations.get(identifier)
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -67,7 +93,9 @@ class FeedForward(keras.layers.Layer):
         self.outer.build((*input_shape[:-1], self.units))
 
     def call(self, inputs):
-        return self.outer(self.inner(inputs))
+        # As one matrix: TensorFlow joins a product with what follows it only then.
+        rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        return ops.reshape(self.outer(self.inner(rows)), ops.shape(inputs))
 
     def compute_output_shape(self, input_shape):
         return input_shape

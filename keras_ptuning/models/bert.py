@@ -6,6 +6,7 @@ from keras import layers, ops
 from keras_ptuning.checkpoints.names import is_named
 from keras_ptuning.layers import (
     Bias,
+    Dropout,
     Embedding,
     FeedForward,
     GatherPositions,
@@ -277,7 +278,7 @@ class BERT:
     def dropout(self, name, x):
         if not self.dropout_rate:
             return x
-        return self.layer(name, layers.Dropout, rate=self.dropout_rate)(x)
+        return self.layer(name, Dropout, rate=self.dropout_rate)(x)
 
     def initializer(self):
         return keras.initializers.TruncatedNormal(stddev=self.initializer_range)
