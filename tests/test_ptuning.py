@@ -1,4 +1,6 @@
 import json
+import os
+import pathlib
 import re
 
 import keras
@@ -16,6 +18,7 @@ from keras_ptuning import (
     build_transformer_model,
     load_prompt,
 )
+from keras_ptuning.datasets import load_sentiment
 
 
 def values(model):
@@ -254,6 +257,9 @@ def test_a_template_of_words_is_a_zero_shot_classifier(make_model, make_template
 
 def test_mixed_precision(make_model, make_template, reviews):
     model = make_model(dtype="mixed_bfloat16")
+    blocks = [layer for layer in model.backbone.layers if layer.name.endswith("-FeedForward")]
+    # The last block computes the answers alone, and may be exact.
+    assert [block.compute_dtype for block in blocks] == ["bfloat16", "float32"]
     dataset = make_template().dataset(*reviews)
     exact = make_model().predict(dataset, verbose=0)
     found = model.predict(dataset, verbose=0)
@@ -261,6 +267,31 @@ def test_mixed_precision(make_model, make_template, reviews):
     np.testing.assert_allclose(found, exact, atol=0.2)
     model.compile()
     assert np.isfinite(model.fit(dataset, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.slow
+def test_predictions_of_mixed_precision():
+    """Of a tuned prompt on real reviews: whatever is computed too roughly costs a percent."""
+    folder = os.environ.get("KERAS_PTUNING_DATA")
+    if not folder:
+        pytest.skip("no reviews: set KERAS_PTUNING_DATA to a folder with sentiment/")
+    reviews = load_sentiment(pathlib.Path(folder) / "sentiment")
+    pattern = "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}"
+    template = Template(pattern, {"0": "不", "1": "很"}, "bert-mini-zh", maxlen=128)
+    exact, mixed = (
+        build_ptuning_model("bert-mini-zh", template=template, dtype=dtype)
+        for dtype in ("float32", "mixed_bfloat16")
+    )
+    keras.utils.set_random_seed(0)
+    exact.compile(keras.optimizers.Adam(0.01))
+    texts, labels = (column[:168] for column in reviews["train"])
+    exact.fit(
+        template.dataset(texts, [str(label) for label in labels], seed=0), epochs=10, verbose=0
+    )
+    mixed.set_weights(exact.get_weights())
+    test = template.dataset(reviews["test"][0])
+    predicted = [model.predict(test, verbose=0).argmax(axis=1) for model in (exact, mixed)]
+    assert np.mean(predicted[0] == predicted[1]) >= 0.995
 
 
 def test_bad_models(small_bert, make_template, make_model, tmp_path):

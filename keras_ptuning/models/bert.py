@@ -91,8 +91,10 @@ class BERT:
         self.pretrained = pretrained
         self.dtype = dtype
         # With a mixed policy only the blocks' own layers compute in half precision. What is added
-        # up from block to block, and the head, whose logits lie close together, stay exact.
+        # up from block to block, and the head, whose logits lie close together, stay exact; so does
+        # the last block where it computes only some positions.
         self.exact = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).variable_dtype
+        self.block_dtype = dtype
         self.name = name
 
     def build(self):
@@ -106,6 +108,9 @@ class BERT:
             if i == self.num_hidden_layers - 1:
                 # From here on, only the positions to read matter.
                 context["positions"] = inputs.get("Input-Gather")
+                if self.gather_positions:
+                    # So little is computed that it may be exact: no later block evens it out.
+                    self.block_dtype = self.exact
             x = self.apply_block(x, context, f"Transformer-{i}")
         outputs = self.apply_heads(x, inputs)
         model = keras.Model(list(inputs.values()), outputs, name=self.name)
@@ -250,7 +255,7 @@ class BERT:
             head_size=self.hidden_size // self.num_attention_heads,
             dropout=self.attention_dropout_rate,
             kernel_initializer=self.initializer(),
-            dtype=self.dtype,
+            dtype=self.block_dtype,
         )
 
     def feed_forward(self, name):
@@ -260,7 +265,7 @@ class BERT:
             units=self.intermediate_size,
             activation=self.hidden_act,
             kernel_initializer=self.initializer(),
-            dtype=self.dtype,
+            dtype=self.block_dtype,
         )
 
     def norm(self, name):

@@ -97,7 +97,8 @@ def build_transformer_model(
                 where tuning methods attach, e.g.
                 `{"Embedding-Token": PtuningEmbedding(...)}`.
             dtype: Keras dtype or policy, e.g. `"mixed_bfloat16"`. A mixed one is that of attention
-                and feed-forward alone; all else computes in float32.
+                and feed-forward alone; all else computes in float32, and so does the last block
+                with `gather_positions`.
             name: Name of the Keras model.
             Entries of the configuration can be given too, under their names in `BERT`.
 
