@@ -3,6 +3,7 @@
 import os
 
 import keras
+import numpy as np
 from keras import ops
 
 # Where TensorFlow is told which of several processes it is.
@@ -49,10 +50,20 @@ def build_model(model_class, *args, data_parallel=False, **kwargs):
     if not data_parallel:
         return model_class(*args, **kwargs)
     distribution = find_distribution()
+    _share_seed(distribution)
     with distribution.scope():
         model = model_class(*args, **kwargs)
     model.distribution = distribution
     return model
+
+
+def _share_seed(distribution):
+    """Lets all processes draw the same first weights; TensorFlow's take those of the first."""
+    if find_part(distribution)[1] > 1:
+        from jax.experimental import multihost_utils
+
+        seed = multihost_utils.broadcast_one_to_all(np.random.randint(2**31 - 1))
+        keras.utils.set_random_seed(int(seed))
 
 
 def count_replicas(distribution):

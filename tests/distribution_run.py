@@ -38,6 +38,7 @@ if worker and os.environ["KERAS_BACKEND"] == "jax":
 from keras_ptuning import (  # noqa: E402
     PlainText,
     Template,
+    build_classifier,
     build_ptuning_model,
     build_vat_classifier,
 )
@@ -61,6 +62,11 @@ models = {
     "vat": (build_vat_classifier, plain, {"epsilon": 1e-3}),
 }
 found = {}
+if worker:
+    # Processes that draw other numbers start with the same weights.
+    keras.utils.set_random_seed(int(worker[0]))
+    model = build_classifier(config, checkpoint, plain, **kwargs)
+    found["head"] = [keras.ops.convert_to_numpy(w).tolist() for w in model.get_weights()[-2:]]
 for name in names.split(","):
     keras.utils.set_random_seed(0)
     build, data, arguments = models[name]

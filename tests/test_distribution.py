@@ -74,8 +74,11 @@ def test_two_devices(backend, small_bert, one_device):
 def test_two_processes(backend, small_bert, one_device):
     ports = free_ports()
     processes = [start(backend, small_bert, "prompt", 1, rank, *ports) for rank in range(2)]
-    for process in processes:
-        check(result(process), one_device)
+    found = [result(process) for process in processes]
+    head, other_head = (one.pop("head") for one in found)
+    assert head == other_head and np.ptp(head[0]) > 0
+    for one in found:
+        check(one, one_device)
 
 
 @pytest.mark.slow
