@@ -51,6 +51,8 @@ def build_ptuning_model(
             `application="lm"` for a BERT that was trained as a causal language model. With
             `data_parallel=True` all devices share each batch: on TensorFlow those of this process,
             or with `TF_CONFIG` in the environment those of all workers; on JAX all that it sees.
+            `compile` makes the optimizer anew from its configuration then (it is
+            `model.optimizer`), and a saved model is one of a single device again.
 
     Returns:
         A `ClozeModel`: a Keras model with `compile`, `fit`, `evaluate`, `predict`, `summary`,
