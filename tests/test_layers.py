@@ -8,6 +8,7 @@ from keras_ptuning.layers import (
     Dropout,
     FeedForward,
     GatherPositions,
+    LayerNormalization,
     MultiHeadAttention,
     PositionEmbedding,
     PtuningEmbedding,
@@ -271,6 +272,24 @@ def test_gelu_and_its_derivative():
 
     expected = value_and_gradient(keras.activations.gelu)
     np.testing.assert_allclose(value_and_gradient(gelu), expected, atol=1e-6)
+
+
+def test_layer_normalization_and_its_derivatives():
+    rng = np.random.default_rng(0)
+    x = keras.Variable(rng.normal(2, 3, (4, 5, 8)), dtype="float32")
+    weights = rng.normal(size=(2, 8))
+    upstream = ops.convert_to_tensor(rng.normal(size=(4, 5, 8)), "float32")
+    found = []
+    for layer_class in (LayerNormalization, keras.layers.LayerNormalization):
+        layer = layer_class(epsilon=1e-3)
+        layer.build((None, None, 8))
+        layer.set_weights(list(weights))
+        variables = [x, *layer.weights]
+        value = to_numpy(layer(1.0 * x))
+        derivatives = gradients(lambda norm=layer: ops.sum(norm(1.0 * x) * upstream), variables)
+        found.append([value, *derivatives])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(40, 25, 10), (3, 5, 1001)])

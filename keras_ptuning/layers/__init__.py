@@ -11,6 +11,7 @@ from keras_ptuning.layers.embeddings import (
 )
 from keras_ptuning.layers.feed_forward import FeedForward
 from keras_ptuning.layers.heads import Bias, GatherPositions, Verbalizer
+from keras_ptuning.layers.normalization import LayerNormalization
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Embedding",
     "FeedForward",
     "GatherPositions",
+    "LayerNormalization",
     "MultiHeadAttention",
     "PositionEmbedding",
     "PromptEncoder",

@@ -10,6 +10,7 @@ from keras_ptuning.layers import (
     Embedding,
     FeedForward,
     GatherPositions,
+    LayerNormalization,
     MultiHeadAttention,
     PositionEmbedding,
 )
@@ -269,7 +270,7 @@ class BERT:
         )
 
     def norm(self, name):
-        return self.layer(name, layers.LayerNormalization, epsilon=self.norm_epsilon)
+        return self.layer(name, LayerNormalization, epsilon=self.norm_epsilon)
 
     def dense(self, name, activation, units=None):
         return self.layer(
