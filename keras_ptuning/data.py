@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import weakref
 from typing import NamedTuple
 
 import keras
@@ -366,7 +367,11 @@ class ClozeDataset(keras.utils.PyDataset):
         signature = keras.tree.map_structure(
             lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), self[0]
         )
-        dataset = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+        # TensorFlow never lets go of a generator, and with it would keep all the texts.
+        source = [self]
+        dataset = tf.data.Dataset.from_generator(
+            lambda: iter(source[0]), output_signature=signature
+        )
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
         # Of several processes, each makes all batches and takes its share.
         options = tf.data.Options()
@@ -375,7 +380,9 @@ class ClozeDataset(keras.utils.PyDataset):
         )
         # There is nothing to tune, and stopping to tune can take longer than a small epoch.
         options.autotune.enabled = False
-        return dataset.with_options(options).prefetch(2)
+        dataset = dataset.with_options(options).prefetch(2)
+        weakref.finalize(dataset, source.clear)
+        return dataset
 
 
 def pack(lengths, room):

@@ -1,5 +1,6 @@
 """Predictions that are written as they go."""
 
+import gc
 import gzip
 import itertools
 import json
@@ -10,6 +11,7 @@ from keras import ops
 
 from keras_ptuning import predict_to_file
 from keras_ptuning.__main__ import main
+from keras_ptuning.data import ClozeDataset
 from keras_ptuning.tuning import predicting
 
 
@@ -43,6 +45,16 @@ def check(model, texts, path):
     assert [line["label"] for line in found] == model.template.decode(scores)
     expected = ops.convert_to_numpy(ops.softmax(scores))
     np.testing.assert_allclose([line["probabilities"] for line in found], expected, atol=1e-5)
+
+
+def test_texts_are_not_kept(tmp_path, model, texts):
+    def count():
+        gc.collect()
+        return sum(isinstance(thing, ClozeDataset) for thing in gc.get_objects())
+
+    before = count()
+    predict_to_file(model, texts, tmp_path / "out", verbose=False)
+    assert count() == before
 
 
 @pytest.mark.parametrize("compress", [False, True])
