@@ -58,7 +58,10 @@ def build_model(model_class, *args, data_parallel=False, **kwargs):
 
 
 def _share_seed(distribution):
-    """Lets all processes draw the same first weights; TensorFlow's take those of the first."""
+    """Seeds all processes alike, so that JAX's draw the same first weights.
+
+    With TensorFlow all take those of the first process.
+    """
     if find_part(distribution)[1] > 1:
         from jax.experimental import multihost_utils
 

@@ -292,6 +292,38 @@ def test_layer_normalization_and_its_derivatives():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_derivatives_in_graphs(dtype):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("TensorFlow's graphs")
+    import tensorflow as tf
+
+    def derivatives(norm, activation, jit_compile):
+        @tf.function(jit_compile=jit_compile)
+        def function(x):
+            with tf.GradientTape() as second:
+                second.watch(x)
+                with tf.GradientTape() as first:
+                    first.watch(x)
+                    y = tf.reduce_sum(tf.sin(activation(norm(x) if norm else x)))
+                gradient = first.gradient(y, x)
+            # Keras's normalization has no second derivative: its variance takes means as constants.
+            return [gradient, *([] if norm else [second.gradient(gradient, x)])]
+
+        return function
+
+    x = tf.cast(np.random.default_rng(0).normal(size=(3, 4, 8)), dtype)
+    layers = [cls(dtype=dtype) for cls in (LayerNormalization, keras.layers.LayerNormalization)]
+    for jit_compile in (False, True):
+        for ours, theirs in (layers, (None, None)):
+            found = derivatives(ours, gelu, jit_compile)(x)
+            expected = derivatives(theirs, keras.activations.gelu, jit_compile)(x)
+            for one, other in zip(found, expected, strict=True):
+                one, other = (tf.cast(value, "float32") for value in (one, other))
+                atol = 1e-5 if dtype == "float32" else 0.1
+                np.testing.assert_allclose(one, other, atol=atol)
+
+
 @pytest.mark.parametrize("shape", [(40, 25, 10), (3, 5, 1001)])
 def test_dropout(shape):
     layer, x = Dropout(0.1, seed=0), keras.Variable(np.ones(shape), dtype="float32")
@@ -306,5 +338,7 @@ def test_dropout(shape):
     np.testing.assert_array_equal(
         gradients(lambda: ops.sum(again(x, training=True)), [x])[0], second
     )
+    infinite = to_numpy(layer(np.inf * x, training=True))
+    assert set(np.unique(infinite)) == {0, np.inf}
     with pytest.raises(ValueError, match="noise_shape"):
         Dropout(0.1, noise_shape=(1, None))

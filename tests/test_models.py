@@ -1,6 +1,8 @@
+import gc
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import keras
@@ -86,6 +88,16 @@ def test_sequence_length_and_dtype(small_bert):
     assert model.get_layer("Transformer-0-FeedForward").compute_dtype == "bfloat16"
     exact = predict(build_transformer_model(*small_bert[:2]))
     np.testing.assert_allclose(predict(model).astype("float32")[0, :5], exact[0, :5], atol=0.2)
+
+
+def test_a_model_that_is_gone_leaves_no_weights(small_bert):
+    model = build_transformer_model(*small_bert[:2])
+    predict(model)
+    kernel = weakref.ref(model.get_layer("Transformer-0-FeedForward").inner.kernel)
+    del model
+    keras.backend.clear_session()
+    gc.collect()
+    assert kernel() is None
 
 
 def test_layers_from_outside(small_bert):

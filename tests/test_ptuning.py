@@ -291,7 +291,8 @@ def test_predictions_of_mixed_precision():
     mixed.set_weights(exact.get_weights())
     test = template.dataset(reviews["test"][0])
     predicted = [model.predict(test, verbose=0).argmax(axis=1) for model in (exact, mixed)]
-    assert np.mean(predicted[0] == predicted[1]) >= 0.995
+    # 99.6% were the same; 97.4% where all is computed in bfloat16.
+    assert np.mean(predicted[0] == predicted[1]) > 0.99
 
 
 def test_bad_models(small_bert, make_template, make_model, tmp_path):

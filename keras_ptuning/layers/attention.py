@@ -98,8 +98,8 @@ class MultiHeadAttention(keras.layers.Layer):
             relative = ops.cast(relative, query.dtype)
             scores = scores + _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
         minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
-        hidden = ops.cast(ops.logical_not(attention_mask), scores.dtype)
-        weights = ops.cast(ops.softmax(scores + minus_infinity * hidden), value.dtype)
+        masked = ops.cast(ops.logical_not(attention_mask), scores.dtype)
+        weights = ops.cast(ops.softmax(scores + minus_infinity * masked), value.dtype)
         weights = self.attention_dropout(weights, training=training)
         outputs = ops.matmul(weights, value)
         if relative is not None:

@@ -51,5 +51,6 @@ class Dropout(keras.layers.Dropout):
             [(count + 1) // 2], seed, minval=None, maxval=None, dtype="int32", alg="philox"
         )
         bits = tf.reshape(tf.bitcast(bits, "int16"), [-1])[:count]
-        kept = tf.reshape(bits >= round(self.rate * 2**16) - 2**15, shape)
-        return inputs * (tf.cast(kept, inputs.dtype) / (1 - self.rate))
+        threshold = min(round(self.rate * 2**16), 2**16 - 1) - 2**15
+        kept = tf.reshape(bits >= threshold, shape)
+        return tf.where(kept, inputs * (1 / (1 - self.rate)), 0)

@@ -5,26 +5,27 @@ import math
 import keras
 from keras import ops
 
+from keras_ptuning.layers.derivatives import with_derivative
+
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 def gelu(x):
     """GELU, exact; on TensorFlow with a derivative that takes fewer passes over the numbers."""
-    if keras.backend.backend() != "tensorflow":
-        # Its compiler or its own function does as well.
+    if keras.backend.backend() != "tensorflow" or isinstance(x, keras.KerasTensor):
         return keras.activations.gelu(x)
-    return _gelu_of_few_passes(x)
+    return _tensorflow_gelu(ops.convert_to_tensor(x))
 
 
-@ops.custom_gradient
-def _gelu_of_few_passes(x):
-    # Written like this, prediction joins it with the matrix product before.
-    twice_share = 1.0 + ops.erf(x / ops.cast(math.sqrt(2), x.dtype))
+@with_derivative
+def _tensorflow_gelu(x):
+    # Written like this, TensorFlow joins it with the matrix product before when it predicts.
+    twice_phi = 1.0 + ops.erf(x / ops.cast(math.sqrt(2), x.dtype))
 
     def grad(upstream):
         density = ops.exp(-0.5 * ops.square(x)) / math.sqrt(2 * math.pi)
-        return upstream * (0.5 * twice_share + x * density)
+        return upstream * (0.5 * twice_phi + x * density)
 
-    return 0.5 * x * twice_share, grad
+    return 0.5 * x * twice_phi, grad
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")

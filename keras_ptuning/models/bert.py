@@ -93,7 +93,7 @@ class BERT:
         self.dtype = dtype
         # With a mixed policy only the blocks' own layers compute in half precision. What is added
         # up from block to block, and the head, whose logits lie close together, stay exact; so does
-        # the last block where it computes only some positions.
+        # the last block where it computes only some positions, and shares no layers.
         self.exact = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).variable_dtype
         self.block_dtype = dtype
         self.name = name
@@ -109,8 +109,9 @@ class BERT:
             if i == self.num_hidden_layers - 1:
                 # From here on, only the positions to read matter.
                 context["positions"] = inputs.get("Input-Gather")
-                if self.gather_positions:
-                    # So little is computed that it may be exact: no later block evens it out.
+                if self.gather_positions and self.application != "lm":
+                    # Only keys and values of all tokens are left, and no later block evens out
+                    # what is lost here. A causal model reads more positions.
                     self.block_dtype = self.exact
             x = self.apply_block(x, context, f"Transformer-{i}")
         outputs = self.apply_heads(x, inputs)

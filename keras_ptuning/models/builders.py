@@ -98,7 +98,7 @@ def build_transformer_model(
                 `{"Embedding-Token": PtuningEmbedding(...)}`.
             dtype: Keras dtype or policy, e.g. `"mixed_bfloat16"`. A mixed one is that of attention
                 and feed-forward alone; all else computes in float32, and so does the last block
-                with `gather_positions`.
+                with `gather_positions` (not of a causal model, or where blocks share layers).
             name: Name of the Keras model.
             Entries of the configuration can be given too, under their names in `BERT`.
 
