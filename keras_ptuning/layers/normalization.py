@@ -23,8 +23,8 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     >>> import numpy as np
     >>> layer = LayerNormalization(epsilon=1e-12)
-    >>> np.array(layer(np.array([[1.0, 2.0, 3.0]]))).round(2).tolist()
-    [[-1.22, 0.0, 1.22]]
+    >>> [f"{number:.2f}" for number in layer(np.array([[1.0, 2.0, 4.0]]))[0]]
+    ['-1.07', '-0.27', '1.34']
 
     Reference:
         - [Ba et al., 2016](https://arxiv.org/abs/1607.06450), section 3.
