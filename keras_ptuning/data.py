@@ -222,7 +222,7 @@ class ClozeDataset(keras.utils.PyDataset):
         self.lengths = np.array([len(e.token_ids) for e in examples])
         self.epoch = 0
         # The number of rows of a batch is a multiple of this: the first text stands in, without a
-        # label. Of these rows, only one of several equal parts is made here.
+        # label, and `is_text` is 0. Of these rows, only one of several equal parts is made here.
         self.fill, self.part = 1, (0, 1)
 
     @property
@@ -269,7 +269,9 @@ class ClozeDataset(keras.utils.PyDataset):
             self._pad_further(x)
         if self.fill > 1:
             extra = -len(x["token_ids"]) % self.fill
+            x["is_text"] = np.ones(len(x["token_ids"]), "float32")
             x = {name: _repeat_first(array, extra) for name, array in x.items()}
+            x["is_text"][len(x["is_text"]) - extra :] = 0
             if "auxiliary_ids" in x and extra:
                 x["auxiliary_ids"][-extra:] = PAD
             labels = [_no_labels(array, extra) for array in labels]

@@ -110,6 +110,7 @@ def test_filled_batches_and_their_parts(make_template, soft):
     assert {len(array) for array in [*filled.values(), filled_y]} == {8}
     for name, array in x.items():
         np.testing.assert_array_equal(filled[name][:5], array)
+    assert filled["is_text"].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
     np.testing.assert_array_equal(filled_y[:5], y)
     assert (filled_y[5:] == (0 if soft else -1)).all() and not filled["auxiliary_ids"][5:].any()
     parts = []

@@ -144,6 +144,10 @@ def test_loss(make_vat, plain, direction, y):
     expected = cross_entropy + divergences.mean()
     np.testing.assert_allclose(model.train_on_batch(x, y)[0], expected, 1e-4)
     np.testing.assert_allclose(model.test_on_batch(x, y)[0], cross_entropy, 1e-4)
+    # A row that only fills up a batch has no divergence.
+    x["is_text"] = np.array([1, 0], "float32")
+    expected = cross_entropy + divergences[0]
+    np.testing.assert_allclose(model.train_on_batch(x, y)[0], expected, 1e-4)
 
 
 def test_the_prediction_and_the_perturbation_are_constants(make_vat, plain, small_bert, direction):

@@ -77,8 +77,10 @@ class VATClassifier(TextClassifier):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred["scores"], sample_weight, training)
         divergences = y_pred["divergence"]
-        count = sum_over_replicas(ops.sum(ops.ones_like(divergences)))
-        return loss + ops.sum(divergences) / count
+        # On several devices some rows may only fill up the batch.
+        is_text = x.get("is_text", ops.ones_like(divergences))
+        count = sum_over_replicas(ops.sum(is_text))
+        return loss + ops.sum(ops.multiply(divergences, is_text)) / count
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
