@@ -1,6 +1,7 @@
 """Many short texts through `predict_to_file`: time, and memory as it goes.
 
     python benchmarks/predicting.py --data datasets
+    TF_NUM_INTRAOP_THREADS=1 python benchmarks/predicting.py --data datasets  # on one core
 
 The texts are the clauses of the reviews, each with the first characters of another clause once all
 have had their turn. The model is the embedded checkpoint, zero-shot.
@@ -13,8 +14,6 @@ import tempfile
 import time
 
 from speed import peak_memory
-
-TEMPLATE = "[MASK]好。{text}", {"负面": "不", "正面": "很"}, "bert-mini-zh"
 
 
 def make_texts(reviews, count, every):
@@ -46,7 +45,7 @@ def main():
     from keras_ptuning.datasets import load_sentiment
 
     reviews, _ = load_sentiment(options.data)["train"]
-    template = Template(*TEMPLATE)
+    template = Template("[MASK]好。{text}", {"负面": "不", "正面": "很"}, "bert-mini-zh")
     model = build_ptuning_model("bert-mini-zh", template=template)
     texts = make_texts(reviews, options.texts, max(1, options.texts // 10))
     with tempfile.TemporaryDirectory() as folder:
