@@ -79,7 +79,8 @@ def write_checkpoint(folder, size):
     import numpy as np
 
     from keras_ptuning.checkpoints import write_safetensors, write_tensorflow
-    from keras_ptuning.checkpoints.names import LAYOUTS, tensors_of
+    from keras_ptuning.models import BERT
+    from keras_ptuning.models.names import tensors_of
 
     layers, hidden, heads = SIZES[size]
     config = {
@@ -99,14 +100,14 @@ def write_checkpoint(folder, size):
         "Embedding-Position": 512,
     }
     rng = np.random.default_rng(0)
-    names = [n for n in LAYOUTS["google"]["bert"] if n not in ("Embedding-Mapping", "Pooler-Dense")]
+    names = [name for name in BERT.google if name not in ("Embedding-Mapping", "Pooler-Dense")]
     tensors = {"google": {}, "hugging_face": {}}
     for pattern in names:
         for i in range(layers if "{}" in pattern else 1):
             layer = pattern.format(i)
             pairs = zip(
-                tensors_of("google", "bert", layer),
-                tensors_of("hugging_face", "bert", layer),
+                tensors_of(BERT.google, layer),
+                tensors_of(BERT.hugging_face, layer),
                 strict=True,
             )
             for ours, theirs in pairs:

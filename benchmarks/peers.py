@@ -3,19 +3,43 @@
 A peer builds a P-tuning model out of the folder of a checkpoint, and a classifier for direct
 fine-tuning. It takes texts and labels, 0 or 1, as lists: what it does between them and the model,
 such as tokenizing, padding and masking, belongs to the work.
+
+Some also build a cloze model with a tuning method. All then take the same batch: the arrays that
+`template.dataset` of this library makes, with the masks in the same places.
 """
 
 import os
 from types import MappingProxyType
 
-PROMPT, WORDS, MASK_RATE = 8, ("不", "很"), 0.15
+PROMPT, PREFIX, WORDS, MASK_RATE = 8, 20, ("不", "很"), 0.15
+# What a tuning method trains, with the numbers of the papers, and of each library's defaults.
+METHODS = {
+    "prompt": f"{PROMPT} virtual tokens",
+    "prefix": f"{PREFIX} keys and values in each block",
+    "lora": "rank 8, query and value",
+    "adapter": "Houlsby, size 48",
+    "pfeiffer": "adapter of Pfeiffer, size 48",
+    "all": "all weights",
+}
+
+
+def cloze_pattern(prompt=PROMPT):
+    """The template: a mask with virtual tokens around it, and the text."""
+    tokens = [f"[u{i + 1}]" for i in range(prompt)]
+    half = prompt // 2
+    return "".join([*tokens[:half], "[MASK]", *tokens[half:], "{text}"])
 
 
 class Peer:
-    """What is timed: `step`, `epoch`, `score`, `fine_tuning_step`, after `build`."""
+    """What is timed: `step`, `epoch`, `score`, `fine_tuning_step`, after `build`.
+
+    Of a tuning method it is `method_step`, after `build_method`.
+    """
 
     needs = ()
     environment = MappingProxyType({})
+    # The tuning methods it has, and what they need besides.
+    methods, methods_need = (), ()
 
     def __init__(self, folder, maxlen, batch_size):
         self.folder = str(folder)
@@ -154,6 +178,7 @@ class Transformers(Peer):
     """A frozen `BertForMaskedLM`, virtual tokens as `inputs_embeds`, and its own loss."""
 
     needs = ("transformers", "torch")
+    methods, methods_need = ("prompt", "prefix", "lora", "all"), ("peft",)
     bfloat16 = False
 
     def build(self):
@@ -270,6 +295,55 @@ class Transformers(Peer):
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def build_method(self, method):
+        """PEFT, for whose classes of tasks a masked language model counts as "features"."""
+        import torch
+        from transformers import BertForMaskedLM
+
+        self.method = method
+        self.model = BertForMaskedLM.from_pretrained(self.folder)
+        if method != "all":
+            import peft
+
+            task = "FEATURE_EXTRACTION"
+            configs = {
+                "prompt": lambda: peft.PromptTuningConfig(task, num_virtual_tokens=PROMPT),
+                "prefix": lambda: peft.PrefixTuningConfig(task, num_virtual_tokens=PREFIX),
+                "lora": lambda: peft.LoraConfig(
+                    task, r=8, lora_alpha=16, target_modules=["query", "value"]
+                ),
+            }
+            self.model = peft.get_peft_model(self.model, configs[method]())
+        self.model.train()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, 2e-5 if method == "all" else 1e-3)
+
+    def prepare_method(self, inputs, labels, template_ids, word_ids):
+        import torch
+
+        ids = torch.tensor(inputs["masked_token_ids"])
+        targets = torch.full_like(ids, -100)
+        auxiliary = torch.tensor(inputs["auxiliary_ids"])
+        targets.scatter_(1, torch.tensor(inputs["auxiliary_positions"]), auxiliary)
+        # Where a text has fewer masks than another, its list ends with 0.
+        targets[targets == 0] = -100
+        answers = torch.tensor([[word_ids[label]] for label in labels])
+        targets.scatter_(1, torch.tensor(inputs["mask_positions"]), answers)
+        if self.method == "prompt":
+            # PEFT lays its virtual tokens before the text, and leaves the targets to its user.
+            kept = ~torch.isin(ids[0], torch.tensor(template_ids))
+            ids, targets = ids[:, kept], targets[:, kept]
+            nothing = torch.full((len(ids), PROMPT), -100)
+            targets = torch.cat([nothing, targets], dim=1)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": targets}
+
+    def method_step(self, batch):
+        with self.precision():
+            loss = self.model(**batch).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
 
 class TransformersBfloat16(Transformers):
     bfloat16 = True
@@ -278,18 +352,14 @@ class TransformersBfloat16(Transformers):
 class KerasPtuning(Peer):
     """This library."""
 
+    methods = tuple(METHODS)
     dtype = "float32"
 
     def build(self):
         from keras_ptuning import PlainText, Template, build_ptuning_model
 
-        half = PROMPT // 2
-        first, second = (
-            "".join(f"[u{i + 1}]" for i in r) for r in (range(half), range(half, PROMPT))
-        )
-        self.template = Template(
-            f"{first}[MASK]{second}{{text}}", dict(enumerate(WORDS)), self.folder, self.maxlen
-        )
+        labels = dict(enumerate(WORDS))
+        self.template = Template(cloze_pattern(), labels, self.folder, self.maxlen)
         self.plain = PlainText(list(range(len(WORDS))), self.folder, self.maxlen)
         self.model = build_ptuning_model(self.folder, template=self.template, dtype=self.dtype)
         self.model.compile()
@@ -318,6 +388,34 @@ class KerasPtuning(Peer):
     def fine_tuning_step(self, batch):
         self.classifier.train_on_batch(*batch)
 
+    def build_method(self, method):
+        from keras_ptuning import Template, build_ptuning_model
+        from keras_ptuning.methods import Adapter, LoRA, Prefix, Prompt
+
+        tune = {
+            "prompt": Prompt(),
+            "prefix": Prefix(PREFIX),
+            "lora": LoRA(rank=8, layers=("query", "value")),
+            "adapter": Adapter(48, "houlsby"),
+            "pfeiffer": Adapter(48, "pfeiffer"),
+            "all": "all",
+        }[method]
+        pattern = cloze_pattern(PROMPT if method == "prompt" else 0)
+        template = Template(pattern, dict(enumerate(WORDS)), self.folder, self.maxlen)
+        self.model = build_ptuning_model(
+            self.folder, template=template, tune=tune, dtype=self.dtype
+        )
+        self.model.compile()
+
+    def prepare_method(self, inputs, labels, template_ids, word_ids):
+        import numpy as np
+
+        inputs = {name: np.array(array, "int32") for name, array in inputs.items()}
+        return inputs, np.array(labels, "int32")
+
+    def method_step(self, batch):
+        self.model.train_on_batch(*batch)
+
 
 def _this_library(backend, dtype):
     return type(
@@ -331,10 +429,10 @@ def _this_library(backend, dtype):
     )
 
 
-REFERENCE = "bert4keras, float32"
+REFERENCE, METHODS_REFERENCE = "bert4keras, float32", "transformers, float32"
 PEERS = {
     REFERENCE: Bert4keras,
-    "transformers, float32": Transformers,
+    METHODS_REFERENCE: Transformers,
     "transformers, bfloat16": TransformersBfloat16,
     **{
         f"keras_ptuning, {backend}, {short}": _this_library(backend, dtype)

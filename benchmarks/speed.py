@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py --data datasets
     python benchmarks/speed.py --models embedded --peers bert4keras tensorflow --repeats 5
+    python benchmarks/speed.py --methods --batch-size 8
 
 Every peer (`peers.py`) does the same work with the same weights and reviews: random weights of a
 BERT-base, 12 x 768 with 21,128 tokens, and the embedded checkpoint. Each turn of a peer is a
@@ -12,6 +13,13 @@ What is measured: from the first import to a model with its weights; a step of P
 length, and a step of fine-tuning the whole of a classifier; the greatest memory of the process
 until after the P-tuning steps; an epoch of P-tuning, over 168 reviews and over `--reviews`, and
 scoring `--reviews`, tokenizing and padding included.
+
+With `--methods` it is, instead, a training step of each tuning method, and the greatest memory of
+the process after the steps, beside PEFT on transformers. Each turn builds one model, and is a
+process too. All take the same texts of 128 tokens, with the same masks; of the template's virtual
+tokens PEFT has its own. PEFT's users give `labels` to `BertForMaskedLM`, which predicts the tokens
+of all positions: that is compared, and not what the masks alone would take. PEFT has no adapters of
+Houlsby and Pfeiffer; "all" is transformers by itself.
 """
 
 import argparse
@@ -26,7 +34,17 @@ import sys
 import tempfile
 import time
 
-from peers import PEERS, REFERENCE
+from peers import (
+    MASK_RATE,
+    METHODS,
+    METHODS_REFERENCE,
+    PEERS,
+    PREFIX,
+    PROMPT,
+    REFERENCE,
+    WORDS,
+    cloze_pattern,
+)
 
 WORK = {
     "build": "import and build",
@@ -37,6 +55,8 @@ WORK = {
     "score": "scoring {reviews} reviews",
     "fine_tuning_step": "fine-tuning step",
 }
+# Those that compare tuning methods unless `--peers` says otherwise.
+METHODS_PEERS = (METHODS_REFERENCE, "keras_ptuning, tensorflow, float32")
 
 
 def parse_arguments():
@@ -44,23 +64,31 @@ def parse_arguments():
     parser.add_argument("--data", help="folder or zip of the reviews, as `load_sentiment` takes it")
     parser.add_argument("--models", nargs="+", choices=("base", "embedded"))
     parser.add_argument("--peers", nargs="+", help="only those whose name has one of these in it")
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        choices=METHODS,
+        help="compare tuning methods instead: these, or all",
+    )
     parser.add_argument("--labeled", type=int, default=168, help="reviews of the small epoch")
     parser.add_argument("--reviews", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", default="speed", help="path of the .md and .json to write")
-    parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--turn", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.methods is not None:
+        options.models = options.models or ["base"]
+        options.methods = options.methods or list(METHODS)
     options.models = options.models or ["base", "embedded"]
     if min(options.repeats, options.labeled, options.reviews, options.batch_size) < 1:
         parser.error("--repeats, --labeled, --reviews and --batch-size must be at least 1")
     return options
 
 
-def write_work(folder, model, options):
-    """The checkpoint in all formats, and the reviews."""
+def write_checkpoint(folder, model):
+    """The checkpoint in all formats; returns its configuration and vocabulary."""
     from keras_ptuning import Tokenizer, build_transformer_model
-    from keras_ptuning.datasets import load_sentiment
     from keras_ptuning.models import load_config, save_transformer_model
 
     config, vocab = load_config("bert-mini-zh"), list(Tokenizer("bert-mini-zh").vocab)
@@ -83,6 +111,14 @@ def write_work(folder, model, options):
     config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     built = build_transformer_model(checkpoint, with_mlm="linear", with_pool=model == "base")
     save_transformer_model(built, folder, config, vocab)
+    return config, vocab
+
+
+def write_work(folder, model, options):
+    """The checkpoint and the reviews."""
+    from keras_ptuning.datasets import load_sentiment
+
+    config, _ = write_checkpoint(folder, model)
     texts, labels = load_sentiment(options.data)["train"]
     names = sorted(set(labels))
     long = [i for i, text in enumerate(texts) if len(text) > 200][: options.batch_size]
@@ -100,6 +136,34 @@ def write_work(folder, model, options):
     (folder / "work.json").write_text(json.dumps(work), "utf-8")
 
 
+def write_methods_work(folder, model, options):
+    """The checkpoint, and the batch of each method, of random texts at full length."""
+    import numpy as np
+
+    from keras_ptuning import Template
+
+    config, vocab = write_checkpoint(folder, model)
+    # In transformers the text's positions continue those of a prefix.
+    maxlen = min(128, config["max_position_embeddings"] - PREFIX)
+    rng = np.random.default_rng(0)
+    known = [token for token in vocab if len(token) == 1 and "一" <= token <= "龥"]
+    texts = ["".join(rng.choice(known, 2 * maxlen)) for _ in range(options.batch_size)]
+    labels = [i % len(WORDS) for i in range(options.batch_size)]
+    work = {"batch_size": options.batch_size, "maxlen": maxlen, "batches": {}}
+    for method in options.methods:
+        pattern = cloze_pattern(PROMPT if method == "prompt" else 0)
+        template = Template(pattern, dict(enumerate(WORDS)), str(folder), maxlen)
+        data = template.dataset(texts, labels, options.batch_size, mask_rate=MASK_RATE, seed=0)
+        inputs, targets = data[0]
+        work["batches"][method] = {
+            "inputs": {name: array.tolist() for name, array in inputs.items()},
+            "labels": targets.tolist(),
+            "template_ids": [int(i) for i in template.virtual_ids],
+            "word_ids": [words[0][0] for words in template.word_ids],
+        }
+    (folder / "work.json").write_text(json.dumps(work), "utf-8")
+
+
 def turn(folder, name):
     """What one process does: all the work of one peer."""
     start = time.perf_counter()
@@ -113,19 +177,10 @@ def turn(folder, name):
         found[what] = time.perf_counter() - begin
         return result
 
-    def timed_steps(what, step, batch):
-        step(batch)  # Traces or compiles.
-        seconds = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            step(batch)
-            seconds.append(time.perf_counter() - begin)
-        found[what] = statistics.median(seconds)
-
     peer = PEERS[name](folder, work["maxlen"], work["batch_size"])
     peer.build()
     found["build"] = time.perf_counter() - start
-    timed_steps("step", peer.step, peer.prepare_step(*work["full"]))
+    found["step"] = time_steps(peer.step, peer.prepare_step(*work["full"]))
     found["memory"] = peak_memory()
     # The graphs of an epoch and of scoring are made outside the time.
     peer.epoch(*work["small"])
@@ -134,8 +189,30 @@ def turn(folder, name):
     timed("epoch", peer.epoch, *work["reviews"])
     predicted = timed("score", peer.score, work["reviews"][0])
     found["predicted"] = [int(label) for label in predicted]
-    timed_steps("fine_tuning_step", peer.fine_tuning_step, peer.prepare_fine_tuning(*work["full"]))
+    batch = peer.prepare_fine_tuning(*work["full"])
+    found["fine_tuning_step"] = time_steps(peer.fine_tuning_step, batch)
     print(json.dumps(found))
+
+
+def turn_of_method(folder, name, method):
+    """What one process does with `--methods`: the steps of one peer with one method."""
+    work = json.loads((pathlib.Path(folder) / "work.json").read_text("utf-8"))
+    peer = PEERS[name](folder, work["maxlen"], work["batch_size"])
+    peer.build_method(method)
+    batch = peer.prepare_method(**work["batches"][method])
+    seconds = time_steps(peer.method_step, batch)
+    print(json.dumps({"step": seconds, "memory": peak_memory()}))
+
+
+def time_steps(step, batch):
+    """The median of the seconds of three steps."""
+    step(batch)  # Traces or compiles.
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        step(batch)
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
 
 
 def peak_memory():
@@ -144,10 +221,18 @@ def peak_memory():
     return kilobytes / 2**20
 
 
-def installed():
+def installed(options):
+    """The names of the peers that can do the work, and are asked for."""
     names = []
     for name, peer in PEERS.items():
-        missing = [module for module in peer.needs if not importlib.util.find_spec(module)]
+        needs = peer.needs
+        if options.methods is not None:
+            needs = (*needs, *peer.methods_need)
+            if not peer.methods or (not options.peers and name not in METHODS_PEERS):
+                continue
+        if options.peers and not any(part in name for part in options.peers):
+            continue
+        missing = [module for module in needs if not importlib.util.find_spec(module)]
         if missing:
             print(f"Skipped: {name}, without {' and '.join(missing)}", file=sys.stderr)
         else:
@@ -155,15 +240,15 @@ def installed():
     return names
 
 
-def measure(folder, name):
+def measure(folder, name, *method):
     done = subprocess.run(
-        [sys.executable, __file__, "--turn", str(folder), name],
+        [sys.executable, __file__, "--turn", str(folder), name, *method],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **PEERS[name].environment},
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr}")
+        sys.exit(f"{' '.join([name, *method])} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -191,27 +276,83 @@ def render(model, results, options):
     return "\n".join(lines) + "\n"
 
 
+def render_methods(model, results, options):
+    """The table of one model with `--methods`: medians, and how they compare."""
+    lines = [
+        f"## Tuning methods, {model}, batches of {options.batch_size}, medians of "
+        f"{options.repeats} turns, beside {METHODS_REFERENCE} (with PEFT)",
+        "",
+        '| method | | step, s | times as fast | of its step of "all" | peak memory, GiB | share |',
+        "|---" * 7 + "|",
+    ]
+    medians = {
+        method: {
+            name: {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+            for name, turns in found.items()
+        }
+        for method, found in results.items()
+    }
+    for method, found in medians.items():
+        reference = found.get(METHODS_REFERENCE)
+        for name, own in found.items():
+            whole = medians.get("all", {}).get(name)
+            compared = reference and name != METHODS_REFERENCE
+            cells = [
+                f"{method}: {METHODS[method]}",
+                name,
+                f"{own['step']:.3g}",
+                f"{reference['step'] / own['step']:.2f}x" if compared else "",
+                f"{own['step'] / whole['step']:.2f}" if whole else "",
+                f"{own['memory']:.3g}",
+                f"{own['memory'] / reference['memory']:.2f}" if compared else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def take_turns(model, names, options):
+    """The results of all peers, each a list with those of its turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_work(pathlib.Path(folder), model, options)
+        found = {name: [] for name in names}
+        for repeat in range(options.repeats):
+            for name in names:
+                found[name].append(measure(folder, name))
+                shown = {key: round(found[name][-1][key], 3) for key in WORK}
+                print(f"{model}, {repeat + 1}, {name}: {shown}", file=sys.stderr, flush=True)
+    return found
+
+
+def take_turns_with_methods(model, names, options):
+    """The results of each method, and of each peer that has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_methods_work(pathlib.Path(folder), model, options)
+        found = {
+            method: {name: [] for name in names if method in PEERS[name].methods}
+            for method in options.methods
+        }
+        for repeat in range(options.repeats):
+            for method, peers in found.items():
+                for name, turns in peers.items():
+                    turns.append(measure(folder, name, method))
+                    shown = {key: round(value, 3) for key, value in turns[-1].items()}
+                    what = f"{model}, {repeat + 1}, {method}, {name}"
+                    print(f"{what}: {shown}", file=sys.stderr, flush=True)
+    return found
+
+
 def main():
     options = parse_arguments()
     if options.turn:
-        return turn(*options.turn)
-    names = [
-        name
-        for name in installed()
-        if not options.peers or any(part in name for part in options.peers)
-    ]
+        return turn(*options.turn) if len(options.turn) == 2 else turn_of_method(*options.turn)
+    work, show = take_turns, render
+    if options.methods is not None:
+        work, show = take_turns_with_methods, render_methods
+    names = installed(options)
     tables, results = [], {}
     for model in options.models:
-        with tempfile.TemporaryDirectory() as folder:
-            write_work(pathlib.Path(folder), model, options)
-            found = {name: [] for name in names}
-            for repeat in range(options.repeats):
-                for name in names:
-                    found[name].append(measure(folder, name))
-                    shown = {key: round(found[name][-1][key], 3) for key in WORK}
-                    print(f"{model}, {repeat + 1}, {name}: {shown}", file=sys.stderr, flush=True)
-        results[model] = found
-        tables.append(render(model, found, options))
+        results[model] = work(model, names, options)
+        tables.append(show(model, results[model], options))
         pathlib.Path(options.out + ".json").write_text(json.dumps(results), "utf-8")
         pathlib.Path(options.out + ".md").write_text("\n".join(tables), "utf-8")
     print("\n".join(tables))

@@ -108,10 +108,8 @@ def main():
             print(f"{args.task}, zero-shot, {zero_shot_pattern}: {zero_shot:.4f}")
         keras.utils.set_random_seed(draw)
         template = Template(pattern, labels, vocab)
-        trainable = "all" if args.train_all else "prompt"
-        model = build_ptuning_model(
-            config, weights, template, trainable=trainable, auxiliary=args.auxiliary
-        )
+        tune = "all" if args.train_all else None
+        model = build_ptuning_model(config, weights, template, tune, auxiliary=args.auxiliary)
         repeat = max(1, STEPS * args.batch_size // len(data["train"][0]))
         train = make(data["train"], template, repeat, seed=draw)
         steps = args.epochs * len(train)

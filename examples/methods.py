@@ -1,16 +1,21 @@
-"""What `reproduce.py` compares: PET's regimes, P-tuning, and what one would do without a cloze.
+"""What `reproduce.py` compares: PET's regimes, tuning methods, and what needs no cloze.
 
 Each method is a function of a task, a pattern and a seed, which returns what it predicts for the
 validation and the test texts. Nothing is chosen by the validation texts, which are many more than
 the labelled ones: the learning rate falls to 0, and the model of the last step counts.
 """
 
+import functools
 import glob
 import hashlib
+import itertools
 import json
 import math
 import os
 import pathlib
+import re
+import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,8 +28,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from keras_ptuning import (
+    Adapter,
+    LoRA,
     PetClassifier,
     PlainText,
+    Prefix,
+    Prompt,
     Template,
     build_classifier,
     build_ptuning_model,
@@ -34,7 +43,7 @@ from keras_ptuning import (
 )
 from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import find_checkpoint
-from keras_ptuning.data import check_integer
+from keras_ptuning.checks import check_integer
 from keras_ptuning.files import replacing
 from keras_ptuning.models import find_application, max_length
 
@@ -57,6 +66,12 @@ PATTERNS = {
         "P1": "{text}？[MASK][MASK]，{text_b}",
         "P2": "“{text}”？[MASK][MASK]，“{text_b}”",
     },
+}
+GPT_PATTERNS = {
+    "sentiment": "{text}我[MASK]",
+    "eprstmt": "{text}我[MASK]",
+    "tnews": "{text}这是[MASK][MASK]",
+    "ocnli": "{text}？{text_b}？[MASK][MASK]",
 }
 TASKS = tuple(PATTERNS)
 SPLITS = "train", "valid", "test"
@@ -85,13 +100,54 @@ class Method(NamedTuple):
     by_seed: bool
 
 
+class Tuning(NamedTuple):
+    """A tuning method as a row of the table.
+
+    `template` is "virtual", words and virtual tokens as in P-tuning; "vectors", the same with a
+    vector for each label in place of its word; "words", so that nothing else learns than what
+    `tune` says; or "plain", for a classifier that reads the vector of [CLS]. `tune` may be a
+    function of the label words.
+    """
+
+    causal: bool
+    template: str
+    tune: object
+    learning_rate: float | dict
+    normalization: str = "vocabulary"
+
+
+def start_at_words(words):
+    return Prompt(label_start=words)
+
+
+TUNING = {
+    "p-tuning": Tuning(False, "virtual", None, 1e-2),
+    "warp": Tuning(False, "vectors", start_at_words, 1e-2, "labels"),
+    "prefix-tuning": Tuning(False, "words", Prefix(20), 1e-2),
+    "p-tuning-v2": Tuning(False, "plain", Prefix(20), 1e-2),
+    "lora": Tuning(False, "words", LoRA(), 3e-3),
+    "adapter-houlsby": Tuning(False, "words", Adapter(kind="houlsby"), 3e-3),
+    "adapter-pfeiffer": Tuning(False, "words", Adapter(kind="pfeiffer"), 3e-3),
+    "combined": Tuning(False, "virtual", LoRA(), {"prompt": 1e-2, "lora": 3e-3}),
+    "all-weights": Tuning(False, "virtual", "all", 5e-4),
+    "gpt-p-tuning": Tuning(True, "virtual", None, 1e-2),
+    "gpt-warp": Tuning(True, "vectors", start_at_words, 1e-2, "labels"),
+    "gpt-prefix-tuning": Tuning(True, "words", Prefix(20), 1e-2),
+    "gpt-lora": Tuning(True, "words", LoRA(), 3e-3),
+    "gpt-adapter-houlsby": Tuning(True, "words", Adapter(kind="houlsby"), 3e-3),
+    "gpt-adapter-pfeiffer": Tuning(True, "words", Adapter(kind="pfeiffer"), 3e-3),
+    "gpt-combined": Tuning(True, "virtual", LoRA(), {"prompt": 1e-2, "lora": 3e-3}),
+    "gpt-all-weights": Tuning(True, "virtual", "all", 5e-4),
+}
+
+
 def add_options(parser):
     parser.add_argument(
         "--checkpoint",
         default="bert-mini-zh",
         help="embedded name, folder of a checkpoint, or path of its weights",
     )
-    parser.add_argument("--gpt-checkpoint", default="gpt-mini-zh", help="for gpt-p-tuning")
+    parser.add_argument("--gpt-checkpoint", default="gpt-mini-zh", help="for the methods gpt-...")
     parser.add_argument(
         "--patterns", nargs="+", help="some of the task's, such as P1 P3, or patterns in full"
     )
@@ -107,7 +163,7 @@ def add_options(parser):
     parser.add_argument(
         "--steps", type=int, default=160, help="of whole models on labelled texts alone"
     )
-    parser.add_argument("--prompt-steps", type=int, default=270, help="of P-tuning")
+    parser.add_argument("--prompt-steps", type=int, default=270, help="of tuning methods")
     parser.add_argument(
         "--unlabeled-epochs", type=int, default=1, help="passes over the unlabelled texts"
     )
@@ -127,7 +183,8 @@ def add_options(parser):
     parser.add_argument(
         "--prompt-learning-rate",
         type=float,
-        help="of P-tuning; default: 1e-2 for the embedded checkpoint, else 6e-4",
+        help="of tuning methods but all-weights; default: for the embedded checkpoints those in "
+        "the table of them, else what the methods recommend",
     )
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a text + template")
 
@@ -175,8 +232,8 @@ def load_task(name, seed, options):
     for key in patterns:
         if make_template(task, options, key).tuned_names:
             raise ValueError(
-                "The patterns are of words, for PET; the methods p-tuning and gpt-p-tuning have "
-                f"virtual tokens. Received: {patterns[key]!r}."
+                "The patterns are of words, for PET; tuning methods have templates of their own. "
+                f"Received: {patterns[key]!r}."
             )
     return task
 
@@ -205,7 +262,7 @@ def check(task, options, methods):
         ("gpt-checkpoint", options.gpt_checkpoint),
     ):
         causal = name == "gpt-checkpoint"
-        if causal and "gpt-p-tuning" not in methods:
+        if causal and not any(name in TUNING and TUNING[name].causal for name in methods):
             continue
         config = find_checkpoint(checkpoint)[0]
         if (find_application(config) == "lm") != causal:
@@ -217,9 +274,9 @@ def check(task, options, methods):
                 f"--maxlen must be at most {positions}, the positions of {checkpoint!r}. "
                 f"Received: {options.maxlen}."
             )
-    for name, make in (("p-tuning", bert_prompt), ("gpt-p-tuning", gpt_prompt)):
-        if name in methods:
-            make(task, options)
+    for name in methods:
+        if name in TUNING:
+            tuning_template(task, options, TUNING[name])
 
 
 def settings(options):
@@ -260,9 +317,8 @@ def make_template(task, options, pattern):
     return make_cloze(task, options, task.patterns[pattern], options.checkpoint)
 
 
-def make_cloze(task, options, pattern, checkpoint, causal=False):
-    vocab = find_checkpoint(checkpoint)[2]
-    return Template(pattern, task.labels, vocab, options.maxlen, causal)
+def make_cloze(task, options, pattern, checkpoint):
+    return Template(pattern, task.labels, find_checkpoint(checkpoint)[2], options.maxlen)
 
 
 def make_plain(task, options):
@@ -291,19 +347,28 @@ def predict(model, task):
     }
 
 
-def train(model, dataset, epochs, learning_rate, **kwargs):
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(dataset))
-    model.compile(keras.optimizers.Adam(schedule), **kwargs)
-    model.fit(dataset, epochs=epochs, verbose=2)
+def train(model, dataset, epochs, learning_rate, callbacks=(), **kwargs):
+    """Trains with Adam; the learning rate, or one for each tuning method by name, falls to 0."""
+
+    def adam(rate):
+        schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * len(dataset))
+        return keras.optimizers.Adam(schedule)
+
+    if isinstance(learning_rate, dict):
+        optimizer = {name: adam(rate) for name, rate in learning_rate.items()}
+    else:
+        optimizer = adam(learning_rate)
+    model.compile(optimizer, **kwargs)
+    model.fit(dataset, epochs=epochs, callbacks=list(callbacks), verbose=2)
 
 
-def few_labels(model, task, options, seed, steps, learning_rate):
+def few_labels(model, task, options, seed, steps, learning_rate, callbacks=()):
     """Trains on the labelled texts alone."""
     # In one epoch: the batches of a few texts would be alike, and the last one small.
     passes = math.ceil(steps * options.batch_size / len(task.labeled[0]))
     columns = [column * passes for column in task.labeled]
     dataset = model.template.dataset(*columns, options.batch_size, seed=seed)
-    train(model, dataset, 1, learning_rate)
+    train(model, dataset, 1, learning_rate, callbacks)
     return {"": predict(model, task)}
 
 
@@ -341,7 +406,7 @@ def zero_shot(task, options, pattern, seed, folder):
 def unsupervised(task, options, pattern, seed, folder):
     """The masked language model goes on with the texts of the task, and then zero-shot."""
     template = make_template(task, options, pattern)
-    model = build(build_ptuning_model, template, options.checkpoint, trainable="all")
+    model = build(build_ptuning_model, template, options.checkpoint, tune="all")
     # The texts stand without the pattern, so that all patterns share one training.
     path = os.path.join(folder, f"unsupervised-{seed}.weights.h5")
     if not os.path.exists(path):
@@ -359,7 +424,7 @@ def few_shot(task, options, pattern, seed, folder):
     """All weights learn from labelled texts in the pattern, where other words are masked too."""
     keras.utils.set_random_seed(seed)
     template = make_template(task, options, pattern)
-    model = build(build_ptuning_model, template, options.checkpoint, trainable="all")
+    model = build(build_ptuning_model, template, options.checkpoint, tune="all")
     return few_labels(model, task, options, seed, options.steps, whole_rate(options))
 
 
@@ -367,38 +432,79 @@ def semi_supervised(task, options, pattern, seed, folder):
     """The same, with the unlabelled texts, which stand without the pattern."""
     keras.utils.set_random_seed(seed)
     template = make_template(task, options, pattern)
-    model = build(build_ptuning_model, template, options.checkpoint, trainable="all")
+    model = build(build_ptuning_model, template, options.checkpoint, tune="all")
     return mixed(model, task, options, seed)
 
 
-def bert_prompt(task, options):
-    name = "eprstmt" if task.name == "sentiment" else task.name
-    return make_cloze(task, options, fewclue.TASKS[name][1], options.checkpoint)
+def tuning_template(task, options, row):
+    if row.template == "plain":
+        return make_plain(task, options)
+    checkpoint = options.gpt_checkpoint if row.causal else options.checkpoint
+    config, _, vocab = find_checkpoint(checkpoint)
+    labels, maxlen = task.labels, options.maxlen
+    if row.template == "words":
+        pattern = GPT_PATTERNS[task.name] if row.causal else PATTERNS[task.name]["P1"]
+    elif row.causal:
+        slots = "{text}？{text_b}" if has_pairs(task) else "{text}"
+        masks = "[MASK]" * max(len(word) for word in labels.values())
+        pattern = f"[u1][u2][u3][u4]{slots}[u5][u6][u7][u8]{masks}"
+    else:
+        pattern = fewclue.TASKS["eprstmt" if task.name == "sentiment" else task.name][1]
+    if row.template == "vectors":
+        # However long the words are, a label has one vector.
+        pattern = re.sub(r"(\[MASK\])+", "[MASK]", pattern)
+        labels = {label: f"[v{i}]" for i, label in enumerate(labels, 1)}
+    positions = max_length(config)
+    if row.causal and isinstance(row.tune, Prefix) and positions is not None:
+        # In a causal model the prefix takes positions of the texts.
+        maxlen = min(maxlen, positions - row.tune.length)
+    return Template(pattern, labels, vocab, maxlen, row.causal)
 
 
-def gpt_prompt(task, options):
-    slots = "{text}？{text_b}" if has_pairs(task) else "{text}"
-    masks = "[MASK]" * max(len(word) for word in task.labels.values())
-    pattern = f"[u1][u2][u3][u4]{slots}[u5][u6][u7][u8]{masks}"
-    return make_cloze(task, options, pattern, options.gpt_checkpoint, causal=True)
-
-
-def p_tuning(task, options, pattern, seed, folder):
-    """Virtual tokens learn in a frozen BERT."""
-    return tune_prompt(task, options, bert_prompt(task, options), options.checkpoint, seed)
-
-
-def gpt_p_tuning(task, options, pattern, seed, folder):
-    """Virtual tokens around the text, and a frozen GPT goes on with the label word."""
-    return tune_prompt(task, options, gpt_prompt(task, options), options.gpt_checkpoint, seed)
-
-
-def tune_prompt(task, options, template, checkpoint, seed):
+def tune(name, task, options, pattern, seed, folder):
+    """Learns from the labelled texts with a tuning method, and says what that costs."""
     keras.utils.set_random_seed(seed)
-    # The auxiliary task did not help the embedded checkpoints.
-    model = build(build_ptuning_model, template, checkpoint, auxiliary=False)
-    learning_rate = rate(options, "prompt_learning_rate", checkpoint)
-    return few_labels(model, task, options, seed, options.prompt_steps, learning_rate)
+    row = TUNING[name]
+    template = tuning_template(task, options, row)
+    checkpoint = options.gpt_checkpoint if row.causal else options.checkpoint
+    method = row.tune(list(task.labels.values())) if callable(row.tune) else row.tune
+    if row.template == "plain":
+        model = build(build_classifier, template, checkpoint, tune=method)
+    else:
+        # The auxiliary task did not help the embedded checkpoints.
+        options_of_cloze = {"normalization": row.normalization, "auxiliary": False}
+        model = build(build_ptuning_model, template, checkpoint, tune=method, **options_of_cloze)
+    given = options.learning_rate if row.tune == "all" else options.prompt_learning_rate
+    default = row.learning_rate if checkpoint in NAMES else model.default_learning_rate
+    learning_rate = default if given is None else given
+    times = StepTimes()
+    found = few_labels(model, task, options, seed, options.prompt_steps, learning_rate, [times])
+    with tempfile.TemporaryDirectory() as temporary:
+        path = os.path.join(temporary, "model.tuned")
+        model.save_tuned(path)
+        size = os.path.getsize(path)
+    found[""].update(
+        learning_rate=learning_rate,
+        trained_parameters=sum(math.prod(v.shape) for v in model.trainable_variables),
+        tuned_bytes=size,
+        seconds_per_step=round(times.median(), 4),
+    )
+    return found
+
+
+class StepTimes(keras.callbacks.Callback):
+    """How long the steps take, from the end of one to the end of the next."""
+
+    def on_train_begin(self, logs=None):
+        self.ends = [time.perf_counter()]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ends.append(time.perf_counter())
+
+    def median(self):
+        seconds = [end - start for start, end in itertools.pairwise(self.ends)]
+        # The first ones compile what they run.
+        return statistics.median(seconds[5:] or seconds)
 
 
 def pet(task, options, pattern, seed, folder, generations=1):
@@ -479,8 +585,10 @@ METHODS = {
     "semi-supervised": Method(semi_supervised, by_pattern=True, by_seed=True),
     "pet": Method(pet, by_pattern=False, by_seed=True),
     "ipet": Method(ipet, by_pattern=False, by_seed=True),
-    "p-tuning": Method(p_tuning, by_pattern=False, by_seed=True),
-    "gpt-p-tuning": Method(gpt_p_tuning, by_pattern=False, by_seed=True),
+    **{
+        name: Method(functools.partial(tune, name), by_pattern=False, by_seed=True)
+        for name in TUNING
+    },
     "fine-tuning": Method(fine_tuning, by_pattern=False, by_seed=True),
     "vat": Method(vat, by_pattern=False, by_seed=True),
     "tf-idf": Method(tf_idf, by_pattern=False, by_seed=False),

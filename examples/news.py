@@ -63,7 +63,7 @@ def main():
     scores = model.predict(template.dataset(test_texts))
     predictions["template, zero-shot"] = np.array(template.decode(scores))
     common = {"checkpoint": args.checkpoint, "epochs": args.epochs, "random_state": args.draw}
-    tuned = PromptClassifier(template, trainable="all", learning_rate=args.learning_rate, **common)
+    tuned = PromptClassifier(template, tune="all", learning_rate=args.learning_rate, **common)
     predictions["template, all trained"] = tuned.fit(texts, labels).predict(test_texts)
     classifier = PromptClassifier(virtual, **common).fit(texts, labels)
     predictions["P-tuning"] = classifier.predict(test_texts)

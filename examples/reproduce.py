@@ -36,6 +36,8 @@ from keras_ptuning.files import UNFINISHED, replacing
 
 GRID, RUNS = "grid.json", "runs"
 SCORES = ("valid_acc", "test_acc", "test_acc_deduplicated")
+# What the runs of tuning methods also say.
+COSTS = ("trained_parameters", "tuned_bytes", "seconds_per_step")
 BASELINE = "tf-idf"
 # Valid and test accuracy in the articles, with P1 to P5 or without a pattern (`None`).
 PUBLISHED_TASK = "sentiment"
@@ -401,6 +403,13 @@ def seeds_and_seconds(columns):
     return [seeds, duration(statistics.mean(result["seconds"] for result in results))]
 
 
+def tuning_costs(results):
+    parameters, size, seconds = (
+        statistics.mean(result[key] for result in results) for key in COSTS
+    )
+    return [f"{parameters:,.0f}", f"{size / 1024:,.1f} KiB", f"{1000 * seconds:.0f} ms"]
+
+
 def markdown(rows):
     header, *rest = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([header, "|---" * len(rows[0]) + "|", *rest])
@@ -418,7 +427,7 @@ def render(grid, records):
     title, task = grid["title"], grid["settings"]["task"]
     published = published_for(grid)
     costs = ["seeds", "time per run"]
-    by_pattern, unseen, single = [], [], []
+    by_pattern, unseen, single, tuning = [], [], [], []
     for (method, variant), columns in rows.items():
         name, cost = row_name(method, variant), seeds_and_seconds(columns)
         there = {} if variant else published.get(method, {})
@@ -426,7 +435,10 @@ def render(grid, records):
         if None in columns:
             cells = [cell(columns[None], *SCORES[:2]), cell(columns[None], SCORES[2])]
             cells += [there.get(None, "-")] * bool(published)
-            single.append([name, *cells, *cost])
+            if all(key in result for result in columns[None] for key in COSTS):
+                tuning.append([name, *cells, *tuning_costs(columns[None]), *cost])
+            else:
+                single.append([name, *cells, *cost])
         else:
             found = [columns.get(column, []) for column in patterns]
             by_pattern.append([name, *(cell(results, *SCORES[:2]) for results in found), *cost])
@@ -443,11 +455,15 @@ def render(grid, records):
     if by_pattern:
         parts.append(markdown([["method", *patterns, *costs], *by_pattern]))
         parts.append("\n".join(f"- {column}: `{text}`" for column, text in patterns.items()))
+    header = ["method", "valid / test", "test without duplicates"]
+    header += ["*published*"] * bool(published)
     if single:
-        header = ["method", "valid / test", "test without duplicates"]
-        header += ["*published*"] * bool(published)
         parts.append("## Without patterns")
         parts.append(markdown([header + costs, *single]))
+    if tuning:
+        header += ["trained parameters", "tuned file", "time per step"]
+        parts.append("## Tuning methods")
+        parts.append(markdown([header + costs, *tuning]))
     parts += compare(rows)
     if unseen:
         parts.append("## Test without the texts that also stand among the training texts")

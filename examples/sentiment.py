@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from keras_ptuning import Template, Tokenizer, build_ptuning_model, datasets
+from keras_ptuning import Prompt, Template, Tokenizer, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint
 
 LABELS = {0: "不", 1: "很"}
@@ -62,7 +62,7 @@ def parse_arguments():
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--prompt", default="sentiment.prompt", help="where to save the prompt")
+    parser.add_argument("--tuned", default="sentiment.tuned", help="where to save the prompt")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()
     if args.labeled < 1 or args.epochs < 0:
@@ -101,14 +101,9 @@ def main():
     template = Template(args.template, LABELS, tokenizer, maxlen=args.maxlen)
     # The auxiliary task has ten predictions for each answer; a large model has use for them, while
     # a small one with few steps had better learn the answers alone.
-    model = build_ptuning_model(
-        config,
-        weights,
-        template,
-        auxiliary=args.auxiliary,
-        prompt_encoder=args.prompt_encoder,
-        prompt_start=[args.prompt_words] if args.prompt_words else args.prompt_start,
-    )
+    start = [args.prompt_words] if args.prompt_words else args.prompt_start
+    tune = Prompt(start=start, encoder=args.prompt_encoder)
+    model = build_ptuning_model(config, weights, template, tune, auxiliary=args.auxiliary)
     steps = args.epochs * math.ceil(len(texts) * PASSES / args.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule))
@@ -125,8 +120,8 @@ def main():
         callbacks=[keep_best],
     ).history["val_accuracy"]
     seconds = time.time() - start
-    model.save_prompt(args.prompt)
-    print(f"The prompt of epoch {np.argmax(valid_acc) + 1} is in {args.prompt}")
+    model.save_tuned(args.tuned)
+    print(f"The prompt of epoch {np.argmax(valid_acc) + 1} is in {args.tuned}")
 
     test_acc = accuracy(model, data)
     results = {

@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 from sentiment import LABELS, NAMES, PASSES, accuracy
 
-from keras_ptuning import Template, build_ptuning_model, datasets
+from keras_ptuning import Prompt, Template, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint
 
 PATTERN = "[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]"
@@ -67,9 +67,8 @@ def main():
     print(f"Zero-shot, {ZERO_SHOT}: test accuracy {zero_shot[0]:.4f}, unseen {zero_shot[1]:.4f}")
 
     template = Template(args.template, LABELS, vocab, args.maxlen, causal=True)
-    model = build_ptuning_model(
-        config, weights, template, auxiliary=args.auxiliary, prompt_encoder=args.prompt_encoder
-    )
+    tune = Prompt(encoder=args.prompt_encoder)
+    model = build_ptuning_model(config, weights, template, tune, auxiliary=args.auxiliary)
     steps = args.epochs * math.ceil(len(texts) * PASSES / args.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule))

@@ -9,19 +9,18 @@ if int(keras.__version__.split(".")[0]) < 3:
     )
 
 from keras_ptuning import datasets, layers
-from keras_ptuning.data import PackedDataset
+from keras_ptuning.estimators import PetClassifier, PromptClassifier
 from keras_ptuning.layers import PromptEncoder, PtuningEmbedding
+from keras_ptuning.methods import Adapter, LoRA, Method, Prefix, Prompt
 from keras_ptuning.models import (
     build_transformer_model,
     inspect_checkpoint,
     save_transformer_model,
 )
-from keras_ptuning.templates import PlainText, Template
-from keras_ptuning.tokenizers import Tokenizer, build_vocab
+from keras_ptuning.pretraining import PackedDataset, build_vocab, pretrain
+from keras_ptuning.text import PlainText, Template, Tokenizer
 from keras_ptuning.tuning import (
     ClozeModel,
-    PetClassifier,
-    PromptClassifier,
     TextClassifier,
     VATClassifier,
     build_classifier,
@@ -29,20 +28,24 @@ from keras_ptuning.tuning import (
     build_vat_classifier,
     calibrate,
     describe_prompt,
-    load_prompt,
+    load_tuned,
     plot_prompt,
     predict_to_file,
-    pretrain,
     prompt_table,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "Adapter",
     "ClozeModel",
+    "LoRA",
+    "Method",
     "PackedDataset",
     "PetClassifier",
     "PlainText",
+    "Prefix",
+    "Prompt",
     "PromptClassifier",
     "PromptEncoder",
     "PtuningEmbedding",
@@ -60,7 +63,7 @@ __all__ = [
     "describe_prompt",
     "inspect_checkpoint",
     "layers",
-    "load_prompt",
+    "load_tuned",
     "plot_prompt",
     "predict_to_file",
     "pretrain",

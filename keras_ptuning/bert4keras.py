@@ -22,18 +22,19 @@ import warnings
 import keras
 import numpy as np
 
-from keras_ptuning.checkpoints import (
-    NamedTensors,
-    TensorFlowCheckpoint,
-    has_head,
-    untrained_evidence,
-)
-from keras_ptuning.checkpoints.names import GOOGLE, tensors_of
-from keras_ptuning.data import ClozeDataset
+from keras_ptuning.backend import as_batches
+from keras_ptuning.checkpoints import TensorFlowCheckpoint
 from keras_ptuning.layers import Verbalizer
 from keras_ptuning.layers.feed_forward import gelu_new, get_activation
-from keras_ptuning.models import find_model, load_config
-from keras_ptuning.tuning.prompts import start_vectors, write_prompt
+from keras_ptuning.methods import Prompt, method_to_config
+from keras_ptuning.methods.prompt import start_vectors
+from keras_ptuning.models import find_model, load_config, pretrained_weights
+from keras_ptuning.models.architectures import find_architecture
+from keras_ptuning.models.heads import has_head, untrained_evidence
+from keras_ptuning.models.names import tensors_of
+from keras_ptuning.models.weights import NamedTensors
+from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.tuning.tuned_file import write_tuned
 
 _NEEDS = (
     "`keras_ptuning.bert4keras` needs bert4keras 0.11.5 on tf_keras: "
@@ -231,7 +232,7 @@ class PtuningEmbedding(bert4keras.layers.Embedding):
 
 
 def build_ptuning_model(
-    config_path, checkpoint_path=None, template=None, trainable="prompt", model=None, **kwargs
+    config_path, checkpoint_path=None, template=None, tune=None, model=None, **kwargs
 ):
     """Builds a classifier out of a bert4keras model and a template.
 
@@ -243,8 +244,9 @@ def build_ptuning_model(
             them. `None` for those in the folder; with a configuration alone they are random.
         template: A `keras_ptuning.Template` over the checkpoint's vocabulary; with
             `application="lm"`, one with `causal=True`.
-        trainable: `"prompt"`, to train the vectors of the virtual tokens and freeze all else, or
-            `"all"`, to train everything. Defaults to `"prompt"`.
+        tune: `"prompt"`, to train the template's virtual tokens and label words and freeze all
+            else, or `"all"`, to train everything. Defaults to the template's tokens, if it has
+            any that learn; without, the model is a zero-shot classifier.
         model: The architecture, as bert4keras takes it: `"bert"`, `"nezha"`, `"roformer"`,
             `"albert"`, or a class of these. Defaults to what is found out by looking.
         **kwargs: Other arguments of bert4keras's `build_transformer_model`: `application="lm"`
@@ -283,9 +285,15 @@ def build_ptuning_model(
         raise TypeError(
             f"`template` must be a `keras_ptuning.Template`. Received: template={template!r}."
         )
-    if trainable not in ("prompt", "all"):
+    if tune not in (None, "prompt", "all"):
         raise ValueError(
-            f"`trainable` must be one of ('prompt', 'all'). Received: trainable={trainable!r}."
+            "On the bridge `tune` is 'prompt' or 'all'; `keras_ptuning.build_ptuning_model` has "
+            f"the other methods. Received: tune={tune!r}."
+        )
+    if tune == "prompt" and not template.tuned_names:
+        raise ValueError(
+            f"The template {template.pattern!r} has no virtual tokens [u1], [u2]..., and its label "
+            "words none that learn, so there is no prompt to train. Received: tune='prompt'."
         )
     reserved = {"layers", "with_mlm", "with_pool", "with_nsp", "prefix", "return_keras_model"}
     reserved &= set(kwargs)
@@ -297,8 +305,8 @@ def build_ptuning_model(
         settings.setdefault("application", "lm")
     _check_template(template, settings)
     backbone = _build_backbone(settings, checkpoint, template, model)
-    _freeze(backbone, template, trainable, settings)
-    return ClozeModel(backbone, template, trainable)
+    _freeze(backbone, template, tune, settings)
+    return ClozeModel(backbone, template, tune)
 
 
 def _check_template(template, settings):
@@ -311,6 +319,11 @@ def _check_template(template, settings):
         raise ValueError(
             f"bert4keras's models have no place for {what}. Give fixed labels of one token each, "
             f"or use `keras_ptuning.build_ptuning_model`. Received: {template.pattern!r}."
+        )
+    if any(i >= template.tokenizer.vocab_size for i in template.label_token_ids):
+        raise ValueError(
+            "bert4keras's models predict no tokens beyond the vocabulary, and this one has too few "
+            f"[unused] rows for the label words that learn. Received: {template.labels}."
         )
     application = settings.get("application", "encoder")
     expected = "lm" if template.causal else "encoder"
@@ -370,10 +383,11 @@ def _find(config_path, checkpoint_path, model):
         return config, checkpoint.path, model
     # Under Google's names.
     values = {}
-    for pattern in GOOGLE[model]:
+    table = find_architecture({}, model).google
+    for pattern in table:
         for i in range(config["num_hidden_layers"] if "{}" in pattern else 1):
             layer = pattern.format(i)
-            names = tensors_of("google", model, layer)
+            names = tensors_of(table, layer)
             for ours, theirs in zip(names, tensors.of(layer), strict=True):
                 if theirs.name in checkpoint.shapes:
                     values[ours.name] = tensors.read(theirs)
@@ -424,14 +438,14 @@ def _build_backbone(settings, checkpoint_path, template, model):
     return tf_keras.Model([*transformer.inputs, chosen], x, name="backbone")
 
 
-def _freeze(backbone, template, trainable, settings):
+def _freeze(backbone, template, tune, settings):
     """Freezes what is not to train, and starts the chosen rows as the native library does."""
     embedding = backbone.get_layer("Embedding-Token")
-    if trainable == "prompt":
+    if tune != "all":
         for layer in backbone.layers:
             layer.trainable = isinstance(layer, PtuningEmbedding)
     if isinstance(embedding, PtuningEmbedding):
-        embedding.table_trainable = trainable == "all"
+        embedding.table_trainable = tune == "all"
         rng = np.random.default_rng(np.random.randint(2**31))
         stddev = settings.get("initializer_range", 0.02)
         table = embedding.embeddings.numpy()
@@ -452,11 +466,11 @@ class ClozeModel(tf_keras.Model):
         backbone: The functional tf_keras model inside, with bert4keras's layers.
     """
 
-    def __init__(self, backbone, template, trainable):
+    def __init__(self, backbone, template, tune):
         super().__init__(name="ptuning")
         self.backbone = backbone
         self.template = template
-        self.tuned = trainable
+        self.tune = tune
         self.loss_tracker = tf_keras.metrics.Mean("loss")
         verbalizer = Verbalizer(template.word_ids, template.word_slots, dtype="float32")
         # A function, since tf_keras would take the layer for one of its own.
@@ -534,7 +548,7 @@ class ClozeModel(tf_keras.Model):
         if loss is not None:
             raise ValueError(f"The model has its own loss. Received: loss={loss!r}.")
         if optimizer is None:
-            optimizer = tf_keras.optimizers.Adam(6e-4 if self.tuned == "prompt" else 2e-5)
+            optimizer = tf_keras.optimizers.Adam(2e-5 if self.tune == "all" else 6e-4)
         kwargs.setdefault("metrics", [tf_keras.metrics.SparseCategoricalAccuracy("accuracy")])
         super().compile(optimizer=optimizer, **kwargs)
 
@@ -548,7 +562,7 @@ class ClozeModel(tf_keras.Model):
             raise ValueError(
                 f"Nothing would be trained: the template {self.template.pattern!r} has no virtual "
                 "tokens [u1], [u2]..., and the rest is frozen. Build the model with "
-                '`trainable="all"` to train it whole.'
+                '`tune="all"` to train it whole.'
             )
         callbacks = list(callbacks or [])
         if isinstance(x, ClozeDataset):
@@ -593,31 +607,35 @@ class ClozeModel(tf_keras.Model):
                 "`template.dataset(texts, labels)`. On texts without labels, or with their "
                 "probabilities, `keras_ptuning.build_ptuning_model` can train."
             )
-        return data.to_tf_data()
+        return as_batches(data)
 
-    def save_prompt(self, filepath):
-        """Saves the tuned prompt by itself, to be used with `keras_ptuning.load_prompt`.
+    def save_tuned(self, filepath):
+        """Saves the tuned prompt by itself, to be used with `keras_ptuning.load_tuned`.
 
         That builds its own model from the same checkpoint; no bert4keras is needed there.
 
         Args:
-            filepath: Path of the file to write, e.g. `"sentiment.prompt"`.
+            filepath: Path of the file to write, e.g. `"sentiment.tuned"`.
 
         Raises:
             ValueError: if the prompt alone is not the result of the training.
         """
-        if self.prompt is None or self.tuned != "prompt":
+        if self.prompt is None or self.tune == "all":
             reason = "has no virtual tokens" if self.prompt is None else "trains more than these"
             raise ValueError(
                 f"The virtual tokens by themselves are not this model: it {reason}. Save all of "
                 "its weights with `model.save_weights(...)`."
             )
-        write_prompt(
-            filepath,
-            self.embedding.vectors(),
-            {"template": self.template.get_config(), "backbone": self.fingerprint()},
-            self.embedding.start,
-        )
+        tensors = {"prompt": self.embedding.vectors(), "start": self.embedding.start}
+        content = {
+            "model": "ClozeModel",
+            "options": {},
+            "methods": [method_to_config(Prompt())],
+            "template": self.template.get_config(),
+            "backbone": self.fingerprint(),
+        }
+        named = {f"prompt/Embedding-Token/{name}": value for name, value in tensors.items()}
+        write_tuned(filepath, named, content)
 
     def fingerprint(self):
         """A SHA-256 of all weights but the prompt, the same as that of the native model."""
@@ -688,6 +706,8 @@ def _layers(model):
 
 def _weights(layer):
     """The variables of a layer, of either library, in the native order and without a prompt."""
+    if isinstance(layer, keras.layers.Layer):
+        return pretrained_weights(layer)
     if hasattr(layer, "tuned_ids"):
         return [layer.embeddings]
     if isinstance(layer, bert4keras.layers.LayerNormalization):
@@ -704,7 +724,7 @@ def _lay_rows(source, target, values):
     if getattr(target, "encoder", None) is not None:
         raise ValueError(
             f"The rows of {target.name!r} in the target are made by an encoder, and cannot be "
-            "set. Build the target without `prompt_encoder`."
+            "set. Build the target without an encoder."
         )
     beyond = sorted(i for i in set(tuned) ^ set(own) if i >= len(values[0]))
     if beyond:

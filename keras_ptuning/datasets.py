@@ -1,6 +1,5 @@
 """Where example data comes from."""
 
-import gzip
 import hashlib
 import http.client
 import importlib.metadata
@@ -15,7 +14,7 @@ import zipfile
 import zlib
 
 from keras_ptuning.assets import FOLDER
-from keras_ptuning.files import replacing
+from keras_ptuning.files import iterate_lines, replacing
 
 SPLITS = ("train", "valid", "test")
 SENTIMENT_URL = (
@@ -85,40 +84,6 @@ def _parse_labeled(lines, name):
             ) from None
         texts.append(text)
     return texts, labels
-
-
-def iterate_lines(path):
-    """The lines of a text file in UTF-8, or of a gzip of one, without keeping them.
-
-    Args:
-        path: Path of the file.
-
-    Yields:
-        Strings, with their ends of line.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a line is not UTF-8 (its number is named), or if a compressed file is
-            damaged or cut off.
-    """
-    try:
-        with open(path, "rb") as file:
-            lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: expected text in UTF-8, one document a line. "
-                        f"Received: {line[:80]!r} ({error})."
-                    ) from None
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"The gzip file {str(path)!r} is damaged or cut off ({error}). Copy or download it "
-            "again."
-        ) from None
 
 
 def read_documents(path):

@@ -1,8 +1,14 @@
-"""Writing files so that an interruption never costs the one that was there."""
+"""Writing files, finding them in a folder, and reading their lines."""
 
 import contextlib
+import glob
+import gzip
 import os
+import re
 import tempfile
+import zlib
+
+from keras_ptuning.assets import NAMES, find_asset
 
 # What the folders of unfinished files are called, which only a killed process leaves behind.
 UNFINISHED = ".writing-"
@@ -40,3 +46,100 @@ def replacing(path):
         temporary = os.path.join(beside, name)
         yield temporary
         os.replace(temporary, path)
+
+
+def folder_of(path):
+    """The folder of a checkpoint.
+
+    Args:
+        path: Name of an embedded checkpoint; a folder; or the path of a file in it, or of a
+            TensorFlow checkpoint in it, whose path is the beginning of its files' names.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+
+    Example:
+
+    >>> folder_of("bert-mini-zh").endswith("assets/bert-mini-zh/")
+    True
+    """
+    path = find_asset(path, "") or os.fspath(path)
+    if os.path.isdir(path):
+        return path
+    folder, name = os.path.split(path)
+    if not any(glob.glob(glob.escape(path) + end) for end in ("", ".index", ".data-*")):
+        raise FileNotFoundError(
+            f"There is no {name} in {folder or '.'!r}. Expected a checkpoint's folder, or a file "
+            f"in it, or the name of an embedded checkpoint, {NAMES}. Received: {path!r}."
+        )
+    return folder
+
+
+def find_one(path, patterns, expected):
+    """Finds one file in a checkpoint's folder.
+
+    Args:
+        path: As `folder_of` takes it.
+        patterns: Regular expressions of whole file names, the best first.
+        expected: String, what to say is expected where none is there.
+
+    Returns:
+        Path of the one file that matches the first pattern that any file matches.
+
+    Raises:
+        FileNotFoundError: if no file matches any.
+        ValueError: if several match that pattern.
+    """
+    folder = folder_of(path)
+    names = [name for name in sorted(os.listdir(folder or ".")) if not name.startswith(".")]
+    for pattern in patterns:
+        found = [name for name in names if re.fullmatch(pattern, name)]
+        if len(found) == 1:
+            return os.path.join(folder, found[0])
+        if found:
+            raise ValueError(
+                f"The folder {folder or '.'!r} has several files that could be meant: "
+                f"{', '.join(found)}. Give the path of one of them."
+            )
+    raise FileNotFoundError(
+        f"There is no {expected} in {folder or '.'!r}. Expected the files of a checkpoint beside "
+        f"each other, or the name of an embedded one, {NAMES}. Received: {str(path)!r}, with "
+        f"{names[:8] or 'no files'}."
+    )
+
+
+def iterate_lines(path):
+    """The lines of a text file in UTF-8, or of a gzip of one, without keeping them.
+
+    Args:
+        path: Path of the file.
+
+    Yields:
+        Strings, with their ends of line.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not UTF-8 (its number is named), or if a compressed file is
+            damaged or cut off.
+    """
+    try:
+        with open(path, "rb") as file:
+            lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path}, line {number}: expected text in UTF-8, one document a line. "
+                        f"Received: {line[:80]!r} ({error})."
+                    ) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"The gzip file {str(path)!r} is damaged or cut off ({error}). Copy or download it "
+            "again."
+        ) from None

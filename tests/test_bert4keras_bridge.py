@@ -109,7 +109,7 @@ causal = Template(CAUSAL, LABELS, VOCAB, maxlen=40, causal=True)
 theirs, ours = steps("masked", masked)
 steps("plain", masked, mask_rate=0.0)
 lm_theirs, lm_ours = steps("causal", causal, application="lm")
-fits("all", masked, trainable="all")
+fits("all", masked, tune="all")
 # No [unused] tokens, words of several tokens.
 long_words = {"负面": "不好", "正面": ["很", "满意"]}
 fits("beyond", Template("[u1][u30]{text}[MASK][MASK]", long_words, PLAIN_VOCAB, 40))
@@ -117,8 +117,8 @@ learned_words = {"负面": "[v1]", "正面": ["很", "[v2]"]}
 fits("learned", Template("[u1]{text}[MASK]", learned_words, VOCAB, 40))
 # The arrays of `encode` stand in the order of the texts.
 results["order"] = [theirs.predict(masked.encode(TEXTS), verbose=0), results["masked-scores"][0]]
-theirs.save_prompt(f"{FOLDER}/masked.prompt")
-lm_theirs.save_prompt(f"{FOLDER}/causal.prompt")
+theirs.save_tuned(f"{FOLDER}/masked.tuned")
+lm_theirs.save_tuned(f"{FOLDER}/causal.tuned")
 
 # Weights, copied both ways; a prompt into a prompt, or into the rows of the table.
 ids = np.array([[22, *range(1, 9), 30, 31, 24, 32, 23, 0, 0]])
@@ -174,7 +174,8 @@ messages["missing"] = error_of(bridge.copy_weights, shallow, small)
 unlike = Template("[u30]{text}[MASK]", LABELS, VOCAB, 40)
 unlike = bridge.build_ptuning_model(CONFIG, CHECKPOINT, unlike)
 messages["beyond"] = error_of(bridge.copy_weights, unlike, plain(keras_ptuning))
-encoded = keras_ptuning.build_ptuning_model(CONFIG, CHECKPOINT, masked, prompt_encoder="mlp")
+tune = keras_ptuning.Prompt(encoder="mlp")
+encoded = keras_ptuning.build_ptuning_model(CONFIG, CHECKPOINT, masked, tune=tune)
 messages["encoder"] = error_of(bridge.copy_weights, theirs, encoded)
 now = zip(small.weights, weights, strict=True)
 results["untouched"] = all((np.array(w) == v).all() for w, v in now)
@@ -190,7 +191,7 @@ several = Template("[u1]{text}[MASK][MASK]", long_words, VOCAB, 40, causal=True)
 messages["several"] = refused(template=several, application="lm")
 messages["application"] = refused(template=causal)
 messages["template"] = refused(template="[MASK]")
-messages["trainable"] = refused(trainable="some")
+messages["tune"] = refused(tune="some")
 messages["reserved"] = refused(with_mlm=True)
 messages["vocabulary"] = refused(template=Template(MASKED, LABELS, "bert-mini-zh", 40))
 messages["positions"] = refused(template=Template(MASKED, LABELS, VOCAB, 65))
@@ -202,7 +203,7 @@ messages["loss"] = error_of(theirs.compile, loss="mse")
 words = bridge.build_ptuning_model(CONFIG, CHECKPOINT, Template("{text}[MASK]", LABELS, VOCAB, 40))
 words.compile()
 messages["nothing"] = error_of(words.fit, words.template.dataset(TEXTS, NAMES))
-messages["no prompt"] = error_of(words.save_prompt, f"{FOLDER}/no.prompt")
+messages["no prompt"] = error_of(words.save_tuned, f"{FOLDER}/no.tuned")
 
 # The embedded checkpoints; another architecture.
 mini = Template(MASKED, LABELS, "bert-mini-zh", 40)
@@ -272,7 +273,7 @@ def folder(small_bert, tmp_path_factory):
     values = dict(zip(("CONFIG", "CHECKPOINT", "VOCAB"), map(str, small_bert), strict=True))
     values |= {"DATA": str(folder), "LABELED": 16, "MAXLEN": 40, "EPOCHS": 2, "HIDDEN": 32}
     for name in ("bridge", "native", "layer"):
-        values["PROMPT"] = str(folder / f"{name}-page.prompt")
+        values["PROMPT"] = str(folder / f"{name}-page.tuned")
         (folder / f"{name}.py").write_text(page_script(name, values), "utf-8")
     return folder
 
@@ -352,12 +353,10 @@ def test_predictions_are_in_order(results):
 
 
 @pytest.mark.parametrize("name", ["masked", "causal"])
-def test_native_load_prompt(results, small_bert, folder, name):
+def test_native_load_tuned(results, small_bert, folder, name):
     config, checkpoint, vocab = small_bert
     kwargs = {"application": "lm"} if name == "causal" else {}
-    model = keras_ptuning.load_prompt(
-        folder / f"{name}.prompt", config, checkpoint, vocab, **kwargs
-    )
+    model = keras_ptuning.load_tuned(folder / f"{name}.tuned", config, checkpoint, vocab, **kwargs)
     texts = [("书贵" if i % 2 else "屏幕房间") * (1 + i % 5) for i in range(24)]
     scores = model.predict(model.template.dataset(texts), verbose=0)
     np.testing.assert_allclose(scores, results[f"{name}-scores"][0], rtol=0, atol=1e-5)
@@ -390,7 +389,7 @@ def test_copy_weights_all_or_nothing(results, messages):
     assert "'Transformer-0-FeedForward' has weights of the shapes" in messages["shape"]
     assert "no layers ['Transformer-1-MultiHeadSelfAttention'" in messages["missing"]
     assert "[120] in only one of them" in messages["beyond"]
-    assert "without `prompt_encoder`" in messages["encoder"]
+    assert "without an encoder" in messages["encoder"]
 
 
 @pytest.mark.parametrize(
@@ -400,7 +399,7 @@ def test_copy_weights_all_or_nothing(results, messages):
         ("several", "no place for label words of several tokens in a causal template"),
         ("application", "needs application='lm'. Received: application='encoder'"),
         ("template", "must be a `keras_ptuning.Template`. Received: template='[MASK]'"),
-        ("trainable", "Received: trainable='some'"),
+        ("tune", "Received: tune='some'"),
         ("reserved", "sets ['with_mlm'] itself"),
         ("vocabulary", "and the model 120 embeddings"),
         ("positions", "Use `maxlen=64` or less"),
@@ -409,7 +408,7 @@ def test_copy_weights_all_or_nothing(results, messages):
         ("no labels", "one label for each text"),
         ("unlabeled", "`keras_ptuning.build_ptuning_model` can train"),
         ("loss", "Received: loss='mse'"),
-        ("nothing", 'with `trainable="all"`'),
+        ("nothing", 'with `tune="all"`'),
         ("no prompt", "it has no virtual tokens"),
     ],
 )
@@ -448,7 +447,7 @@ def test_page(results, folder, capsys):
     np.testing.assert_allclose(native["scores"], results["page-scores"], rtol=0, atol=0.1)
     assert 0 <= results["page-accuracy"] <= 1
     for name in ("bridge", "native"):
-        assert (folder / f"{name}-page.prompt").exists()
+        assert (folder / f"{name}-page.tuned").exists()
 
 
 def test_steps_of_the_page():

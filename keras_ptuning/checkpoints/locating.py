@@ -3,8 +3,8 @@
 import os
 
 from keras_ptuning.assets import find_asset
-from keras_ptuning.folders import find_one, folder_of
-from keras_ptuning.tokenizers import find_vocab
+from keras_ptuning.files import find_one, folder_of
+from keras_ptuning.text.tokenizers import find_vocab
 
 # Regular expressions of file names, the best first.
 CONFIGS = (

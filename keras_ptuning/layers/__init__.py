@@ -1,6 +1,8 @@
 """The layers that transformers and tuning methods are made of."""
 
 from keras_ptuning.layers.attention import MultiHeadAttention
+from keras_ptuning.layers.bottleneck import Bottleneck
+from keras_ptuning.layers.dense import Dense
 from keras_ptuning.layers.dropout import Dropout
 from keras_ptuning.layers.embeddings import (
     Embedding,
@@ -12,14 +14,18 @@ from keras_ptuning.layers.embeddings import (
 from keras_ptuning.layers.feed_forward import FeedForward
 from keras_ptuning.layers.heads import Bias, GatherPositions, Verbalizer
 from keras_ptuning.layers.normalization import LayerNormalization
+from keras_ptuning.layers.prefix import KeyValuePrefix
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
 
 __all__ = [
     "Bias",
+    "Bottleneck",
+    "Dense",
     "Dropout",
     "Embedding",
     "FeedForward",
     "GatherPositions",
+    "KeyValuePrefix",
     "LayerNormalization",
     "MultiHeadAttention",
     "PositionEmbedding",

@@ -5,12 +5,15 @@ import math
 import keras
 from keras import ops
 
+from keras_ptuning.layers.dense import Dense
 from keras_ptuning.layers.dropout import Dropout
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class MultiHeadAttention(keras.layers.Layer):
     """Multi-head self-attention, with the weights laid out as in BERT checkpoints.
+
+    `project_query` and `project_memory` make queries, keys and values; `attend` is what follows.
 
     Args:
         heads: Integer. Number of heads.
@@ -27,6 +30,8 @@ class MultiHeadAttention(keras.layers.Layer):
             makes: queries and keys are turned by their positions.
         relative: Optional tensor of shape `(1 or batch, length, length, head_size)`, what
             `RelativePosition` makes: added to keys and values, for each pair of tokens.
+        prefix: Optional tensor of shape `(2, heads, n, head_size)`, keys and values of virtual
+            tokens, one block's of what `KeyValuePrefix` makes: all tokens look at them too.
         positions: Optional integer tensor of shape `(batch, n)`: the tokens that look; the others
             are only looked at. Defaults to all of them.
         training: Whether to drop attention weights.
@@ -59,7 +64,7 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def build(self, input_shape):
         def dense(units, name, input_size):
-            layer = keras.layers.Dense(
+            layer = Dense(
                 units,
                 kernel_initializer=self.kernel_initializer.clone(),
                 dtype=self.dtype_policy,
@@ -76,7 +81,14 @@ class MultiHeadAttention(keras.layers.Layer):
         self.attention_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
 
     def call(
-        self, inputs, attention_mask, rotary=None, relative=None, positions=None, training=None
+        self,
+        inputs,
+        attention_mask,
+        rotary=None,
+        relative=None,
+        prefix=None,
+        positions=None,
+        training=None,
     ):
         queries, turned = inputs, rotary
         if positions is not None:
@@ -85,10 +97,23 @@ class MultiHeadAttention(keras.layers.Layer):
             relative = take_positions(relative, positions)
             if attention_mask.shape[2] != 1:
                 attention_mask = take_positions(attention_mask, positions[:, None], axis=2)
-        query = self._split_heads(self.query(queries))
+        query = self.project_query(queries, turned)
+        key, value = self.project_memory(inputs, rotary)
+        outputs = self.attend(query, key, value, attention_mask, relative, prefix, training)
+        return self.output_dense(outputs)
+
+    def project_query(self, inputs, rotary=None):
+        """Queries, `(batch, heads, length, head_size)`."""
+        query = self._split_heads(self.query(inputs))
+        return query if rotary is None else _rotate(query, rotary)
+
+    def project_memory(self, inputs, rotary=None):
+        """Keys and values, what is looked at, each `(batch, heads, length, head_size)`."""
         key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
-        if rotary is not None:
-            query, key = _rotate(query, turned), _rotate(key, rotary)
+        return (key if rotary is None else _rotate(key, rotary)), value
+
+    def attend(self, query, key, value, attention_mask, relative=None, prefix=None, training=None):
+        """What queries find at the keys, `(batch, length, heads * head_size)`."""
         # What the tokens look at has to be exact; a mixed policy has the numbers for it.
         query, key = (ops.cast(x, self.variable_dtype) for x in (query, key))
         # Scaled here, and masked by a sum: the scores are many, and each pass over them counts.
@@ -99,15 +124,26 @@ class MultiHeadAttention(keras.layers.Layer):
             scores = scores + _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
         minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
         masked = ops.cast(ops.logical_not(attention_mask), scores.dtype)
-        weights = ops.cast(ops.softmax(scores + minus_infinity * masked), value.dtype)
+        scores = scores + minus_infinity * masked
+        if prefix is not None:
+            # No mask and no distance: each token sees all of the prefix, from everywhere alike.
+            prefix_key = ops.cast(prefix[:1], query.dtype)
+            prefix_scores = ops.matmul(query, ops.transpose(prefix_key, (0, 1, 3, 2)))
+            scores = ops.concatenate([prefix_scores, scores], axis=-1)
+        weights = ops.cast(ops.softmax(scores), value.dtype)
         weights = self.attention_dropout(weights, training=training)
-        outputs = ops.matmul(weights, value)
+        if prefix is None:
+            outputs = ops.matmul(weights, value)
+        else:
+            length = prefix.shape[2]
+            found = ops.matmul(weights[..., :length], ops.cast(prefix[1:], value.dtype))
+            weights = weights[..., length:]
+            outputs = found + ops.matmul(weights, value)
         if relative is not None:
             outputs = outputs + _per_query(weights, ops.cast(relative, weights.dtype))
         outputs = ops.transpose(outputs, (0, 2, 1, 3))
-        batch, length = ops.shape(queries)[:2]
-        outputs = ops.reshape(outputs, (batch, length, self.heads * self.head_size))
-        return self.output_dense(outputs)
+        batch, length = ops.shape(outputs)[:2]
+        return ops.reshape(outputs, (batch, length, self.heads * self.head_size))
 
     def _split_heads(self, x):
         batch, length = ops.shape(x)[:2]

@@ -1,6 +1,9 @@
 """Dropout."""
 
 import keras
+from keras import ops
+
+from keras_ptuning.backend import draw_kept
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -40,17 +43,9 @@ class Dropout(keras.layers.Dropout):
             )
 
     def call(self, inputs, training=False):
-        if not training or not 0 < self.rate < 1 or keras.backend.backend() != "tensorflow":
+        if not training or not 0 < self.rate < 1:
             return super().call(inputs, training=training)
-        import tensorflow as tf
-
-        shape = tf.shape(inputs)
-        count = tf.size(inputs)
-        seed = tf.cast(self.seed_generator.next(), "int32")
-        bits = tf.random.stateless_uniform(
-            [(count + 1) // 2], seed, minval=None, maxval=None, dtype="int32", alg="philox"
-        )
-        bits = tf.reshape(tf.bitcast(bits, "int16"), [-1])[:count]
-        threshold = min(round(self.rate * 2**16), 2**16 - 1) - 2**15
-        kept = tf.reshape(bits >= threshold, shape)
-        return tf.where(kept, inputs * (1 / (1 - self.rate)), 0)
+        kept = draw_kept(inputs, self.rate, self.seed_generator)
+        if kept is None:
+            return super().call(inputs, training=training)
+        return ops.where(kept, inputs * (1 / (1 - self.rate)), 0)

@@ -4,7 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ptuning.backend import for_dense_gradient
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
+
+# A logit that leaves no probability to a token.
+NEVER = -1e4
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -43,11 +47,7 @@ class Embedding(keras.layers.ReversibleEmbedding):
 
 def _look_up(table, rows):
     """Rows of a variable, with a dense gradient."""
-    tensor = ops.convert_to_tensor(table)
-    if table.trainable and keras.backend.backend() == "tensorflow":
-        # The gradient of a product is dense.
-        tensor = tensor * 1
-    return ops.take(tensor, ops.cast(rows, "int32"), axis=0)
+    return ops.take(for_dense_gradient(table), ops.cast(rows, "int32"), axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -260,12 +260,15 @@ class PtuningEmbedding(Embedding):
         input_dim: Integer. Size of the vocabulary.
         output_dim: Integer. Size of an embedding.
         tuned_ids: List of integers, the token ids whose rows learn. Ids of `input_dim` and above
-            are additional tokens, which can be looked up but are not predicted.
+            are additional tokens, which can be looked up but, unless they are label words, are not
+            predicted.
         table_trainable: Whether the other rows learn too. Defaults to `False`.
         prompt_encoder: The `kind` of a `PromptEncoder`, `"lstm"` or `"mlp"`, which learns along
             with the rows. Defaults to `None`: the rows themselves are laid in.
-        num_encoded: Integer, how many of the chosen rows, from the first, the encoder sees; the
-            others are laid in themselves. Defaults to all.
+        num_label_tokens: Integer, how many of the chosen rows, the last ones, are label words. They
+            are no part of the prompt: the encoder does not see them. Each has a bias in the
+            projection, `label_bias`, and those beyond the table are predicted, in columns after
+            the others. Defaults to `0`.
         **kwargs: Other arguments of `keras.layers.ReversibleEmbedding`, with tied weights and
             without `logit_soft_cap`.
 
@@ -275,7 +278,8 @@ class PtuningEmbedding(Embedding):
         reverse: Whether to project back to the vocabulary. Defaults to `False`.
 
     Returns:
-        Tensor of shape `(..., output_dim)`; with `reverse=True`, `(..., input_dim)`.
+        Tensor of shape `(..., output_dim)`; with `reverse=True`, `(..., input_dim)`, and a column
+        more for each label word beyond the table.
 
     Raises:
         ValueError: if `tuned_ids` is empty, has an id twice, or a negative one; if the projection
@@ -283,6 +287,7 @@ class PtuningEmbedding(Embedding):
 
     Attributes:
         prompt: Variable of shape `(len(tuned_ids), output_dim)`, the rows that learn.
+        label_bias: Variable of shape `(num_label_tokens,)` that does not learn, `None` without.
         start: Array of the same shape, what `vectors()` were before training; `None` if no start
             was set.
 
@@ -307,7 +312,7 @@ class PtuningEmbedding(Embedding):
         tuned_ids,
         table_trainable=False,
         prompt_encoder=None,
-        num_encoded=None,
+        num_label_tokens=0,
         **kwargs,
     ):
         super().__init__(input_dim, output_dim, **kwargs)
@@ -322,15 +327,23 @@ class PtuningEmbedding(Embedding):
                 "The projection of a PtuningEmbedding is tied and not capped. Received: "
                 f"tie_weights={self.tie_weights}, logit_soft_cap={self.logit_soft_cap}."
             )
-        if num_encoded is not None and not 0 <= num_encoded <= len(tuned_ids):
+        if not 0 <= num_label_tokens <= len(tuned_ids):
             raise ValueError(
-                f"`num_encoded` must be from 0 to {len(tuned_ids)}, the number of `tuned_ids`. "
-                f"Received: num_encoded={num_encoded}."
+                f"`num_label_tokens` must be from 0 to {len(tuned_ids)}, the number of "
+                f"`tuned_ids`. Received: num_label_tokens={num_label_tokens}."
             )
+        self.num_label_tokens = int(num_label_tokens)
+        self.num_virtual = len(tuned_ids) - self.num_label_tokens
+        beyond = [i for i in tuned_ids[self.num_virtual :] if i >= input_dim]
+        if beyond != list(range(input_dim, input_dim + len(beyond))):
+            raise ValueError(
+                "Label words beyond the table must be the first ids there, "
+                f"{input_dim}, {input_dim + 1}... Received: {beyond}."
+            )
+        self._predicted_beyond = len(beyond)
         self.tuned_ids = tuned_ids
         self.table_trainable = table_trainable
         self.prompt_encoder = prompt_encoder
-        self.num_encoded = None if num_encoded is None else int(num_encoded)
         self.encoder = None
         if prompt_encoder is not None:
             # In full precision: it is small, and a saved prompt then means what was trained.
@@ -351,8 +364,21 @@ class PtuningEmbedding(Embedding):
             autocast=False,
             name="prompt",
         )
+        self.label_bias = None
+        if self.num_label_tokens:
+            self.label_bias = self.add_weight(
+                shape=(self.num_label_tokens,),
+                initializer="zeros",
+                trainable=False,
+                name="label_bias",
+            )
         if self.encoder is not None:
-            self.encoder.build((len(self.tuned_ids[: self.num_encoded]), self.output_dim))
+            self.encoder.build((self.num_virtual, self.output_dim))
+
+    @property
+    def added_weights(self):
+        """The weights that no checkpoint has: all but the table."""
+        return [v for v in self.weights if v is not self.embeddings]
 
     def _initial_rows(self, shape, dtype):
         # Not out of the variable: TensorFlow may make both while it traces a training step, and an
@@ -365,10 +391,8 @@ class PtuningEmbedding(Embedding):
         prompt = ops.convert_to_tensor(self.prompt)
         if self.encoder is None:
             return prompt
-        encoded = self.encoder(prompt[: self.num_encoded])
-        if self.num_encoded is None:
-            return encoded
-        return ops.concatenate([encoded, prompt[self.num_encoded :]], axis=0)
+        encoded = self.encoder(prompt[: self.num_virtual])
+        return ops.concatenate([encoded, prompt[self.num_virtual :]], axis=0)
 
     @property
     def num_additional(self):
@@ -381,6 +405,17 @@ class PtuningEmbedding(Embedding):
         table = np.concatenate([table, np.zeros_like(rows[: self.num_additional])])
         table[self.tuned_ids] = rows
         return table
+
+    def whole_bias(self, bias):
+        """A bias of the vocabulary with those of label words in it, and of additional tokens.
+
+        Additional tokens that are not predicted get one that leaves no probability to them.
+        """
+        bias = np.pad(bias, (0, self.num_additional), constant_values=NEVER)
+        for k, i in enumerate(self.tuned_ids[self.num_virtual :]):
+            own = float(ops.convert_to_numpy(self.label_bias)[k])
+            bias[i] = own + (bias[i] if i < self.input_dim else 0.0)
+        return bias
 
     def reset_prompt(self):
         """Starts the chosen rows from the table's own; additional tokens keep their values."""
@@ -409,23 +444,42 @@ class PtuningEmbedding(Embedding):
                 ops.expand_dims(tuned, -1), ops.matmul(ops.cast(hit, prompt.dtype), prompt), table
             )
         logits = super().call(inputs, reverse=True)
-        if not self._columns.any():
+        if not self._columns.any() and not self._predicted_beyond:
             return logits
         tuned_logits = ops.matmul(inputs, ops.transpose(prompt))
-        tuned_logits = ops.matmul(tuned_logits, ops.convert_to_tensor(self._columns, prompt.dtype))
-        tuned = ops.convert_to_tensor(self._columns.any(axis=0))
-        return ops.where(tuned, ops.cast(tuned_logits, logits.dtype), logits)
+        if self.label_bias is not None:
+            bias = ops.pad(ops.convert_to_tensor(self.label_bias), [[self.num_virtual, 0]])
+            tuned_logits = tuned_logits + ops.cast(bias, tuned_logits.dtype)
+        if self._columns.any():
+            columns = ops.convert_to_tensor(self._columns, prompt.dtype)
+            in_table = ops.cast(ops.matmul(tuned_logits, columns), logits.dtype)
+            tuned = ops.convert_to_tensor(self._columns.any(axis=0))
+            logits = ops.where(tuned, in_table, logits)
+        if self._predicted_beyond:
+            beyond = ops.cast(tuned_logits[..., -self._predicted_beyond :], logits.dtype)
+            logits = ops.concatenate([logits, beyond], axis=-1)
+        return logits
+
+    def compute_output_spec(self, inputs, reverse=False):
+        columns = self.input_dim + self._predicted_beyond if reverse else self.output_dim
+        shape = inputs.shape[:-1] if reverse else inputs.shape
+        return keras.KerasTensor((*shape, columns), self.compute_dtype)
 
     def save_own_variables(self, store):
         # Keras's embedding would save the table alone.
         store["table"] = self.embeddings
         store["prompt"] = self.prompt
+        if self.label_bias is not None:
+            store["label_bias"] = self.label_bias
         if self.start is not None:
             store["start"] = self.start
 
     def load_own_variables(self, store):
         self.embeddings.assign(store["table"])
         self.prompt.assign(store["prompt"])
+        # Files of version 0.1.0 have none, which is the same as 0.
+        if self.label_bias is not None and "label_bias" in store:
+            self.label_bias.assign(store["label_bias"])
         self.start = np.array(store["start"]) if "start" in store else None
 
     def get_config(self):
@@ -434,5 +488,15 @@ class PtuningEmbedding(Embedding):
             "tuned_ids": self.tuned_ids,
             "table_trainable": self.table_trainable,
             "prompt_encoder": self.prompt_encoder,
-            "num_encoded": self.num_encoded,
+            "num_label_tokens": self.num_label_tokens,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        if "num_encoded" in config:
+            # Of version 0.1.0.
+            config = dict(config)
+            encoded = config.pop("num_encoded")
+            tuned = len(config["tuned_ids"])
+            config["num_label_tokens"] = 0 if encoded is None else tuned - encoded
+        return super().from_config(config)

@@ -5,19 +5,20 @@ import math
 import keras
 from keras import ops
 
-from keras_ptuning.layers.derivatives import with_derivative
+from keras_ptuning.backend import takes_derivatives, with_derivative
+from keras_ptuning.layers.dense import Dense
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 def gelu(x):
     """GELU, exact; on TensorFlow with a derivative that takes fewer passes over the numbers."""
-    if keras.backend.backend() != "tensorflow" or isinstance(x, keras.KerasTensor):
+    if not takes_derivatives(x):
         return keras.activations.gelu(x)
-    return _tensorflow_gelu(ops.convert_to_tensor(x))
+    return _gelu(ops.convert_to_tensor(x))
 
 
 @with_derivative
-def _tensorflow_gelu(x):
+def _gelu(x):
     # Written like this, TensorFlow joins it with the matrix product before when it predicts.
     twice_phi = 1.0 + ops.erf(x / ops.cast(math.sqrt(2), x.dtype))
 
@@ -77,14 +78,14 @@ class FeedForward(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape):
-        self.inner = keras.layers.Dense(
+        self.inner = Dense(
             self.units,
             self.activation,
             kernel_initializer=self.kernel_initializer.clone(),
             name="inner",
             dtype=self.dtype_policy,
         )
-        self.outer = keras.layers.Dense(
+        self.outer = Dense(
             input_shape[-1],
             kernel_initializer=self.kernel_initializer.clone(),
             name="outer",

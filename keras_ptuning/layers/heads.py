@@ -41,6 +41,10 @@ class GatherPositions(keras.layers.Layer):
 class Bias(keras.layers.Layer):
     """Adds a trainable vector to the last axis.
 
+    Args:
+        size: Optional integer, how many of the inputs get a bias, the first ones. Defaults to all.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
     Call arguments:
         inputs: Tensor of shape `(..., n)`.
 
@@ -54,14 +58,24 @@ class Bias(keras.layers.Layer):
     (2, 3)
     """
 
+    def __init__(self, size=None, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
     def build(self, input_shape):
-        self.bias = self.add_weight(shape=(input_shape[-1],), initializer="zeros", name="bias")
+        shape = (self.size or input_shape[-1],)
+        self.bias = self.add_weight(shape=shape, initializer="zeros", name="bias")
 
     def call(self, inputs):
-        return inputs + ops.cast(self.bias, inputs.dtype)
+        bias = ops.cast(self.bias, inputs.dtype)
+        rest = inputs.shape[-1] - self.bias.shape[0]
+        return inputs + (ops.pad(bias, [[0, rest]]) if rest else bias)
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")

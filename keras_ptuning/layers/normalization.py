@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_ptuning.layers.derivatives import with_derivative
+from keras_ptuning.backend import takes_derivatives, with_derivative
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -32,7 +32,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     def call(self, inputs):
         differs = self.gamma is None or self.beta is None or self.axis not in (-1, [-1])
-        if differs or keras.backend.backend() != "tensorflow":
+        if differs or not takes_derivatives(inputs):
             return super().call(inputs)
         # The variance of numbers in half precision may not be one of them.
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))

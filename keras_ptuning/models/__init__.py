@@ -1,8 +1,8 @@
-"""Transformers in Keras."""
+"""Transformers in Keras: one base, and one file for each architecture."""
 
+from keras_ptuning.models.albert import ALBERT
 from keras_ptuning.models.bert import BERT
-from keras_ptuning.models.bert_family import ALBERT, ELECTRA, ERNIE, NEZHA, RoFormer
-from keras_ptuning.models.builders import (
+from keras_ptuning.models.build import (
     build_transformer_model,
     find_application,
     find_model,
@@ -10,8 +10,14 @@ from keras_ptuning.models.builders import (
     save_transformer_model,
 )
 from keras_ptuning.models.config import load_config, override, read_config
+from keras_ptuning.models.electra import ELECTRA
+from keras_ptuning.models.ernie import ERNIE
 from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.models.inspecting import inspect_checkpoint
+from keras_ptuning.models.nezha import NEZHA
+from keras_ptuning.models.roformer import RoFormer
+from keras_ptuning.models.transformer import Transformer
+from keras_ptuning.models.weights import NamedTensors, fingerprint, pretrained_weights
 
 __all__ = [
     "ALBERT",
@@ -20,14 +26,18 @@ __all__ = [
     "ERNIE",
     "GPT2",
     "NEZHA",
+    "NamedTensors",
     "RoFormer",
+    "Transformer",
     "build_transformer_model",
     "find_application",
     "find_model",
+    "fingerprint",
     "inspect_checkpoint",
     "load_config",
     "max_length",
     "override",
+    "pretrained_weights",
     "read_config",
     "save_transformer_model",
 ]

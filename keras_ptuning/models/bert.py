@@ -1,166 +1,44 @@
-"""BERT. Other architectures are written as their difference from this class."""
+"""BERT: blocks that normalise what they add up."""
 
-import keras
-from keras import layers, ops
+from keras_ptuning.models.names import dense, hugging_face, norm
+from keras_ptuning.models.transformer import Transformer
 
-from keras_ptuning.checkpoints.names import is_named
-from keras_ptuning.layers import (
-    Bias,
-    Dropout,
-    Embedding,
-    FeedForward,
-    GatherPositions,
-    LayerNormalization,
-    MultiHeadAttention,
-    PositionEmbedding,
-)
-from keras_ptuning.layers.feed_forward import get_activation
+_BLOCK = "bert/encoder/layer_{}"
 
 
-class BERT:
-    """Builds a BERT as a functional Keras model, with bert4keras's layer names.
+class BERT(Transformer):
+    """BERT, and what shares its body: RoBERTa-wwm, MacBERT, UER's, LERT, PERT.
 
-    Used through `build_transformer_model`, whose documentation has the arguments. The model
-    reads from top to bottom in `build`; each step is a method, for architectures that differ
-    in it.
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.
     """
 
-    weight_table = "bert"
-    input_names = ("Input-Token", "Input-Segment")
-    norm_epsilon = 1e-12
-    always_causal = False
-    # Whether there is a greatest length of texts.
-    limited = True
-
-    def __init__(
-        self,
-        vocab_size,
-        hidden_size,
-        num_hidden_layers,
-        num_attention_heads,
-        intermediate_size,
-        hidden_act="gelu",
-        max_position=512,
-        segment_vocab_size=2,
-        embedding_size=None,
-        dropout_rate=0.0,
-        attention_dropout_rate=0.0,
-        initializer_range=0.02,
-        norm_epsilon=None,
-        sequence_length=None,
-        hierarchical_position=None,
-        keep_tokens=None,
-        with_pool=False,
-        with_mlm=False,
-        gather_positions=False,
-        application="encoder",
-        document_start_id=None,
-        branching=False,
-        layers=None,
-        pretrained=False,
-        dtype=None,
-        name=None,
-    ):
-        if with_pool and gather_positions:
-            raise ValueError(
-                "The pooler reads the first token, and `gather_positions` may leave it out: use "
-                "one of the two."
-            )
-        self.vocab_size = vocab_size if keep_tokens is None else len(keep_tokens)
-        self.hidden_size = hidden_size
-        self.embedding_size = embedding_size or hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.hidden_act = self.head_act = get_activation(hidden_act)
-        self.max_position = max_position
-        self.segment_vocab_size = segment_vocab_size
-        self.dropout_rate = dropout_rate
-        self.attention_dropout_rate = attention_dropout_rate
-        self.initializer_range = initializer_range
-        self.norm_epsilon = norm_epsilon or self.norm_epsilon
-        self.sequence_length = sequence_length
-        self.hierarchical_position = hierarchical_position
-        self.keep_tokens = keep_tokens
-        self.with_pool = with_pool
-        self.with_mlm = with_mlm
-        self.gather_positions = gather_positions
-        self.application = "lm" if self.always_causal else application
-        self.document_start_id = document_start_id
-        self.branching = branching
-        self.layers = dict(layers or {})
-        self.pretrained = pretrained
-        self.dtype = dtype
-        # With a mixed policy only the blocks' own layers compute in half precision. What is added
-        # up from block to block, and the head, whose logits lie close together, stay exact; so does
-        # the last block where it computes only some positions, and shares no layers.
-        self.exact = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).variable_dtype
-        self.block_dtype = dtype
-        self.name = name
-
-    def build(self):
-        """Returns the Keras model."""
-        inputs = self.inputs()
-        attention_mask = self.attention_mask(inputs)
-        positions = self.positions(attention_mask)
-        x = self.apply_embeddings(inputs, positions)
-        context = {"attention_mask": attention_mask, **self.attention_positions(x, positions)}
-        for i in range(self.num_hidden_layers):
-            if i == self.num_hidden_layers - 1:
-                # From here on, only the positions to read matter.
-                context["positions"] = inputs.get("Input-Gather")
-                if self.gather_positions and self.application != "lm":
-                    # Only keys and values of all tokens are left, and no later block evens out
-                    # what is lost here. A causal model reads more positions.
-                    self.block_dtype = self.exact
-            x = self.apply_block(x, context, f"Transformer-{i}")
-        outputs = self.apply_heads(x, inputs)
-        model = keras.Model(list(inputs.values()), outputs, name=self.name)
-        if self.dtype is not None:
-            # Where casts happen decides about the last bits of bfloat16.
-            model.dtype_policy = self.dtype
-        return model
-
-    def inputs(self):
-        names = [*self.input_names, *(["Input-Reach"] if self.branching else [])]
-        if not self.segment_vocab_size:
-            names = [name for name in names if name != "Input-Segment"]
-        inputs = {n: keras.Input((self.sequence_length,), dtype="int32", name=n) for n in names}
-        if self.gather_positions:
-            inputs["Input-Gather"] = keras.Input((None,), dtype="int32", name="Input-Gather")
-        return inputs
-
-    def attention_mask(self, inputs):
-        """Who (third axis) may look at whom (fourth): everybody at all but padding.
-
-        A causal model looks only back, and packed documents do not see each other. With
-        `"unilm"`, only the second segment is causal. Where a text has several continuations, each
-        token tells the place of the last one that sees it.
-        """
-        token_ids = inputs["Input-Token"]
-        mask = ops.not_equal(token_ids, 0)[:, None, None, :]
-        place = ops.cumsum(ops.ones_like(token_ids), axis=1) - 1
-        if self.application == "unilm":
-            place_or_source = ops.cumsum(inputs["Input-Segment"], axis=1)
-            before = place_or_source[:, :, None] >= place_or_source[:, None, :]
-            mask = ops.logical_and(mask, before[:, None])
-        if self.application == "lm":
-            mask = ops.logical_and(mask, (place[:, :, None] >= place[:, None, :])[:, None])
-        if self.branching:
-            reach = inputs["Input-Reach"]
-            mask = ops.logical_and(mask, (place[:, :, None] <= reach[:, None, :])[:, None])
-        if self.document_start_id is not None:
-            starts = ops.cast(ops.equal(token_ids, self.document_start_id), "int32")
-            document = ops.cumsum(starts, axis=1)
-            same = ops.equal(document[:, :, None], document[:, None, :])
-            mask = ops.logical_and(mask, same[:, None])
-        return mask
-
-    def positions(self, attention_mask):
-        """The position of each token, where it is not its place: how many it sees before it."""
-        if not self.branching:
-            return None
-        return ops.sum(ops.cast(attention_mask[:, 0], "int32"), axis=-1) - 1
+    architecture = "bert"
+    google = {
+        "Embedding-Token": ["bert/embeddings/word_embeddings"],
+        "Embedding-Segment": ["bert/embeddings/token_type_embeddings"],
+        "Embedding-Position": ["bert/embeddings/position_embeddings"],
+        "Embedding-Norm": norm("bert/embeddings"),
+        "Embedding-Mapping": dense("bert/encoder/embedding_hidden_mapping_in"),
+        "Transformer-{}-MultiHeadSelfAttention": [
+            *dense(f"{_BLOCK}/attention/self/query"),
+            *dense(f"{_BLOCK}/attention/self/key"),
+            *dense(f"{_BLOCK}/attention/self/value"),
+            *dense(f"{_BLOCK}/attention/output/dense"),
+        ],
+        "Transformer-{}-MultiHeadSelfAttention-Norm": norm(f"{_BLOCK}/attention/output"),
+        "Transformer-{}-FeedForward": [
+            *dense(f"{_BLOCK}/intermediate/dense"),
+            *dense(f"{_BLOCK}/output/dense"),
+        ],
+        "Transformer-{}-FeedForward-Norm": norm(f"{_BLOCK}/output"),
+        "Pooler-Dense": dense("bert/pooler/dense"),
+        "MLM-Dense": dense("cls/predictions/transform/dense"),
+        "MLM-Norm": norm("cls/predictions/transform"),
+        "MLM-Bias": ["cls/predictions/output_bias"],
+    }
+    hugging_face = hugging_face(google)
+    signs = ("position_embeddings",)
 
     def apply_embeddings(self, inputs, positions):
         """Token + segment + position, normalised."""
@@ -173,128 +51,17 @@ class BERT:
             return x
         return self.dense("Embedding-Mapping", None)(x)
 
-    def add_segments(self, x, inputs):
-        if not self.segment_vocab_size:
-            return x
-        embedding = self.embedding("Embedding-Segment", self.segment_vocab_size)
-        segments = embedding(inputs["Input-Segment"])
-        return self.layer("Embedding-Token-Segment", layers.Add)([x, segments])
-
-    def add_positions(self, x, positions):
-        embedding = self.layer(
-            "Embedding-Position",
-            PositionEmbedding,
-            input_dim=self.max_position,
-            embeddings_initializer=self.initializer(),
-            hierarchical=self.hierarchical_position,
-        )
-        return embedding(x, positions=positions)
-
-    def attention_positions(self, x, positions):
-        """What attention is given to know positions by, if they are not in the embeddings."""
-        return {}
-
-    def apply_block(self, x, context, prefix):
+    def apply_block(self, x, context, name):
         """Attention -> add -> norm -> feed-forward -> add -> norm."""
-        name = f"{prefix}-MultiHeadSelfAttention"
-        x = self.add(name, self.gather(x, context), self.attention(name)(x, **context))
-        x = self.norm(f"{name}-Norm")(x)
-        name = f"{prefix}-FeedForward"
-        x = self.add(name, x, self.feed_forward(name)(x))
-        return self.norm(f"{name}-Norm")(x)
-
-    def gather(self, x, context):
-        """What goes on from a block: all of the sequence, or, in the last one, what is read."""
-        if context.get("positions") is None:
-            return x
-        return self.layer("Output-Gather", GatherPositions)(x, context["positions"])
-
-    def add(self, name, x, residual):
-        residual = self.dropout(f"{name}-Dropout", residual)
-        return self.layer(f"{name}-Add", layers.Add)([x, residual])
-
-    def apply_heads(self, x, inputs):
-        """What the model returns: the sequence, or its pooled vector, or predicted tokens."""
-        outputs = []
-        if self.with_pool:
-            outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
-        if self.with_mlm:
-            y = self.apply_token_head(x)
-            activation = "softmax" if self.with_mlm is True else self.with_mlm
-            # Probabilities need the range and precision of float32.
-            y = self.layer(
-                "MLM-Activation", layers.Activation, activation=activation, dtype="float32"
-            )(y)
-            outputs.append(y)
-        if not outputs:
-            return x
-        return outputs[0] if len(outputs) == 1 else outputs
+        half = f"{name}-MultiHeadSelfAttention"
+        x = self.add(half, self.gather(x, context), self.attend(half, x, context))
+        x = self.norm(f"{half}-Norm")(x)
+        half = f"{name}-FeedForward"
+        x = self.add(half, x, self.feed_forward(half)(x))
+        return self.norm(f"{half}-Norm")(x)
 
     def apply_token_head(self, x):
-        """Logits of tokens."""
         x = self.dense("MLM-Dense", self.head_act, self.embedding_size)(x)
         x = self.norm("MLM-Norm")(x)
         x = self.token_embedding()(x, reverse=True)
-        return self.layer("MLM-Bias", Bias)(x)
-
-    def token_embedding(self):
-        return self.embedding("Embedding-Token", self.vocab_size)
-
-    def embedding(self, name, size):
-        return self.layer(
-            name,
-            Embedding,
-            input_dim=size,
-            output_dim=self.embedding_size,
-            embeddings_initializer=self.initializer(),
-        )
-
-    def attention(self, name):
-        return self.layer(
-            name,
-            MultiHeadAttention,
-            heads=self.num_attention_heads,
-            head_size=self.hidden_size // self.num_attention_heads,
-            dropout=self.attention_dropout_rate,
-            kernel_initializer=self.initializer(),
-            dtype=self.block_dtype,
-        )
-
-    def feed_forward(self, name):
-        return self.layer(
-            name,
-            FeedForward,
-            units=self.intermediate_size,
-            activation=self.hidden_act,
-            kernel_initializer=self.initializer(),
-            dtype=self.block_dtype,
-        )
-
-    def norm(self, name):
-        return self.layer(name, LayerNormalization, epsilon=self.norm_epsilon)
-
-    def dense(self, name, activation, units=None):
-        return self.layer(
-            name,
-            layers.Dense,
-            units=units or self.hidden_size,
-            activation=activation,
-            kernel_initializer=self.initializer(),
-        )
-
-    def dropout(self, name, x):
-        if not self.dropout_rate:
-            return x
-        return self.layer(name, Dropout, rate=self.dropout_rate)(x)
-
-    def initializer(self):
-        return keras.initializers.TruncatedNormal(stddev=self.initializer_range)
-
-    def layer(self, name, layer_class, **kwargs):
-        """The layer called `name`: made once, shared after, or the one given from outside."""
-        if self.pretrained and is_named(self.weight_table, name):
-            # Random numbers would take time and memory, and then be replaced.
-            kwargs = {k: "zeros" if k.endswith("initializer") else v for k, v in kwargs.items()}
-        if name not in self.layers:
-            self.layers[name] = layer_class(**{"dtype": self.exact, **kwargs}, name=name)
-        return self.layers[name]
+        return self.token_bias()(x)

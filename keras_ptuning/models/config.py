@@ -5,60 +5,9 @@ import os
 
 from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import find_config
-from keras_ptuning.layers.feed_forward import get_activation
+from keras_ptuning.models.architectures import find_architecture
+from keras_ptuning.models.entries import REQUIRED
 
-REQUIRED = object()
-# Entry of the file: name of the argument, default, check, and what it must be.
-_POSITIVE = (lambda v: isinstance(v, int) and v > 0, "a positive integer")
-_RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
-_COUNT = (lambda v: isinstance(v, int) and v >= 0, "an integer, 0 or greater")
-ENTRIES = {
-    "vocab_size": ("vocab_size", REQUIRED, *_POSITIVE),
-    "hidden_size": ("hidden_size", REQUIRED, *_POSITIVE),
-    "num_hidden_layers": ("num_hidden_layers", REQUIRED, *_POSITIVE),
-    "num_attention_heads": ("num_attention_heads", REQUIRED, *_POSITIVE),
-    "intermediate_size": ("intermediate_size", REQUIRED, *_POSITIVE),
-    "max_position_embeddings": ("max_position", 512, *_POSITIVE),
-    "type_vocab_size": ("segment_vocab_size", 2, *_COUNT),
-    "embedding_size": (
-        "embedding_size",
-        None,  # the hidden size
-        lambda v: v is None or (isinstance(v, int) and v > 0),
-        "a positive integer",
-    ),
-    "hidden_dropout_prob": ("dropout_rate", 0.0, *_RATE),
-    "attention_probs_dropout_prob": ("attention_dropout_rate", 0.0, *_RATE),
-    "initializer_range": ("initializer_range", 0.02, lambda v: v > 0, "a positive number"),
-    "hidden_act": (
-        "hidden_act",
-        "gelu",
-        lambda v: isinstance(v, str) and callable(get_activation(v)),
-        "the name of an activation of Keras, or 'gelu_new'",
-    ),
-    "layer_norm_eps": (
-        "norm_epsilon",
-        None,  # that of the architecture
-        lambda v: v is None or v > 0,
-        "a positive number",
-    ),
-}
-# The same entries in a GPT-2 of Hugging Face, where they have another name, and their defaults.
-GPT2_NAMES = {
-    "hidden_size": ("n_embd", REQUIRED),
-    "num_hidden_layers": ("n_layer", REQUIRED),
-    "num_attention_heads": ("n_head", REQUIRED),
-    "intermediate_size": ("n_inner", None),
-    "max_position_embeddings": ("n_positions", 1024),
-    "hidden_dropout_prob": ("resid_pdrop", 0.1),
-    "attention_probs_dropout_prob": ("attn_pdrop", 0.1),
-    "hidden_act": ("activation_function", "gelu_new"),
-    "layer_norm_eps": ("layer_norm_epsilon", None),
-}
-# Entries that only one architecture has.
-OWN_ENTRIES = {
-    "ernie": {"task_type_vocab_size": ("task_vocab_size", 3, *_COUNT)},
-    "nezha": {"max_relative_position": ("max_relative_position", 64, *_POSITIVE)},
-}
 # What changes a model's numbers, and is not implemented otherwise.
 FIXED = {
     "add_cross_attention": False,
@@ -107,13 +56,14 @@ def load_config(path):
     return config
 
 
-def read_config(config, path=None):
+def read_config(config, path=None, model=None):
     """Reads a model's configuration into the arguments of a transformer.
 
     Args:
         config: Path of a `bert_config.json` or `config.json`, or of a checkpoint's folder, the name
             of an embedded checkpoint, or a dictionary with what stands in such a file.
         path: Where a dictionary comes from, for messages. Optional.
+        model: The architecture, as `build_transformer_model` takes it. Optional.
 
     Returns:
         A dictionary: the file's entries that the models use, under the names that
@@ -137,16 +87,14 @@ def read_config(config, path=None):
     path = config if path is None else path
     name = "The configuration" if isinstance(path, dict) else f"The configuration {str(path)!r}"
     config = load_config(config)
-    entries = _gpt2_entries() if has_gpt2_names(config) else ENTRIES
-    entries = {**entries, **OWN_ENTRIES.get(config.get("model_type"), {})}
+    architecture = find_architecture(config, model)
+    entries = architecture.config_entries(config)
     missing = [key for key, entry in entries.items() if entry[1] is REQUIRED and key not in config]
     if missing:
         raise ValueError(f"{name} lacks {', '.join(missing)}. Received: {sorted(config)}.")
     settings = {}
     for key, (argument, default, check, expected) in entries.items():
         value = config.get(key, default)
-        if key == "n_inner" and value is None:
-            value = 4 * settings["hidden_size"]
         try:
             good = check(value) and not isinstance(value, bool)
         except (TypeError, ValueError):
@@ -173,9 +121,7 @@ def read_config(config, path=None):
             f"{name}: embd_pdrop must be {settings['dropout_rate']!r}, the same as resid_pdrop. "
             f"Received: {rate!r}."
         )
-    if config.get("model_type") == "ernie" and not config.get("use_task_id"):
-        settings["task_vocab_size"] = 0
-    return settings
+    return architecture.settings_of(config, settings)
 
 
 def override(config, settings):
@@ -193,23 +139,6 @@ def override(config, settings):
     >>> override({"num_hidden_layers": 12, "hidden_act": "gelu"}, {"num_hidden_layers": 3})
     {'num_hidden_layers': 3, 'hidden_act': 'gelu'}
     """
-    entries = _gpt2_entries() if has_gpt2_names(config) else ENTRIES
-    entries = {**entries, **OWN_ENTRIES.get(config.get("model_type"), {})}
+    entries = find_architecture(config, settings.get("model")).config_entries(config)
     given = {key: settings[entry[0]] for key, entry in entries.items() if entry[0] in settings}
     return {**config, **given}
-
-
-def has_gpt2_names(config):
-    """Whether a configuration has the entries of a GPT-2 under the names of Hugging Face."""
-    return "n_embd" in config or (
-        config.get("model_type") == "gpt2" and "hidden_size" not in config
-    )
-
-
-def _gpt2_entries():
-    """`ENTRIES` under GPT-2's names, in the same order."""
-    entries = {}
-    for key, (argument, default, check, expected) in ENTRIES.items():
-        name, default = GPT2_NAMES.get(key, (key, default))
-        entries[name] = (argument, default, check, expected)
-    return entries

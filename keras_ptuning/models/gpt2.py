@@ -1,23 +1,90 @@
-"""GPT-2, as its difference from BERT."""
+"""GPT-2: blocks that normalise what they read."""
 
 from keras_ptuning.models.bert import BERT
+from keras_ptuning.models.entries import ENTRIES, REQUIRED
+from keras_ptuning.models.names import Tensor, norm, renamed
+from keras_ptuning.models.transformer import Transformer
+
+# Entries that Hugging Face calls otherwise: their name there, and their default.
+_NAMES = {
+    "hidden_size": ("n_embd", REQUIRED),
+    "num_hidden_layers": ("n_layer", REQUIRED),
+    "num_attention_heads": ("n_head", REQUIRED),
+    "intermediate_size": ("n_inner", None),
+    "max_position_embeddings": ("n_positions", 1024),
+    "hidden_dropout_prob": ("resid_pdrop", 0.1),
+    "attention_probs_dropout_prob": ("attn_pdrop", 0.1),
+    "hidden_act": ("activation_function", "gelu_new"),
+    "layer_norm_eps": ("layer_norm_epsilon", None),
+}
 
 
-class GPT2(BERT):
-    """Builds a GPT-2 as a functional Keras model, with bert4keras's layer names.
+def _pair(name):
+    return [Tensor(f"transformer.{name}.weight"), Tensor(f"transformer.{name}.bias")]
+
+
+class GPT2(Transformer):
+    """GPT-2: tokens have no segments and see only what came before them.
 
     Each block normalises what goes into its halves, and `Output-Norm` what comes out of the last.
-    Tokens have no segments and see only what came before them. The head that predicts tokens is
-    the token embedding and nothing else.
+    The head that predicts tokens is the token embedding and nothing else.
 
     Id 0 is padding, as in Chinese GPT-2s over BERT's vocabulary. In OpenAI's vocabulary it is the
     exclamation mark, which this model would not see.
     """
 
-    weight_table = "gpt2"
+    architecture = "gpt2"
+    # As bert4keras has it, e.g. of CPM.
+    google = {
+        **renamed(
+            {
+                layer: names
+                for layer, names in BERT.google.items()
+                if "{}" in layer or layer in ("Embedding-Token", "Embedding-Position")
+            },
+            ("bert/encoder", "gpt/transformer"),
+            ("bert/", "gpt/"),
+            ("output/LayerNorm", "input/LayerNorm"),
+        ),
+        "Output-Norm": norm("gpt/output"),
+    }
+    hugging_face = {
+        "Embedding-Token": [Tensor("transformer.wte.weight")],
+        "Embedding-Position": [Tensor("transformer.wpe.weight")],
+        "Transformer-{}-MultiHeadSelfAttention-Norm": _pair("h.{}.ln_1"),
+        "Transformer-{}-MultiHeadSelfAttention": [
+            *(t._replace(third=i) for i in range(3) for t in _pair("h.{}.attn.c_attn")),
+            *_pair("h.{}.attn.c_proj"),
+        ],
+        "Transformer-{}-FeedForward-Norm": _pair("h.{}.ln_2"),
+        "Transformer-{}-FeedForward": [*_pair("h.{}.mlp.c_fc"), *_pair("h.{}.mlp.c_proj")],
+        "Output-Norm": _pair("ln_f"),
+    }
+    signs = ("gpt/output/", "attn.c_attn.")
+    config_signs = ("n_embd",)
+    tied = "lm_head.weight"
     input_names = ("Input-Token",)
     norm_epsilon = 1e-5
     always_causal = True
+
+    @classmethod
+    def config_entries(cls, config):
+        if "n_embd" not in config and "hidden_size" in config:
+            return ENTRIES
+        entries = {}
+        for key, (argument, default, check, expected) in ENTRIES.items():
+            name, default = _NAMES.get(key, (key, default))
+            entries[name] = (argument, default, check, expected)
+        argument, _, check, expected = entries["n_inner"]
+        # `null` stands for four times the hidden size.
+        entries["n_inner"] = (argument, None, lambda v: v is None or check(v), expected)
+        return entries
+
+    @classmethod
+    def settings_of(cls, config, settings):
+        if settings["intermediate_size"] is None:
+            return {**settings, "intermediate_size": 4 * settings["hidden_size"]}
+        return settings
 
     def apply_embeddings(self, inputs, positions):
         """Token + position."""
@@ -25,14 +92,14 @@ class GPT2(BERT):
         x = self.add_positions(x, positions)
         return self.dropout("Embedding-Dropout", x)
 
-    def apply_block(self, x, context, prefix):
+    def apply_block(self, x, context, name):
         """Norm -> attention -> add -> norm -> feed-forward -> add."""
-        name = f"{prefix}-MultiHeadSelfAttention"
-        y = self.norm(f"{name}-Norm")(x)
-        x = self.add(name, self.gather(x, context), self.attention(name)(y, **context))
-        name = f"{prefix}-FeedForward"
-        y = self.norm(f"{name}-Norm")(x)
-        return self.add(name, x, self.feed_forward(name)(y))
+        half = f"{name}-MultiHeadSelfAttention"
+        y = self.norm(f"{half}-Norm")(x)
+        x = self.add(half, self.gather(x, context), self.attend(half, y, context))
+        half = f"{name}-FeedForward"
+        y = self.norm(f"{half}-Norm")(x)
+        return self.add(half, x, self.feed_forward(half)(y))
 
     def apply_heads(self, x, inputs):
         """The sequence, normalised, or what follows each token."""

@@ -3,21 +3,17 @@
 import math
 import warnings
 
-from keras_ptuning.checkpoints import (
-    NamedTensors,
-    find_config,
-    find_vocab,
-    find_weights,
-    has_head,
-)
-from keras_ptuning.models.builders import (
+from keras_ptuning.checkpoints import find_config, find_weights
+from keras_ptuning.models.build import (
     build_transformer_model,
     find_application,
     find_model,
     max_length,
 )
 from keras_ptuning.models.config import read_config
-from keras_ptuning.tokenizers import Tokenizer
+from keras_ptuning.models.heads import has_head
+from keras_ptuning.models.weights import NamedTensors
+from keras_ptuning.text.tokenizers import Tokenizer, find_vocab
 
 
 def inspect_checkpoint(path, model=None, application=None):

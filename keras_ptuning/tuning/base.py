@@ -1,19 +1,39 @@
 """What all models here share: a template's data in, one score for each label out."""
 
 import contextlib
+import math
 import os
+import re
 import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_ptuning.data import ClozeDataset
-from keras_ptuning.distribution import count_replicas, find_part, for_all_workers
+from keras_ptuning.backend import (
+    as_batches,
+    compiles_each_shape,
+    count_replicas,
+    default_jit_compile,
+    find_part,
+    for_all_workers,
+    predict_with_one_graph,
+)
 from keras_ptuning.files import replacing
-from keras_ptuning.models import max_length, read_config
-from keras_ptuning.templates import PlainText, Template
+from keras_ptuning.methods import (
+    All,
+    Prompt,
+    build_tuned_backbone,
+    method_from_config,
+    method_to_config,
+    read_methods,
+)
+from keras_ptuning.methods.method import assign
+from keras_ptuning.models import Transformer, fingerprint, max_length, read_config
+from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.templates import PlainText, Template
 from keras_ptuning.tuning.nan import StopAtNaN
+from keras_ptuning.tuning.tuned_file import write_tuned
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -55,15 +75,13 @@ class LabelModel(keras.Model):
     """
 
     distribution = None
-    # The learning rate of Adam, where `compile` is given no optimizer.
-    default_learning_rate = 2e-5
-    # Why there are no variables to train, and what to do about texts without labels.
-    nothing_trains = "all of the model is frozen"
+    is_merged = False
+    # What to do about texts without labels.
     learns_from_unlabeled = False
     unlabeled_advice = "Leave these texts out."
 
-    def __init__(self, config, template, name=None, **kwargs):
-        fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length"}
+    def __init__(self, config, template, tune=None, name=None, **kwargs):
+        fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length", "pad_id"}
         fixed = (fixed | {"branching", "document_start_id"}) & set(kwargs)
         if fixed:
             raise ValueError(
@@ -78,9 +96,9 @@ class LabelModel(keras.Model):
         super().__init__(name=name, dtype=kwargs["dtype"])
         self.template = template
         self.init_config = {"config": config, **kwargs}
-        self._check_template({**read_config(config), **kwargs})
-        if keras.backend.backend() == "tensorflow":
-            # XLA would compile anew for each length of batch, and is no faster on a CPU.
+        self.methods = read_methods(tune, template)
+        self._check_template({**read_config(config, model=kwargs.get("model")), **kwargs})
+        if not default_jit_compile():
             self.jit_compile = False
 
     def _check_template(self, settings):
@@ -111,8 +129,148 @@ class LabelModel(keras.Model):
                 f"has {positions} positions. Use `maxlen={positions}` or less in the template."
             )
 
+    def _build_backbone(self, checkpoint, **kwargs):
+        """The transformer, with the methods attached."""
+        settings = {key: value for key, value in self.init_config.items() if key != "config"}
+        return build_tuned_backbone(
+            self.init_config["config"],
+            checkpoint,
+            self.methods,
+            self.template,
+            gather_positions=True,
+            pad_id=self.template.tokenizer.pad_id,
+            name="backbone",
+            **settings,
+            **kwargs,
+        )
+
     def build(self, input_shape):
         pass
+
+    def tuned_weights(self):
+        """What trains: for the name of each method a dictionary of variables, `layer/variable`."""
+        found = {}
+        for method in self.methods:
+            found.setdefault(method.name, {}).update(method.weights(self.backbone))
+        return found
+
+    @property
+    def default_learning_rate(self):
+        return min((method.learning_rate for method in self.methods), default=1e-3)
+
+    @property
+    def nothing_trains(self):
+        return (
+            f"the template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., and the "
+            'rest is frozen. Build the model with a method, e.g. `tune="lora"`, or `tune="all"` to '
+            "train it whole"
+        )
+
+    def merge(self):
+        """Merges what can be merged into the backbone, for prediction as fast as the backbone's.
+
+        All weights stay as they are, and so does what is saved. Training needs `unmerge` first.
+        """
+        self._merge(True)
+
+    def unmerge(self):
+        """Undoes `merge`, exactly."""
+        self._merge(False)
+
+    def _merge(self, merged):
+        for method in self.methods:
+            (method.merge if merged else method.unmerge)(self.backbone)
+        self.is_merged = merged
+        # What was compiled has the other computation.
+        self.train_function = self.test_function = self.predict_function = None
+
+    def fingerprint(self):
+        """A SHA-256 of the frozen weights: the same for the same checkpoint."""
+        trained = [v for own in self.tuned_weights().values() for v in own.values()]
+        return fingerprint(self.backbone, trained)
+
+    def summary(self, *args, print_fn=None, **kwargs):
+        """Prints the layers, and what trains, by method, with its size in a tuned file."""
+        self.backbone.summary(*args, print_fn=print_fn, **kwargs)
+        print_fn = print_fn or print
+        trained = sum(math.prod(v.shape) for v in self.trainable_variables)
+        total = self.count_params()
+        print_fn(f"Trained: {trained:,} of {total:,} parameters ({trained / total:.3%})")
+        rows = [
+            (m.name, m.describe(self.backbone), m.weights(self.backbone), m.tensors(self.backbone))
+            for m in self.methods
+        ]
+        head = self._head_weights()
+        if head:
+            rows.append(("head", "", head, {k: ops.convert_to_numpy(v) for k, v in head.items()}))
+        for name, words, weights, tensors in rows:
+            count = sum(math.prod(v.shape) for v in weights.values())
+            size = sum(array.nbytes for array in tensors.values())
+            print_fn(
+                f"  {name}: {words + ', ' if words else ''}{count:,} parameters, "
+                f"{size / 1024:,.1f} KiB in a tuned file"
+            )
+
+    def save_tuned(self, filepath, dtype="float32"):
+        """Saves what was trained by itself, to be used with `load_tuned` and the checkpoint.
+
+        The file holds the tensors of each method, its settings, the template with its labels, and
+        fingerprints of the pretrained weights and of the vocabulary, without which the rest means
+        nothing. A prompt or a prefix that a network makes is saved as it is now, without the
+        network. The optimizer's state is not saved: `save` does that.
+
+        Args:
+            filepath: Path of the file to write, e.g. `"sentiment.tuned"`.
+            dtype: Type of the numbers, `"float32"`, or `"float16"` for half the size.
+
+        Raises:
+            ValueError: if nothing was trained, or what was is not finite; nothing is written then.
+        """
+        if not self.methods and not self._head_weights():
+            raise ValueError(f"There is nothing to save: {self.nothing_trains}.")
+        own = [*self.tuned_weights().values(), self._head_weights()]
+        own = {id(v) for variables in own for v in variables.values()}
+        more = [v.path for v in self.trainable_variables if id(v) not in own]
+        if more:
+            raise ValueError(
+                f"Other weights train than those of {self.methods}, such as {more[:3]}. Save the "
+                "model whole with `model.save(...)`."
+            )
+        tensors = {
+            f"{method.name}/{name}": value
+            for method in self.methods
+            for name, value in method.tensors(self.backbone).items()
+        }
+        tensors |= {f"head/{k}": ops.convert_to_numpy(v) for k, v in self._head_weights().items()}
+        content = {
+            "model": type(self).__name__,
+            "options": self._options(),
+            "methods": [method_to_config(method.saved_as()) for method in self.methods],
+            "template": self.template.get_config(),
+            "backbone": self.fingerprint(),
+        }
+        write_tuned(filepath, tensors, content, dtype)
+
+    def _head_weights(self):
+        """The weights of the head that is trained from scratch, `layer/variable`."""
+        return {}
+
+    def _options(self):
+        """The arguments of the model beyond those of its backbone."""
+        return {}
+
+    def load_tensors(self, tensors):
+        """Puts the tensors of a tuned file in place.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        for method in self.methods:
+            prefix = f"{method.name}/"
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            method.load(self.backbone, own)
+        head = {k.removeprefix("head/"): v for k, v in tensors.items() if k.startswith("head/")}
+        assign(self._head_weights(), head)
 
     def _scope(self):
         """What Keras has to know while the model is made, compiled and used."""
@@ -164,21 +322,28 @@ class LabelModel(keras.Model):
         """Configures training.
 
         Args:
-            optimizer: Defaults to Adam.
+            optimizer: Defaults to Adam with the smallest of the learning rates that the methods
+                recommend: 6e-4 for a prompt, 1e-2 for a prefix, 1e-3 for LoRA and adapters, 2e-5
+                for all weights. Or a dictionary of an optimizer for each method, by name, e.g.
+                `{"all": Adam(2e-5), "prompt": Adam(1e-2)}`; `"head"` is that of a classifier.
             loss: Must be `None`: the model has its own.
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
                 accuracy of the labels.
+
+        Raises:
+            ValueError: if a loss is given, or a dictionary has not the names of all methods.
         """
         if loss is not None:
             raise ValueError(
                 f"A {type(self).__name__} has its own loss, which its arguments choose. Received: "
                 f"loss={loss!r}."
             )
-        if keras.backend.backend() == "tensorflow":
-            kwargs.setdefault("jit_compile", False)
+        kwargs.setdefault("jit_compile", default_jit_compile())
         with self._scope():
             if optimizer is None:
                 optimizer = keras.optimizers.Adam(self.default_learning_rate)
+            if isinstance(optimizer, dict):
+                optimizer = self._optimizer_by_method(optimizer)
             if self.distribution is not None:
                 # Its variables have to be made here, with those of the model.
                 optimizer = keras.optimizers.get(optimizer)
@@ -187,6 +352,21 @@ class LabelModel(keras.Model):
             super().compile(optimizer=optimizer, **kwargs)
             if self.distribution is not None and self.trainable_variables:
                 self.optimizer.build(self.trainable_variables)
+
+    def _optimizer_by_method(self, optimizers):
+        weights = {**self.tuned_weights(), "head": self._head_weights()}
+        names = [name for name, variables in weights.items() if variables]
+        if set(optimizers) != set(names):
+            raise ValueError(
+                f"Expected an optimizer for each of {names}. Received: {list(optimizers)}."
+            )
+        optimizers = {name: keras.optimizers.get(optimizers[name]) for name in names}
+        first, *others = names
+        by_path = {
+            re.escape(v.path): optimizers[name] for name in others for v in weights[name].values()
+        }
+        by_path = keras.optimizers.OptimizerMap(optimizers[first], by_path)
+        return keras.optimizers.MultiOptimizer(by_path)
 
     def compile_from_config(self, config):
         # Keras leaves this to models with a `compile` of their own.
@@ -206,6 +386,8 @@ class LabelModel(keras.Model):
         """
         if not self.trainable_variables:
             raise ValueError(f"Nothing would be trained: {self.nothing_trains}.")
+        if self.is_merged:
+            raise ValueError("What would be trained is merged: call `model.unmerge()` first.")
         callbacks = kwargs.pop("callbacks", None) or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         # First, so that whatever writes weights afterwards writes good ones.
@@ -270,14 +452,11 @@ class LabelModel(keras.Model):
         # Only the last batch may need to be filled up: what is predicted for these rows is cut off.
         dataset, order = x.by_length(count_replicas(self.distribution))
         batches = self._checked(dataset, "predict")
-        backend = keras.backend.backend()
-        if backend == "jax" and len(dataset) > 1:
-            # The last batch would have another shape, and be compiled anew.
+        if compiles_each_shape() and len(dataset) > 1:
+            # The last batch would have another shape.
             dataset.fill = dataset.batch_size
-        if backend == "tensorflow" and self.distribution is None and not self.run_eagerly:
-            # One graph for batches of all shapes, where Keras would make several, one by one.
-            self.make_predict_function()
-            self.predict_function.get_concrete_function([batches.element_spec])
+        if self.distribution is None:
+            predict_with_one_graph(self, batches)
         with self._scope():
             sorted_scores = super().predict(batches, **kwargs)[: len(order)]
         scores = sorted_scores.copy()
@@ -334,7 +513,7 @@ class LabelModel(keras.Model):
                 f"maxlen={data.template.maxlen} instead of {self.template.maxlen}."
             )
         data.fill, data.part = count_replicas(self.distribution), find_part(self.distribution)
-        return data.to_tf_data() if keras.backend.backend() == "tensorflow" else data
+        return as_batches(data)
 
     def save(self, filepath, overwrite=True, **kwargs):
         """Saves the whole model; the file of that name is replaced only by a complete one."""
@@ -346,13 +525,20 @@ class LabelModel(keras.Model):
             super().save(temporary, **kwargs)
 
     def get_config(self):
-        if not isinstance(self.init_config.get("model", ""), str):
-            raise ValueError(
-                "A model with an architecture of your own cannot be saved whole. Save its weights "
-                f"with `save_weights`. Received: model={self.init_config['model']!r}."
-            )
+        model = self.init_config.get("model")
+        settings = dict(self.init_config)
+        if isinstance(model, type):
+            settings["model"] = model.architecture
+            if Transformer.known.get(model.architecture) is not model:
+                raise ValueError(
+                    "A model with an architecture of your own is saved whole only if its class has "
+                    "a name of its own, in `architecture`. Or save the weights with "
+                    f"`save_weights`. Received: model={model!r}."
+                )
         return {
-            **self.init_config,
+            **settings,
+            **self._options(),
+            "tune": [method_to_config(method) for method in self.methods],
             "dtype": self.dtype_policy.name,
             "template": self.template.get_config(),
             "name": self.name,
@@ -360,5 +546,21 @@ class LabelModel(keras.Model):
 
     @classmethod
     def from_config(cls, config):
+        config = _current_config(config)
         kind = Template if "pattern" in config["template"] else PlainText
-        return cls(**{**config, "template": kind.from_config(config["template"])})
+        template = kind.from_config(config["template"])
+        methods = [method_from_config(method) for method in config["tune"]]
+        return cls(**{**config, "template": template, "tune": methods})
+
+
+def _current_config(config):
+    """A model's configuration, of this version or of 0.1.0, where `tune` was three arguments."""
+    if "tune" in config:
+        return config
+    config = dict(config)
+    trainable = config.pop("trainable", "all")
+    encoder, start = config.pop("prompt_encoder", None), config.pop("prompt_start", "unused")
+    methods = [All()] if trainable == "all" else []
+    if encoder is not None or start != "unused":
+        methods.append(Prompt(start=start, encoder=encoder))
+    return {**config, "tune": [method_to_config(method) for method in methods]}

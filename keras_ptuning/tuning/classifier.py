@@ -1,196 +1,122 @@
-"""`PromptClassifier`: texts in, labels out, as scikit-learn does it."""
+"""Direct fine-tuning, the baseline: a dense layer over the vector of `[CLS]`, and no cloze."""
 
 import keras
-import numpy as np
-from sklearn.model_selection import train_test_split
+from keras import ops
 
-from keras_ptuning.checkpoints import find_checkpoint
-from keras_ptuning.data import check_integer
-from keras_ptuning.tuning.estimator import TextEstimator, as_list
-from keras_ptuning.tuning.ptuning import build_ptuning_model
+from keras_ptuning.backend import build_model, sum_over_replicas
+from keras_ptuning.methods import named_weights
+from keras_ptuning.models import find_application, find_model
+from keras_ptuning.text.templates import PlainText
+from keras_ptuning.tuning.base import LabelModel
 
 
-class PromptClassifier(TextEstimator):
-    """Classifies texts with a template and a pretrained language model; a scikit-learn estimator.
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class TextClassifier(LabelModel):
+    """A classifier that reads the vector of `[CLS]`.
+
+    Made by `build_classifier`, whose documentation has the arguments. It is trained and used like
+    a `ClozeModel`: `fit` minimises the mean cross-entropy of the labels, which may be soft;
+    `predict` returns the log-probability of each label, `(n, num_labels)`, in the order of the
+    texts.
+    """
+
+    def __init__(self, config, template, tune="all", checkpoint_path=None, name=None, **kwargs):
+        super().__init__(config, template, tune, name, **kwargs)
+        if find_application(config, kwargs.get("model"), kwargs.get("application")) == "lm":
+            raise ValueError(
+                "In a causal language model [CLS] has not seen the text. Take a masked one, such "
+                "as 'bert-mini-zh'; or a cloze: a `Template` with causal=True, and "
+                "`build_ptuning_model`."
+            )
+        self.backbone = self._build_backbone(checkpoint_path)
+        transformer = self.backbone.transformer
+        self.classifier = keras.layers.Dense(
+            template.num_labels,
+            kernel_initializer=transformer.initializer(),
+            # Probabilities need the range and precision of float32.
+            dtype="float32",
+            name="Classifier",
+        )
+        self.classifier.build((None, transformer.hidden_size))
+        self.built = True
+
+    def _head_weights(self):
+        return named_weights(self.classifier)
+
+    def call(self, inputs, training=False):
+        return self.log_probs(self.backbone(self.backbone_inputs(inputs), training=training))
+
+    def backbone_inputs(self, inputs):
+        """What the backbone reads, which of all vectors is to return that of `[CLS]`."""
+        token_ids, segment_ids = (
+            ops.convert_to_tensor(inputs[name]) for name in ("token_ids", "segment_ids")
+        )
+        named = {
+            "Input-Token": token_ids,
+            "Input-Segment": segment_ids,
+            "Input-Gather": ops.zeros_like(token_ids[:, :1]),
+        }
+        return [named[x.name] for x in self.backbone.inputs]
+
+    def log_probs(self, x):
+        return ops.log_softmax(self.classifier(x[:, 0]))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses, labeled = self.label_losses(y, y_pred, sample_weight)
+        count = sum_over_replicas(ops.sum(ops.cast(labeled, "float32")))
+        return ops.sum(losses) / ops.maximum(count, 1.0)
+
+
+def build_classifier(config_path, checkpoint_path=None, template=None, tune="all", **kwargs):
+    """Builds an ordinary classifier out of a pretrained BERT: what fine-tuning is, without a cloze.
+
+    With `tune="prefix"` it is P-tuning v2.
 
     Args:
-        template: A `Template` over the vocabulary of the checkpoint, with the labels and their
-            words.
-        checkpoint: Path of a checkpoint's folder, or of the weights in one; or the name of an
-            embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`. Defaults to `"bert-mini-zh"`.
-        trainable, normalization, auxiliary, prompt_encoder, prompt_start: As in
-            `build_ptuning_model`, but `auxiliary` defaults to `False`.
-        learning_rate: Float, of Adam, falling to 0. Defaults to 1e-2 for a prompt, 2e-5 for a whole
-            model.
-        epochs: Integer, the most passes over the labelled texts. Defaults to `50`.
-        batch_size: Integer. Defaults to `32`.
-        validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
-            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither; nor
-            where that share has no place for each label. Defaults to `0.2`.
-        patience: Integer. Defaults to `10`.
-        random_state: Integer, what all that is random depends on: `fit` sets the global seeds to
-            it. Defaults to `0`.
-        verbose: As in `keras.Model.fit`; 0 for silence. Defaults to `"auto"`, a progress bar.
+        config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
+            an embedded checkpoint, `"bert-mini-zh"`; or path of a
+            configuration, or a dictionary with what stands in one.
+        checkpoint_path: Its weights, as `build_ptuning_model` takes them; an MLM head is not
+            needed. `None` for those in the folder; with a configuration alone they are random.
+        template: A `PlainText`, which has the labels, over the checkpoint's vocabulary.
+        tune: What trains besides the dense layer, as `build_ptuning_model` takes it, but for
+            prompts. `None` for nothing else. Defaults to `"all"`.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`;
+            and `data_parallel`, as `build_ptuning_model` takes it.
 
-    Attributes:
-        classes_: The labels, sorted: the order of the columns of `predict_proba`.
-        model_: The `ClozeModel`.
-        history_: Dictionary of the losses and accuracies of each epoch.
+    Returns:
+        A `TextClassifier`.
+
+    Raises:
+        FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
+        TypeError: if `template` is not a `PlainText`.
+        ValueError: if the model is causal, the configuration does not match the checkpoint, or the
+            vocabulary or the length of the texts not the configuration.
 
     Example:
 
     ```python
-    template = Template("[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
-                        {"负面": "不", "正面": "很"}, "bert-mini-zh")
-    classifier = PromptClassifier(template, "bert-mini-zh").fit(texts, labels)
-    classifier.predict(["物流很快，包装也好。"])  # array(['正面'])
-    classifier.save("sentiment.keras")
-    PromptClassifier.load("sentiment.keras").score(new_texts, new_labels)
+    plain = PlainText(["负面", "正面"], "bert-mini-zh")
+    model = build_classifier("bert-mini-zh", template=plain)
+    model.compile(keras.optimizers.Adam(2e-5))
+    model.fit(plain.dataset(texts, labels), epochs=10)
+    plain.decode(model.predict(plain.dataset(new_texts)))
     ```
 
     Reference:
-        - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
-        - [Su, 2021](https://kexue.fm/archives/8295).
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 4.
+        - P-tuning v2: [Liu et al., 2021](https://arxiv.org/abs/2110.07602), section 3.
     """
+    model = kwargs.get("model")
+    config, checkpoint = find_classifier(config_path, checkpoint_path, template, model)
+    kwargs = {"tune": tune, "checkpoint_path": checkpoint, **kwargs}
+    return build_model(TextClassifier, config, template, **kwargs)
 
-    def __init__(
-        self,
-        template,
-        checkpoint="bert-mini-zh",
-        *,
-        trainable="prompt",
-        normalization="vocabulary",
-        auxiliary=False,
-        prompt_encoder=None,
-        prompt_start="unused",
-        learning_rate=None,
-        epochs=50,
-        batch_size=32,
-        validation_fraction=0.2,
-        patience=10,
-        random_state=0,
-        verbose="auto",
-    ):
-        self.template = template
-        self.checkpoint = checkpoint
-        self.trainable = trainable
-        self.normalization = normalization
-        self.auxiliary = auxiliary
-        self.prompt_encoder = prompt_encoder
-        self.prompt_start = prompt_start
-        self.learning_rate = learning_rate
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.random_state = random_state
-        self.verbose = verbose
 
-    def fit(self, texts, labels, unlabeled=None):
-        """Trains on labelled texts.
-
-        Args:
-            texts: List of strings; of pairs of strings if the template has `{text_b}`.
-            labels: List of labels, some of the template's.
-            unlabeled: Optional list of further texts. The auxiliary task alone learns from them, so
-                they need `auxiliary=True`.
-
-        Returns:
-            The classifier itself.
-
-        Raises:
-            TypeError: if the template is not a `Template` with labels, or a text not a string.
-            ValueError: if a label is not one of the template's, texts and labels differ in number,
-                or an argument makes no sense.
-            FloatingPointError: if the loss is not finite; the weights are those of the best epoch.
-        """
-        template = self.template
-        if not getattr(template, "is_cloze", False) or template.labels is None:
-            raise TypeError(
-                "A PromptClassifier needs a `Template` with labels. Received: "
-                f"template={template!r}."
-            )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("random_state", 0)):
-            check_integer(name, getattr(self, name), least)
-        share = self.validation_fraction
-        if not isinstance(share, int | float | np.number) or not 0 <= share < 1:
-            raise ValueError(
-                f"`validation_fraction` must be at least 0 and below 1. Received: {share!r}."
-            )
-        if unlabeled is not None and not self.auxiliary:
-            raise ValueError(
-                "Only the auxiliary task learns from unlabelled texts: use `auxiliary=True`. "
-                f"Received: auxiliary={self.auxiliary!r}."
-            )
-        try:
-            classes = np.array(sorted(template.label_names))
-        except TypeError:
-            raise ValueError(
-                f"The labels must be all strings or all integers. Received: {template.label_names}."
-            ) from None
-        # Everything is checked before anything is built.
-        data = template.dataset(
-            texts,
-            as_list("labels", labels),
-            self.batch_size,
-            seed=self.random_state,
-            mask_rate=None if self.auxiliary else 0,
-            unlabeled=unlabeled,
+def find_classifier(config_path, checkpoint_path, template, model):
+    if not isinstance(template, PlainText):
+        raise TypeError(
+            "`template` must be a `PlainText`, e.g. PlainText(['负面', '正面'], 'bert-mini-zh'). "
+            f"Received: template={template!r}."
         )
-        validation, callbacks = None, []
-        rows, held_out = self._split(data.label_ids)
-        if held_out is not None:
-            data, validation = data.subset(rows), data.subset(held_out)
-            callbacks = [
-                keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
-            ]
-        config, weights, _ = find_checkpoint(self.checkpoint)
-        keras.utils.set_random_seed(self.random_state)
-        model = build_ptuning_model(
-            config,
-            weights,
-            template,
-            trainable=self.trainable,
-            normalization=self.normalization,
-            auxiliary=self.auxiliary,
-            prompt_encoder=self.prompt_encoder,
-            prompt_start=self.prompt_start,
-        )
-        rate = self.learning_rate
-        if rate is None:
-            rate = 1e-2 if self.trainable == "prompt" else 2e-5
-        schedule = keras.optimizers.schedules.CosineDecay(rate, len(data) * self.epochs)
-        model.compile(keras.optimizers.Adam(schedule))
-        self.model_, self.classes_ = model, classes
-        self.history_ = model.fit(
-            data,
-            epochs=self.epochs,
-            validation_data=validation,
-            callbacks=callbacks,
-            verbose=self.verbose,
-        ).history
-        return self
-
-    def _split(self, label_ids):
-        """Which texts to train on, and which to hold out, or `None`."""
-        labeled, unlabeled = np.flatnonzero(label_ids >= 0), np.flatnonzero(label_ids < 0)
-        counts = np.unique(label_ids[labeled], return_counts=True)[1]
-        size = round(self.validation_fraction * len(labeled))
-        # As many of each label as there are in all, or none where they are too few for that.
-        if counts.min() < 2 or min(size, len(labeled) - size) < len(counts):
-            return np.arange(len(label_ids)), None
-        rows, held_out = train_test_split(
-            labeled, test_size=size, stratify=label_ids[labeled], random_state=self.random_state
-        )
-        return np.concatenate([rows, unlabeled]), held_out
-
-    def _templates(self):
-        return [self.template]
-
-    def _templates_to_json(self):
-        # The model has it.
-        return {"template": None}
-
-    @staticmethod
-    def _templates_from_json(parameters, template):
-        return {"template": template}
+    return find_model(config_path, checkpoint_path, model)

@@ -1,26 +1,16 @@
 """The cloze model: a transformer, a template's answer positions, and a verbalizer."""
 
-import hashlib
 import json
-import math
 import os
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_ptuning.distribution import sum_over_replicas
+from keras_ptuning.backend import build_model, sum_over_replicas
 from keras_ptuning.files import replacing
-from keras_ptuning.layers import Bias, PtuningEmbedding, Verbalizer
-from keras_ptuning.models import (
-    build_transformer_model,
-    find_application,
-    override,
-    read_config,
-    save_transformer_model,
-)
+from keras_ptuning.layers import PtuningEmbedding, Verbalizer
+from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.tuning.base import LabelModel
-from keras_ptuning.tuning.prompts import start_vectors, write_prompt
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -49,42 +39,42 @@ class ClozeModel(LabelModel):
         self,
         config,
         template,
-        trainable="prompt",
+        tune=None,
         normalization="vocabulary",
         auxiliary=True,
-        prompt_encoder=None,
-        prompt_start="unused",
         checkpoint_path=None,
         name=None,
         **kwargs,
     ):
-        super().__init__(config, template, name, **kwargs)
-        for argument, value, expected in (
-            ("trainable", trainable, ("prompt", "all")),
-            ("normalization", normalization, ("vocabulary", "labels")),
-        ):
-            if value not in expected:
-                raise ValueError(
-                    f"`{argument}` must be one of {expected}. Received: {argument}={value!r}."
-                )
-        self.tuned = trainable
+        super().__init__(config, template, tune, name, **kwargs)
+        if normalization not in ("vocabulary", "labels"):
+            raise ValueError(
+                "`normalization` must be 'vocabulary' or 'labels'. Received: "
+                f"normalization={normalization!r}."
+            )
         self.normalization = normalization
         self.auxiliary = auxiliary
-        self.prompt_encoder = prompt_encoder
-        self.prompt_start = prompt_start
-        self.backbone = _build_backbone(
-            config,
-            checkpoint_path,
-            template,
-            trainable,
-            prompt_encoder,
-            prompt_start,
-            **{key: value for key, value in self.init_config.items() if key != "config"},
+        self._check_application(config, kwargs)
+        self.backbone = self._build_backbone(
+            checkpoint_path, with_mlm="linear", branching=template.causal
         )
         self.verbalizer = Verbalizer(
             template.word_ids, template.word_slots, dtype="float32", name="Verbalizer"
         )
         self.built = True
+
+    def _check_application(self, config, kwargs):
+        template = self.template
+        application = find_application(config, kwargs.get("model"), kwargs.get("application"))
+        if template.causal != (application == "lm"):
+            need = (
+                "A causal template needs a causal language model, such as 'gpt-mini-zh'; for a "
+                "BERT that was trained as one, give application='lm'"
+                if template.causal
+                else "A causal language model needs a causal template, whose [MASK] comes last: "
+                "Template(..., causal=True)"
+            )
+            raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
 
     @property
     def embedding(self):
@@ -105,19 +95,6 @@ class ClozeModel(LabelModel):
     def prompt(self):
         """The variable behind the vectors of the tokens that learn, or `None` without any."""
         return getattr(self.backbone.get_layer("Embedding-Token"), "prompt", None)
-
-    @property
-    def default_learning_rate(self):
-        return 6e-4 if self.tuned == "prompt" else 2e-5
-
-    @property
-    def nothing_trains(self):
-        if self.prompt is not None:
-            return super().nothing_trains
-        return (
-            f"the template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., and the "
-            'rest is frozen. Build the model with `trainable="all"` to train it whole'
-        )
 
     @property
     def learns_from_unlabeled(self):
@@ -171,85 +148,11 @@ class ClozeModel(LabelModel):
         count = sum_over_replicas(answers + auxiliary.get("auxiliary_count", 0.0))
         return total / ops.maximum(count, 1.0)
 
-    def compile(self, optimizer=None, loss=None, prompt_optimizer=None, **kwargs):
-        """Configures training.
-
-        Args:
-            optimizer: Defaults to Adam with the learning rate 6e-4 for a prompt, 2e-5 for a
-                whole model.
-            loss: Must be `None`: `normalization` and `auxiliary` choose it, when building the
-                model.
-            prompt_optimizer: Optional optimizer of the virtual tokens alone, e.g. with a larger
-                learning rate, `model.compile(Adam(2e-5), prompt_optimizer=Adam(1e-2))`, where the
-                whole model trains.
-            **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
-                accuracy of the labels.
-        """
-        if prompt_optimizer is not None:
-            if self.prompt is None:
-                raise ValueError(
-                    f"The template {self.template.pattern!r} has no tokens that learn: leave out "
-                    "`prompt_optimizer`."
-                )
-            if optimizer is None:
-                optimizer = keras.optimizers.Adam(self.default_learning_rate)
-            optimizer, prompt_optimizer = map(keras.optimizers.get, (optimizer, prompt_optimizer))
-            # By its path, which ends so: the vectors, and the layers that make them.
-            own = {r"(.*/)?(prompt|prompt_encoder/.*)": prompt_optimizer}
-            optimizer = keras.optimizers.MultiOptimizer(
-                keras.optimizers.OptimizerMap(optimizer, own)
-            )
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
-
-    def summary(self, *args, print_fn=None, **kwargs):
-        """Prints the layers, and how many of the numbers in them are trained."""
-        self.backbone.summary(*args, print_fn=print_fn, **kwargs)
-        trained = sum(math.prod(v.shape) for v in self.trainable_variables)
-        total = self.count_params()
-        line = f"Trained: {trained:,} of {total:,} parameters ({trained / total:.3%})"
-        if self._only_prompt_trains():
-            line += ", the vectors of {} tokens x {}".format(*self.prompt.shape)
-            line += f" and their {self.prompt_encoder} encoder" if self.prompt_encoder else ""
-        (print_fn or print)(line)
-
-    def _only_prompt_trains(self):
-        if self.prompt is None or not self.trainable_variables:
-            return False
-        own = {id(v) for v in self.embedding.trainable_variables}
-        frozen_table = not self.embedding.embeddings.trainable
-        return frozen_table and all(id(v) in own for v in self.trainable_variables)
-
-    def save_prompt(self, filepath):
-        """Saves the tuned prompt by itself: some kilobytes, to be used with `load_prompt`.
-
-        Where an encoder made the vectors, they are saved as it makes them now, without it.
-
-        The file holds the vectors of the tokens that learn, the template with its labels, and
-        fingerprints of the frozen weights and of the vocabulary, without which the vectors mean
-        nothing.
-
-        Args:
-            filepath: Path of the file to write, e.g. `"sentiment.prompt"`.
-
-        Raises:
-            ValueError: if the prompt alone is not the result of the training: the template has
-                no tokens that learn, or other weights train too.
-        """
-        if not self._only_prompt_trains():
-            reason = "has no virtual tokens" if self.prompt is None else "trains more than these"
-            raise ValueError(
-                f"The virtual tokens by themselves are not this model: it {reason}. Save all of "
-                "it with `model.save(...)`."
-            )
-        write_prompt(
-            filepath,
-            ops.convert_to_numpy(self.embedding.vectors()),
-            {"template": self.template.get_config(), "backbone": self.fingerprint()},
-            self.embedding.start,
-        )
+    def _options(self):
+        return {"normalization": self.normalization, "auxiliary": self.auxiliary}
 
     def save_checkpoint(self, folder, dtype="float32"):
-        """Writes the transformer with its tuned prompt as a checkpoint that other tools load.
+        """Writes the transformer, with what was tuned merged in, as a checkpoint for other tools.
 
         Besides the files of `save_transformer_model` there is `template.json`: the pattern, the
         labels, and of an empty text the token ids and segment ids, and where its masks are. The
@@ -262,7 +165,8 @@ class ClozeModel(LabelModel):
             dtype: Type of the numbers in the safetensors file, `"float32"` or `"float16"`.
 
         Raises:
-            ValueError: if the architecture is not one of this library's.
+            ValueError: if something that was tuned cannot be merged: checkpoints have no place for
+                prefixes and adapters. Nothing is written then.
 
         Example:
 
@@ -271,14 +175,19 @@ class ClozeModel(LabelModel):
         transformers.AutoModelForMaskedLM.from_pretrained("my_bert")
         ```
         """
+        apart = [method for method in self.methods if not method.merges]
+        if apart:
+            raise ValueError(
+                f"A checkpoint has no place for {' and '.join(map(repr, apart))}, so nothing was "
+                "written. Save what was tuned by itself with `model.save_tuned(...)`, or the model "
+                "whole with `model.save(...)`."
+            )
         template = self.template
         vocab = list(template.tokenizer.vocab)
         # In the order of their ids.
-        vocab += [
-            f"[unused{name[2:-1]}]"
-            for name, token_id in zip(template.tuned_names, template.virtual_ids, strict=False)
-            if token_id >= len(template.tokenizer.vocab)
-        ]
+        ids = template.virtual_ids + template.label_token_ids
+        own = dict(zip(ids, template.tuned_names, strict=True))
+        vocab += [_unused_name(own[i]) for i in sorted(own) if i >= len(vocab)]
         rows = self.backbone.get_layer("Embedding-Token").input_dim
         config = override(self.init_config["config"], self.init_config)
         config["vocab_size"] = max(rows, len(vocab))
@@ -294,95 +203,98 @@ class ClozeModel(LabelModel):
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text + "\n")
 
-    def fingerprint(self):
-        """A SHA-256 of all weights but the prompt: the same for the same checkpoint."""
-        digest = hashlib.sha256()
-        for layer in self.backbone.layers:
-            is_prompt = isinstance(layer, PtuningEmbedding)
-            for variable in [layer.embeddings] if is_prompt else layer.weights:
-                value = ops.convert_to_numpy(variable)
-                digest.update(f"{layer.name} {value.shape} {value.dtype}".encode())
-                digest.update(value.tobytes())
-        return digest.hexdigest()
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "trainable": self.tuned,
-            "normalization": self.normalization,
-            "auxiliary": self.auxiliary,
-            "prompt_encoder": self.prompt_encoder,
-            "prompt_start": self.prompt_start,
-        }
+def _unused_name(token):
+    """What an additional token is called in a vocabulary: `[u3]` is `[unused3]`."""
+    return f"[unused{token[2:-1]}]" if token[1] == "u" else f"[unused_{token[1:-1]}]"
 
 
-def _build_backbone(
-    config, checkpoint_path, template, trainable, prompt_encoder, prompt_start, **kwargs
+def build_ptuning_model(
+    config_path,
+    checkpoint_path=None,
+    template=None,
+    tune=None,
+    normalization="vocabulary",
+    auxiliary=True,
+    **kwargs,
 ):
-    """A transformer whose head works at given positions, with the template's tokens laid in."""
-    application = find_application(config, kwargs.get("model"), kwargs.get("application"))
-    if template.causal != (application == "lm"):
-        need = (
-            "A causal template needs a causal language model, such as 'gpt-mini-zh'; for a BERT "
-            "that was trained as one, give application='lm'"
-            if template.causal
-            else "A causal language model needs a causal template, whose [MASK] comes last: "
-            "Template(..., causal=True)"
+    """Builds a classifier out of a pretrained language model, masked or causal, and a template.
+
+    Args:
+        config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
+            an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or path of a
+            configuration, or a dictionary with what stands in one.
+        checkpoint_path: The weights, with a head that predicts tokens, as
+            `build_transformer_model` takes them. `None` for those in the folder; with a
+            configuration alone they are random.
+        template: A `Template` over the checkpoint's vocabulary; for a causal language model, one
+            with `causal=True`.
+        tune: What trains, while the rest is frozen: `"prompt"`, the template's virtual tokens and
+            label words (for few labels); `"prefix"`, `"lora"` or `"adapter"`; `"all"`, everything
+            (for many labels); or an object with settings, such as `Prompt(start="labels")`,
+            `Prefix(20)`, `LoRA(rank=4)`, `Adapter(kind="pfeiffer")`; or a list of these. The
+            template's tokens that learn do so with every method. Defaults to these alone. A
+            template without any is a zero-shot classifier then.
+        normalization: What the label words compete with in the loss: `"vocabulary"`, all tokens,
+            as in pretraining, or `"labels"`, each other only. Defaults to `"vocabulary"`.
+        auxiliary: Whether training also predicts other words, masked at random in each epoch, or
+            with a causal model the whole text (`mask_rate` of `Template.dataset`). Defaults to
+            `True`.
+        **kwargs: Other arguments of `build_transformer_model`: `model`, `dropout_rate`,
+            `attention_dropout_rate`, `keep_tokens`, `dtype` (e.g. `"mixed_bfloat16"`), `name`;
+            `application="lm"` for a BERT that was trained as a causal language model. With
+            `data_parallel=True` all devices share each batch: on TensorFlow those of this process,
+            or with `TF_CONFIG` in the environment those of all workers; on JAX all that it sees.
+            `compile` makes the optimizer anew from its configuration then (it is
+            `model.optimizer`), and a saved model is one of a single device again.
+
+    Returns:
+        A `ClozeModel`: a Keras model with `compile`, `fit`, `evaluate`, `predict`, `summary`,
+        `save`, and `save_tuned`. Its inputs are what `template.dataset` and `template.encode`
+        make; its output has shape `(batch, num_labels)`, the log-probability of each label.
+
+    Raises:
+        FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
+        TypeError: if `template` is not a `Template`.
+        ValueError: if the configuration does not match the checkpoint, the checkpoint has no MLM
+            head, only one of template and model is causal, the vocabulary has another size than
+            the embedding, the template's `maxlen` is more than the model has positions, two
+            methods need one place, or an argument is none of those above.
+
+    Example:
+
+    ```python
+    template = Template("[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
+                        labels={"负面": "不", "正面": "很"}, tokenizer="bert-mini-zh")
+    model = build_ptuning_model("bert-mini-zh", template=template)
+    model.compile()
+    model.fit(template.dataset(texts, labels), epochs=50)
+    template.decode(model.predict(template.dataset(new_texts)))
+
+    # A GPT goes on where the text ends:
+    template = Template("[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]",
+                        {"负面": "不", "正面": "很"}, "gpt-mini-zh", causal=True)
+    model = build_ptuning_model("gpt-mini-zh", template=template)
+    ```
+
+    Reference:
+        - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
+        - [Su, 2021](https://kexue.fm/archives/8295): frozen model, masked stop-gradient, and the
+          auxiliary task in place of an LSTM.
+    """
+    if not getattr(template, "is_cloze", False):
+        raise TypeError(
+            "`template` must be a `Template`, e.g. build_ptuning_model('bert-mini-zh', "
+            f"template=template). Received: template={template!r}."
         )
-        raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
-    settings = {**read_config(config), **kwargs}
-    tuned_ids = template.virtual_ids + template.label_token_ids
-    if prompt_start != "unused" and not tuned_ids:
-        raise ValueError(
-            f"The template {template.pattern!r} has no tokens that learn: leave out "
-            f"`prompt_start`. Received: prompt_start={prompt_start!r}."
-        )
-    if prompt_encoder is not None and not template.virtual_ids:
-        raise ValueError(
-            "A prompt encoder needs virtual tokens [u1], [u2]... to make. Received: "
-            f"prompt_encoder={prompt_encoder!r} with the template {template.pattern!r}."
-        )
-    layers = {}
-    if tuned_ids:
-        keep_tokens = settings.get("keep_tokens")
-        layers["Embedding-Token"] = PtuningEmbedding(
-            settings["vocab_size"] if keep_tokens is None else len(keep_tokens),
-            settings["embedding_size"] or settings["hidden_size"],
-            tuned_ids=tuned_ids,
-            table_trainable=trainable == "all",
-            prompt_encoder=prompt_encoder,
-            num_encoded=len(template.virtual_ids),
-            embeddings_initializer=keras.initializers.TruncatedNormal(
-                stddev=settings["initializer_range"]
-            ),
-            dtype=kwargs["dtype"].variable_dtype,
-            name="Embedding-Token",
-        )
-    backbone = build_transformer_model(
+    config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
+    return build_model(
+        ClozeModel,
         config,
-        checkpoint_path,
-        with_mlm="linear",
-        gather_positions=True,
-        branching=template.causal,
-        layers=layers,
-        name="backbone",
+        template,
+        tune=tune,
+        normalization=normalization,
+        auxiliary=auxiliary,
+        checkpoint_path=checkpoint,
         **kwargs,
     )
-    if trainable == "prompt":
-        for layer in backbone.layers:
-            if not isinstance(layer, PtuningEmbedding):
-                layer.trainable = False
-    if tuned_ids:
-        embedding = layers["Embedding-Token"]
-        bias = next((layer.bias for layer in backbone.layers if isinstance(layer, Bias)), None)
-        vectors = start_vectors(
-            prompt_start,
-            template,
-            ops.convert_to_numpy(embedding.embeddings),
-            # How much a head favours each token follows how frequent it was.
-            None if bias is None else ops.convert_to_numpy(bias),
-            np.random.default_rng(np.random.randint(2**31)),
-            settings["initializer_range"],
-        )
-        embedding.start_from(vectors)
-    return backbone

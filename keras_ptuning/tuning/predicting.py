@@ -10,10 +10,9 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
-from keras_ptuning.data import check_integer
-from keras_ptuning.datasets import iterate_lines
-from keras_ptuning.distribution import is_shared
-from keras_ptuning.files import replacing
+from keras_ptuning.backend import is_shared
+from keras_ptuning.checks import check_integer
+from keras_ptuning.files import iterate_lines, replacing
 
 # Texts that are tokenized, sorted by length, predicted and written together.
 CHUNK = 8192

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_ptuning.files import replacing
-from keras_ptuning.tokenizers import is_special
+from keras_ptuning.text.tokenizers import is_special
 
 # What fonts with Chinese characters are usually called, on Linux, Windows and macOS.
 CHINESE_FONTS = (

@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_ptuning.distribution import build_model, sum_over_replicas
-from keras_ptuning.tuning.finetuning import TextClassifier, _classifier_arguments
+from keras_ptuning.backend import build_model, gradient, sum_over_replicas
+from keras_ptuning.tuning.classifier import TextClassifier, find_classifier
 
 # How far to go in the random direction to find the adversarial one, in the unit of `epsilon`: near
 # enough for the divergence to be quadratic, far enough to be told from rounding errors.
@@ -26,10 +26,19 @@ class VATClassifier(TextClassifier):
 
     learns_from_unlabeled = True
 
-    def __init__(self, config, template, checkpoint_path=None, epsilon=0.5, name=None, **kwargs):
+    def __init__(
+        self,
+        config,
+        template,
+        tune="all",
+        epsilon=0.5,
+        checkpoint_path=None,
+        name=None,
+        **kwargs,
+    ):
         if not 0 < epsilon < math.inf:
             raise ValueError(f"`epsilon` must be positive and finite. Received: {epsilon!r}.")
-        super().__init__(config, template, checkpoint_path, name, **kwargs)
+        super().__init__(config, template, tune, checkpoint_path, name, **kwargs)
         self.epsilon = epsilon
         self.seed_generator = keras.random.SeedGenerator()
         embeddings = self.backbone.get_layer("Embedding-Token").output
@@ -68,7 +77,7 @@ class VATClassifier(TextClassifier):
         unit = ops.sqrt(squares / ops.sum(tokens, axis=(1, 2), keepdims=True))
         d = keras.random.normal(ops.shape(x), dtype="float32", seed=self.seed_generator)
         d = XI * unit * _normalized(d * tokens)
-        g = _gradient(lambda d: ops.sum(divergences(x + d)), d)
+        g = gradient(lambda d: ops.sum(divergences(x + d)), d)
         # It is 0 at padding, which no token sees.
         return ops.stop_gradient(self.epsilon * unit * _normalized(g))
 
@@ -82,8 +91,8 @@ class VATClassifier(TextClassifier):
         count = sum_over_replicas(ops.sum(is_text))
         return loss + ops.sum(ops.multiply(divergences, is_text)) / count
 
-    def get_config(self):
-        return {**super().get_config(), "epsilon": self.epsilon}
+    def _options(self):
+        return {"epsilon": self.epsilon}
 
 
 def _divergences(log_p, log_q):
@@ -99,28 +108,9 @@ def _normalized(x):
     return x / ops.maximum(norm, 1e-30)
 
 
-def _gradient(function, x):
-    """The gradient of a function that returns one number."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return jax.grad(function)(x)
-    if backend == "torch":
-        import torch
-
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            return torch.autograd.grad(function(x), x)[0]
-    import tensorflow as tf
-
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(x)
-        y = function(x)
-    return tape.gradient(y, x)
-
-
-def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsilon=0.5, **kwargs):
+def build_vat_classifier(
+    config_path, checkpoint_path=None, template=None, tune="all", epsilon=0.5, **kwargs
+):
     """Builds the classifier of `build_classifier`, to be trained on texts without labels too.
 
     A text without a label still has a prediction, which should not change with a small change of
@@ -129,7 +119,7 @@ def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsil
     long as training without.
 
     Args:
-        config_path, checkpoint_path, template: As `build_classifier` takes them.
+        config_path, checkpoint_path, template, tune: As `build_classifier` takes them.
         epsilon: Float, the size of the change of a text: the norm of the change of all its token
             embeddings together, in units of the length of one of them (the root mean square in
             this text). So it is the same for all checkpoints, and for texts of any length.
@@ -138,7 +128,7 @@ def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsil
             and `data_parallel`, as `build_ptuning_model` takes it.
 
     Returns:
-        A `VATClassifier`, all of whose weights train.
+        A `VATClassifier`.
 
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
@@ -161,5 +151,7 @@ def build_vat_classifier(config_path, checkpoint_path=None, template=None, epsil
           texts: [Miyato et al., 2016](https://arxiv.org/abs/1605.07725), section 3.
         - Of a BERT: [Su, 2020](https://kexue.fm/archives/7466).
     """
-    arguments = _classifier_arguments(config_path, checkpoint_path, template, kwargs.get("model"))
-    return build_model(VATClassifier, *arguments, epsilon=epsilon, **kwargs)
+    model = kwargs.get("model")
+    config, checkpoint = find_classifier(config_path, checkpoint_path, template, model)
+    kwargs = {"tune": tune, "epsilon": epsilon, "checkpoint_path": checkpoint, **kwargs}
+    return build_model(VATClassifier, config, template, **kwargs)

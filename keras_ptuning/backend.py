@@ -1,0 +1,275 @@
+"""What TensorFlow, JAX and PyTorch do differently: one room for it."""
+
+import functools
+import os
+import weakref
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def takes_derivatives(x):
+    """Whether functions made by `with_derivative` can be called on a tensor: on TensorFlow."""
+    return keras.backend.backend() == "tensorflow" and not isinstance(x, keras.KerasTensor)
+
+
+def with_derivative(function):
+    """Makes a function of a TensorFlow tensor out of one that brings its derivative along.
+
+    TensorFlow registers each use of a custom gradient for good, together with the graph around it
+    and the weights in that. So here it is traced once for each type of numbers, on its own.
+
+    Args:
+        function: Function of a tensor, and of other arguments that can be hashed. Returns its
+            value, a tensor of the same shape, and a function that turns the gradient of this into
+            the gradient of the input.
+
+    Returns:
+        A function of the same arguments that returns the value.
+    """
+
+    @functools.cache
+    def trace(dtype, *args):
+        import tensorflow as tf
+
+        with tf.init_scope():
+            traced = tf.function(ops.custom_gradient(lambda x: function(x, *args)), autograph=False)
+            return traced.get_concrete_function(tf.TensorSpec(None, dtype))
+
+    @functools.wraps(function)
+    def call(x, *args):
+        y = trace(x.dtype, *args)(x)
+        y.set_shape(x.shape)
+        return y
+
+    return call
+
+
+def for_dense_gradient(variable):
+    """A variable as a tensor, whose gradient is dense where rows of it are looked up.
+
+    On TensorFlow it would be a list of rows, which costs more in most optimizers.
+    """
+    tensor = ops.convert_to_tensor(variable)
+    if variable.trainable and keras.backend.backend() == "tensorflow":
+        # The gradient of a product is dense.
+        tensor = tensor * 1
+    return tensor
+
+
+def draw_kept(x, rate, seed_generator):
+    """What dropout keeps: a boolean tensor of the shape of `x`.
+
+    Returns `None` where Keras's own way is as fast: everywhere but on TensorFlow, where 16 bits
+    for each number are drawn, and compared with the rate in steps of 1 / 65536.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    count = tf.size(x)
+    seed = tf.cast(seed_generator.next(), "int32")
+    bits = tf.random.stateless_uniform(
+        [(count + 1) // 2], seed, minval=None, maxval=None, dtype="int32", alg="philox"
+    )
+    bits = tf.reshape(tf.bitcast(bits, "int16"), [-1])[:count]
+    threshold = min(round(rate * 2**16), 2**16 - 1) - 2**15
+    return tf.reshape(bits >= threshold, tf.shape(x))
+
+
+def gradient(function, x):
+    """The gradient of a function of a tensor that returns one number."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.grad(function)(x)
+    if backend == "torch":
+        import torch
+
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            return torch.autograd.grad(function(x), x)[0]
+    import tensorflow as tf
+
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        y = function(x)
+    return tape.gradient(y, x)
+
+
+def seed_dropout(model, rng):
+    """Sets the state of all dropout of a model, which Keras does not save with the weights."""
+    for variable in model.variables:
+        if variable.name == "seed_generator_state":
+            variable.assign([rng.integers(2**31), 0])
+    if keras.backend.backend() == "torch":
+        # Dropout takes its numbers from PyTorch's own generator there.
+        import torch
+
+        torch.manual_seed(rng.integers(2**31))
+
+
+def compiles_each_shape():
+    """Whether each new shape of a batch costs a compilation, so that there should be few."""
+    return keras.backend.backend() == "jax"
+
+
+def default_jit_compile():
+    """What `jit_compile` of `keras.Model.compile` should be.
+
+    On TensorFlow XLA would compile each length of batch, and is no faster on a CPU.
+    """
+    return False if keras.backend.backend() == "tensorflow" else "auto"
+
+
+def as_batches(dataset):
+    """What Keras is to iterate over in place of a `PyDataset`.
+
+    On TensorFlow Keras guesses the shapes of its batches from two of them. Where these happen to be
+    of one length, it refuses the others. So there it is a `tf.data.Dataset` of any shapes.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return dataset
+    import tensorflow as tf
+
+    signature = keras.tree.map_structure(
+        lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), dataset[0]
+    )
+    # TensorFlow never lets go of a generator, and with it would keep all the texts.
+    source = [dataset]
+    batches = tf.data.Dataset.from_generator(lambda: iter(source[0]), output_signature=signature)
+    batches = batches.apply(tf.data.experimental.assert_cardinality(len(dataset)))
+    # Of several processes, each makes all batches and takes its share.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    # There is nothing to tune, and stopping to tune can take longer than a small epoch.
+    options.autotune.enabled = False
+    batches = batches.with_options(options).prefetch(2)
+    weakref.finalize(batches, source.clear)
+    return batches
+
+
+def predict_with_one_graph(model, batches):
+    """Has one graph made for batches of all shapes, where TensorFlow would make several."""
+    if keras.backend.backend() == "tensorflow" and not model.run_eagerly:
+        model.make_predict_function()
+        model.predict_function.get_concrete_function([batches.element_spec])
+
+
+# Where TensorFlow is told which of several processes it is.
+WORKERS = "TF_CONFIG"
+
+
+def find_distribution():
+    """All devices there are: of this process, or of all processes that work together.
+
+    Returns:
+        A `tf.distribute.Strategy`, or on JAX a `keras.distribution.DataParallel`. Both have a
+        `scope()`, in which models are made and used.
+
+    Raises:
+        ValueError: on PyTorch, with which Keras uses one device.
+
+    Reference:
+        - https://keras.io/guides/distribution/
+        - https://www.tensorflow.org/guide/distributed_training
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return keras.distribution.DataParallel(auto_shard_dataset=False)
+    if backend != "tensorflow":
+        raise ValueError(
+            "Several devices need the backend TensorFlow or JAX: set KERAS_BACKEND before Keras is "
+            f"imported. Received: data_parallel=True with the backend {backend!r}."
+        )
+    import tensorflow as tf
+
+    if WORKERS in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if gpus:
+        return tf.distribute.MirroredStrategy(gpus)
+    # The usual way of TensorFlow to sum confuses the sums of several CPUs, where there are many.
+    cpus = [device.name for device in tf.config.list_logical_devices("CPU")]
+    one_by_one = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(cpus, cross_device_ops=one_by_one)
+
+
+def build_model(model_class, *args, data_parallel=False, **kwargs):
+    """Makes a `LabelModel`, on one device or on all."""
+    if not data_parallel:
+        return model_class(*args, **kwargs)
+    distribution = find_distribution()
+    _share_seed(distribution)
+    with distribution.scope():
+        model = model_class(*args, **kwargs)
+    model.distribution = distribution
+    return model
+
+
+def _share_seed(distribution):
+    """Seeds all processes alike, so that JAX's draw the same first weights.
+
+    With TensorFlow all take those of the first process.
+    """
+    if find_part(distribution)[1] > 1:
+        from jax.experimental import multihost_utils
+
+        seed = multihost_utils.broadcast_one_to_all(np.random.randint(2**31 - 1))
+        keras.utils.set_random_seed(int(seed))
+
+
+def count_replicas(distribution):
+    """Into how many shares each batch is split."""
+    if distribution is None:
+        return 1
+    if keras.backend.backend() == "jax":
+        return distribution.num_model_replicas
+    return distribution.num_replicas_in_sync
+
+
+def find_part(distribution):
+    """`(i, n)`: Keras wants the i-th of n parts of each batch from this process."""
+    if distribution is None or keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
+
+
+def is_shared(distribution):
+    """Whether other processes take part."""
+    if distribution is None or keras.backend.backend() != "tensorflow":
+        return find_part(distribution)[1] > 1
+    return WORKERS in os.environ
+
+
+def sum_over_replicas(x):
+    """The sum of a number that each replica has for its share of the batch.
+
+    On TensorFlow a replica sees its share alone, while on JAX all code sees the whole batch.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return x
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return x
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, ops.convert_to_tensor(x))
+
+
+def for_all_workers(logs):
+    """The metrics of a step, in the shape in which Keras takes their mean over workers.
+
+    With TensorFlow's workers it takes the mean of the first axis, which numbers do not have.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return logs
+    import tensorflow as tf
+
+    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return {name: ops.expand_dims(value, 0) for name, value in logs.items()}

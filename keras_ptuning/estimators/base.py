@@ -1,0 +1,153 @@
+"""What the scikit-learn estimators share: a fitted model that scores texts, and its file."""
+
+import json
+import os
+import zipfile
+
+import keras
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from keras_ptuning.files import replacing
+from keras_ptuning.text.templates import Template
+
+# Beside Keras's own files in the archive that `model.save` writes.
+PARAMETERS = "classifier.json"
+
+
+class TextEstimator(ClassifierMixin, BaseEstimator):
+    """Predicts with `model_`, which `fit` of a subclass makes, together with `classes_`.
+
+    Subclasses say which of their parameters are templates: `_templates`, `_templates_to_json`,
+    `_templates_from_json`.
+    """
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def predict_proba(self, texts):
+        """The probability of each label, among the labels.
+
+        Args:
+            texts: List of texts, as `fit` takes them.
+
+        Returns:
+            An array of shape `(len(texts), len(classes_))`, in the order of `classes_`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: if the labels of a template have changed since.
+        """
+        check_is_fitted(self)
+        return self._probabilities(self._scores(self.model_, texts))
+
+    def _scores(self, model, texts):
+        return model.predict(model.template.dataset(texts, batch_size=64), verbose=self.verbose)
+
+    def _probabilities(self, scores):
+        fitted = self.model_.template
+        names = fitted.label_names
+        for template in self._templates():
+            known = isinstance(template, Template)
+            # A classifier without a cloze knows no words.
+            if known and (
+                template.label_names != names
+                or (fitted.is_cloze and template.labels != fitted.labels)
+            ):
+                raise ValueError(
+                    "The template has other labels than the one this classifier was fitted with: "
+                    f"{template.label_names}, and there {names}. Fit it again."
+                )
+        columns = [names.index(label) for label in self.classes_.tolist()]
+        return keras.ops.convert_to_numpy(keras.ops.softmax(scores[:, columns]))
+
+    def predict(self, texts):
+        """The most probable label of each text.
+
+        Args:
+            texts: List of texts, as `fit` takes them.
+
+        Returns:
+            An array of `len(texts)` labels.
+        """
+        probabilities = self.predict_proba(texts)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def score(self, texts, labels, sample_weight=None):
+        """The accuracy.
+
+        Args:
+            texts: List of texts.
+            labels: List of their labels.
+            sample_weight: Optional weights of the texts.
+
+        Returns:
+            A float.
+
+        Raises:
+            ValueError: if one of the labels is none of those that were fitted.
+        """
+        check_is_fitted(self)
+        self.model_.template.label_ids(labels)
+        return super().score(texts, labels, sample_weight)
+
+    def save(self, filepath):
+        """Saves the classifier in one file, its model included.
+
+        `keras.models.load_model` loads the same file, as the model alone.
+
+        Args:
+            filepath: Path of the file to write, e.g. `"sentiment.keras"`.
+
+        Raises:
+            ValueError: if the name ends otherwise.
+        """
+        check_is_fitted(self)
+        if not os.fspath(filepath).endswith(".keras"):
+            raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
+        parameters = self.get_params(deep=False)
+        parameters |= {"checkpoint": os.fspath(self.checkpoint), **self._templates_to_json()}
+        with replacing(filepath) as temporary:
+            self.model_.save(temporary)
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.writestr(PARAMETERS, json.dumps(parameters, default=lambda v: v.item()))
+
+    @classmethod
+    def load(cls, filepath):
+        """Loads what `save` wrote; the checkpoint itself is not needed for it.
+
+        Args:
+            filepath: Path of the file.
+
+        Returns:
+            A fitted classifier.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a file that `save` wrote.
+        """
+        try:
+            with zipfile.ZipFile(filepath) as archive:
+                parameters = json.loads(archive.read(PARAMETERS))
+            for name in ("trainable", "prompt_encoder", "prompt_start"):
+                # Of version 0.1.0; the model has them as its methods.
+                parameters.pop(name, None)
+            unknown = set(parameters) - set(cls._get_param_names())
+            if unknown:
+                raise ValueError(f"it has {sorted(unknown)}")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no file {str(filepath)!r}.") from None
+        except (zipfile.BadZipFile, IsADirectoryError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"The file {str(filepath)!r} is damaged, or was not written by "
+                f"`{cls.__name__}.save` ({error})."
+            ) from None
+        model = keras.models.load_model(filepath)
+        classifier = cls(**{**parameters, **cls._templates_from_json(parameters, model)})
+        classifier.model_ = model
+        classifier.classes_ = np.array(sorted(model.template.label_names))
+        return classifier

@@ -1,0 +1,191 @@
+"""`PromptClassifier`: texts in, labels out, as scikit-learn does it."""
+
+import keras
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.checks import as_list, check_integer
+from keras_ptuning.estimators.base import TextEstimator
+from keras_ptuning.tuning.cloze import build_ptuning_model
+
+
+class PromptClassifier(TextEstimator):
+    """Classifies texts with a template and a pretrained language model; a scikit-learn estimator.
+
+    Args:
+        template: A `Template` over the vocabulary of the checkpoint, with the labels and their
+            words.
+        checkpoint: Path of a checkpoint's folder, or of the weights in one; or the name of an
+            embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`. Defaults to `"bert-mini-zh"`.
+        tune, normalization, auxiliary: As in `build_ptuning_model`, but `auxiliary` defaults to
+            `False`.
+        learning_rate: Float, of Adam, falling to 0. Defaults to 1e-2 for a prompt alone, and
+            otherwise to that of `ClozeModel.compile`.
+        epochs: Integer, the most passes over the labelled texts. Defaults to `50`.
+        batch_size: Integer. Defaults to `32`.
+        validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
+            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither; nor
+            where that share has no place for each label. Defaults to `0.2`.
+        patience: Integer. Defaults to `10`.
+        random_state: Integer, what all that is random depends on: `fit` sets the global seeds to
+            it. Defaults to `0`.
+        verbose: As in `keras.Model.fit`; 0 for silence. Defaults to `"auto"`, a progress bar.
+
+    Attributes:
+        classes_: The labels, sorted: the order of the columns of `predict_proba`.
+        model_: The `ClozeModel`.
+        history_: Dictionary of the losses and accuracies of each epoch.
+
+    Example:
+
+    ```python
+    template = Template("[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
+                        {"负面": "不", "正面": "很"}, "bert-mini-zh")
+    classifier = PromptClassifier(template, "bert-mini-zh").fit(texts, labels)
+    classifier.predict(["物流很快，包装也好。"])  # array(['正面'])
+    classifier.save("sentiment.keras")
+    PromptClassifier.load("sentiment.keras").score(new_texts, new_labels)
+    ```
+
+    Reference:
+        - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
+        - [Su, 2021](https://kexue.fm/archives/8295).
+    """
+
+    def __init__(
+        self,
+        template,
+        checkpoint="bert-mini-zh",
+        *,
+        tune=None,
+        normalization="vocabulary",
+        auxiliary=False,
+        learning_rate=None,
+        epochs=50,
+        batch_size=32,
+        validation_fraction=0.2,
+        patience=10,
+        random_state=0,
+        verbose="auto",
+    ):
+        self.template = template
+        self.checkpoint = checkpoint
+        self.tune = tune
+        self.normalization = normalization
+        self.auxiliary = auxiliary
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, texts, labels, unlabeled=None):
+        """Trains on labelled texts.
+
+        Args:
+            texts: List of strings; of pairs of strings if the template has `{text_b}`.
+            labels: List of labels, some of the template's.
+            unlabeled: Optional list of further texts. The auxiliary task alone learns from them, so
+                they need `auxiliary=True`.
+
+        Returns:
+            The classifier itself.
+
+        Raises:
+            TypeError: if the template is not a `Template` with labels, or a text not a string.
+            ValueError: if a label is not one of the template's, texts and labels differ in number,
+                or an argument makes no sense.
+            FloatingPointError: if the loss is not finite; the weights are those of the best epoch.
+        """
+        template = self.template
+        if not getattr(template, "is_cloze", False) or template.labels is None:
+            raise TypeError(
+                "A PromptClassifier needs a `Template` with labels. Received: "
+                f"template={template!r}."
+            )
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("random_state", 0)):
+            check_integer(name, getattr(self, name), least)
+        share = self.validation_fraction
+        if not isinstance(share, int | float | np.number) or not 0 <= share < 1:
+            raise ValueError(
+                f"`validation_fraction` must be at least 0 and below 1. Received: {share!r}."
+            )
+        if unlabeled is not None and not self.auxiliary:
+            raise ValueError(
+                "Only the auxiliary task learns from unlabelled texts: use `auxiliary=True`. "
+                f"Received: auxiliary={self.auxiliary!r}."
+            )
+        try:
+            classes = np.array(sorted(template.label_names))
+        except TypeError:
+            raise ValueError(
+                f"The labels must be all strings or all integers. Received: {template.label_names}."
+            ) from None
+        # Everything is checked before anything is built.
+        data = template.dataset(
+            texts,
+            as_list("labels", labels),
+            self.batch_size,
+            seed=self.random_state,
+            mask_rate=None if self.auxiliary else 0,
+            unlabeled=unlabeled,
+        )
+        validation, callbacks = None, []
+        rows, held_out = self._split(data.label_ids)
+        if held_out is not None:
+            data, validation = data.subset(rows), data.subset(held_out)
+            callbacks = [
+                keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
+            ]
+        config, weights, _ = find_checkpoint(self.checkpoint)
+        keras.utils.set_random_seed(self.random_state)
+        model = build_ptuning_model(
+            config,
+            weights,
+            template,
+            tune=self.tune,
+            normalization=self.normalization,
+            auxiliary=self.auxiliary,
+        )
+        rate = self.learning_rate
+        if rate is None:
+            only_prompt = [method.name for method in model.methods] == ["prompt"]
+            rate = 1e-2 if only_prompt else model.default_learning_rate
+        schedule = keras.optimizers.schedules.CosineDecay(rate, len(data) * self.epochs)
+        model.compile(keras.optimizers.Adam(schedule))
+        self.model_, self.classes_ = model, classes
+        self.history_ = model.fit(
+            data,
+            epochs=self.epochs,
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=self.verbose,
+        ).history
+        return self
+
+    def _split(self, label_ids):
+        """Which texts to train on, and which to hold out, or `None`."""
+        labeled, unlabeled = np.flatnonzero(label_ids >= 0), np.flatnonzero(label_ids < 0)
+        counts = np.unique(label_ids[labeled], return_counts=True)[1]
+        size = round(self.validation_fraction * len(labeled))
+        # As many of each label as there are in all, or none where they are too few for that.
+        if counts.min() < 2 or min(size, len(labeled) - size) < len(counts):
+            return np.arange(len(label_ids)), None
+        rows, held_out = train_test_split(
+            labeled, test_size=size, stratify=label_ids[labeled], random_state=self.random_state
+        )
+        return np.concatenate([rows, unlabeled]), held_out
+
+    def _templates(self):
+        return [self.template]
+
+    def _templates_to_json(self):
+        # The model has them.
+        return {"template": None, "tune": None}
+
+    @staticmethod
+    def _templates_from_json(parameters, model):
+        return {"template": model.template, "tune": model.methods}

@@ -1,0 +1,61 @@
+"""Adapters: small networks between the parts of a frozen model."""
+
+import keras
+
+from keras_ptuning.checks import check_integer
+from keras_ptuning.layers import Bottleneck
+from keras_ptuning.methods.method import Method, named_weights
+
+KINDS = {"houlsby": ("MultiHeadSelfAttention", "FeedForward"), "pfeiffer": ("FeedForward",)}
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class Adapter(Method):
+    """Puts a bottleneck behind attention and feed-forward, before their output is added.
+
+    It starts close to the identity. A checkpoint has no place for it.
+
+    Args:
+        size: Integer. The size of the bottleneck. Defaults to `48`.
+        kind: `"houlsby"`, behind both; or `"pfeiffer"`, behind feed-forward alone. Defaults to
+            `"houlsby"`.
+
+    Raises:
+        ValueError: if `size` is not a positive integer, or there is no such kind.
+
+    Example:
+
+    ```python
+    model = build_ptuning_model("bert-mini-zh", template=template, tune=Adapter(kind="pfeiffer"))
+    ```
+
+    Reference:
+        - [Houlsby et al., 2019](https://arxiv.org/abs/1902.00751), section 2.
+        - [Pfeiffer et al., 2020](https://arxiv.org/abs/2005.00052), section 3.2.
+    """
+
+    name = "adapter"
+    settings = ("size", "kind")
+
+    def __init__(self, size=48, kind="houlsby"):
+        check_integer("size", size, 1)
+        if kind not in KINDS:
+            raise ValueError(f"An adapter is one of {tuple(KINDS)}. Received: kind={kind!r}.")
+        self.size = int(size)
+        self.kind = kind
+
+    def added_layers(self, transformer, template):
+        # Blocks that share their layers share an adapter too.
+        blocks = {transformer.block_name(i): None for i in range(transformer.num_hidden_layers)}
+        names = [f"{block}-{part}-Adapter" for block in blocks for part in KINDS[self.kind]]
+        return {
+            name: Bottleneck(self.size, dtype=transformer.block_dtype, name=name) for name in names
+        }
+
+    def weights(self, model):
+        layers = [layer for layer in model.layers if isinstance(layer, Bottleneck)]
+        return {name: v for layer in layers for name, v in named_weights(layer).items()}
+
+    def describe(self, model):
+        count = sum(isinstance(layer, Bottleneck) for layer in model.layers)
+        return f"{self.kind}, {count} of size {self.size}"

@@ -1,0 +1,138 @@
+"""What tuning methods share."""
+
+import keras
+import numpy as np
+
+from keras_ptuning.models import pretrained_weights
+
+
+class Method:
+    """A way to tune a pretrained model: what it adds, what of it trains, what is saved.
+
+    A method is a subclass in one file. It says four things:
+
+    - which layers it adds, by name (`added_layers`), or changes once they are built (`attach`);
+    - what trains (`weights`);
+    - which tensors are saved (`tensors`, `load`), if they are others than the weights;
+    - how they merge into the backbone (`merge`), or that they do not.
+
+    A method has its settings alone; what it trains is in the model. Settings are attributes with
+    the names of the arguments of `__init__`, listed in `settings`. A class outside of this package
+    is registered with `keras.saving.register_keras_serializable`, so that files can name it.
+
+    Attributes, of the class:
+        name: What `tune` and the files call it.
+        settings: The names of its arguments.
+        learning_rate: That of Adam, where `compile` is given no optimizer.
+        merges: Whether a checkpoint can have what it trained.
+    """
+
+    name = None
+    settings = ()
+    learning_rate = 1e-3
+    merges = False
+
+    def added_layers(self, transformer, template):
+        """The layers to add, before the model is built.
+
+        Args:
+            transformer: The builder, a `Transformer`, whose documentation has the places.
+            template: The `Template` or `PlainText`.
+
+        Returns:
+            A dictionary from names to layers.
+        """
+        return {}
+
+    def attach(self, model, template):
+        """What is left to do once pretrained weights are loaded: changing layers, a start.
+
+        Args:
+            model: The functional Keras model, with its builder as `model.transformer`.
+            template: The `Template` or `PlainText`.
+        """
+
+    def weights(self, model):
+        """What trains: a dictionary from names, `layer/variable`, to variables."""
+        raise NotImplementedError
+
+    def tensors(self, model):
+        """What a tuned file has: a dictionary from names, `layer/variable`, to arrays."""
+        return {name: to_numpy(v) for name, v in self.weights(model).items()}
+
+    def load(self, model, tensors):
+        """Puts in place what `tensors` returned.
+
+        Raises:
+            ValueError: if tensors are missing, or have another shape.
+        """
+        assign(self.weights(model), tensors)
+
+    def saved_as(self):
+        """The method that `load`s the tensors, where it is not this one."""
+        return self
+
+    def merge(self, model):
+        """Makes predictions as fast as those of the backbone; the weights stay as they are."""
+
+    def unmerge(self, model):
+        """Undoes `merge`."""
+
+    def describe(self, model):
+        """What trains, in a few words, for the summary."""
+        return ""
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in self.settings}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __repr__(self):
+        config = self.get_config().items()
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config)})"
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class All(Method):
+    """All pretrained weights train."""
+
+    name = "all"
+    learning_rate = 2e-5
+    merges = True
+
+    def weights(self, model):
+        found = {}
+        for layer in model.layers:
+            own = {id(v) for v in pretrained_weights(layer)}
+            found.update((k, v) for k, v in named_weights(layer).items() if id(v) in own)
+        return found
+
+
+def named_weights(layer):
+    """The weights of a layer and of the layers in it, by `layer/variable`."""
+    found = {}
+    for part in layer._flatten_layers():
+        path = layer.name if part is layer else f"{layer.name}/{part.name}"
+        for variable in part._trainable_variables + part._non_trainable_variables:
+            if variable.name != "seed_generator_state":
+                found[f"{path}/{variable.name}"] = variable
+    return found
+
+
+def to_numpy(variable):
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+def assign(variables, tensors):
+    """Assigns tensors to the variables of the same names; nothing if one does not fit."""
+    for name, variable in variables.items():
+        found = None if name not in tensors else tensors[name].shape
+        if found != tuple(variable.shape):
+            raise ValueError(
+                f"it has {'no tensor' if found is None else f'the shape {found} for'} {name!r}, "
+                f"and the model needs {tuple(variable.shape)}"
+            )
+    for name, variable in variables.items():
+        variable.assign(tensors[name])

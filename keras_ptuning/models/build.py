@@ -1,0 +1,349 @@
+"""`build_transformer_model`: from a configuration and a checkpoint to a Keras model."""
+
+import contextlib
+import inspect
+import json
+import os
+import warnings
+
+from keras_ptuning.checkpoints import (
+    find_weights,
+    open_checkpoint,
+    write_safetensors,
+    write_tensorflow,
+)
+from keras_ptuning.files import replacing
+from keras_ptuning.models.architectures import architecture_of, find_architecture
+from keras_ptuning.models.config import load_config, read_config
+from keras_ptuning.models.heads import untrained_evidence
+from keras_ptuning.models.weights import (
+    NamedTensors,
+    check_architecture,
+    check_depth,
+    check_tied,
+    checkpoint_tensors,
+    load_weights,
+)
+from keras_ptuning.text.tokenizers import Tokenizer
+
+APPLICATIONS = ("encoder", "lm", "unilm")
+
+
+def build_transformer_model(
+    config_path, checkpoint_path=None, model=None, application=None, **kwargs
+):
+    """Builds a transformer in Keras, and loads pretrained weights into it.
+
+    The layers have bert4keras's names (`Embedding-Token`,
+    `Transformer-0-MultiHeadSelfAttention`, `MLM-Dense`...), the inputs are a list
+    `[token_ids, segment_ids]`, and id 0 is padding. A GPT-2 has one input, `token_ids`.
+
+    Args:
+        config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
+            an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or path of a
+            `bert_config.json` or `config.json`, or a dictionary with what stands in one.
+        checkpoint_path: The weights: prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`;
+            path of a `.safetensors` file, of a PyTorch file, or of the `.index.json` of several.
+            The tensors have Google's names or Hugging Face's. Without it the weights are those
+            in the folder; with a configuration alone they are random.
+        model: The architecture: `"bert"` (also for what shares its body: RoBERTa-wwm, MacBERT,
+            UER's, LERT, PERT), `"albert"`, `"electra"` (its generator), `"ernie"`, `"nezha"`,
+            `"roformer"`, `"gpt2"` (whose id 0 is padding too, as in Chinese releases), or a
+            subclass of `keras_ptuning.models.Transformer`. Defaults to what the configuration says,
+            or else the names of the tensors.
+        application: `"encoder"`, where all tokens see each other; `"lm"`, a causal language model,
+            where each sees only what came before it; or `"unilm"`, where this holds for the second
+            segment alone. Defaults to what the configuration says: `"lm"` if its `is_decoder` is
+            true. A GPT-2 is always `"lm"`.
+        **kwargs: Further arguments of the model:
+            with_pool: Return the first token's vector through the pooler, `(batch, hidden)`.
+            with_mlm: Return probabilities of tokens, `(batch, length, vocabulary)`; with
+                `"linear"`, logits. With `with_pool` too, a list of both.
+            gather_positions: Add a last input, integers of shape `(batch, n)`; the last block and
+                the MLM head then work at these positions only, and what is returned has shape
+                `(batch, n, ...)`. Not with `with_pool`.
+            document_start_id: The id of the token, `[CLS]`, that each of several documents in one
+                sequence begins with; they do not see each other then.
+            branching: Add an input, integers of shape `(batch, length)`: for each token the place
+                of the last one that sees it. A causal model then reads several continuations of
+                one text in one sequence: a token that a continuation ends with reaches only to
+                there. Positions count what a token sees.
+            keep_tokens: List of token ids; the vocabulary shrinks to these, in this order.
+            sequence_length: Fixed length of the input. Defaults to any.
+            hierarchical_position: For texts longer than the checkpoint has positions: `True`, or a
+                weight between 0 and 1 (see `keras_ptuning.layers.PositionEmbedding`).
+            dropout_rate, attention_dropout_rate: Default to those of the configuration.
+            layers: Dictionary of layers by name, used in place of the ones made here. This is
+                where tuning methods attach, e.g.
+                `{"Embedding-Token": PtuningEmbedding(...)}`.
+            dtype: Keras dtype or policy, e.g. `"mixed_bfloat16"`. A mixed one is that of attention
+                and feed-forward alone; all else computes in float32, and so does the last block
+                with `gather_positions` (not of a causal model, or where blocks share layers).
+            name: Name of the Keras model.
+            Entries of the configuration can be given too, under their names in `Transformer`.
+
+    Returns:
+        A functional Keras model.
+
+    Raises:
+        FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
+        ImportError: if the checkpoint is TensorFlow's or PyTorch's, and that is not installed.
+        ValueError: if a file is damaged, the configuration does not match the checkpoint, or the
+            checkpoint lacks what was asked for, such as an MLM head.
+
+    A head that looks as if it had never been trained gives a warning.
+
+    Example:
+
+    ```python
+    model = build_transformer_model("chinese_L-12_H-768_A-12", with_mlm=True)
+    model = build_transformer_model("bert_config.json", "bert_model.ckpt", with_mlm=True)
+    token_ids, segment_ids = tokenizer.encode("科学空间")
+    token_ids[3] = tokenizer.token_to_id("[MASK]")
+    model.predict([np.array([token_ids]), np.array([segment_ids])])  # (1, 6, vocabulary)
+
+    gpt = build_transformer_model("gpt-mini-zh", with_mlm=True)  # the next token, at each position
+    ```
+
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805)
+    """
+    config, checkpoint = find_model(config_path, checkpoint_path, model)
+    return load(make_transformer(config, checkpoint, model, application, **kwargs), checkpoint)
+
+
+def make_transformer(config, checkpoint=None, model=None, application=None, **kwargs):
+    """The builder of a transformer, which tuning methods may still attach layers to.
+
+    Args:
+        config, checkpoint: As `find_model` returns them.
+        model, application, **kwargs: As `build_transformer_model` takes them.
+
+    Returns:
+        A `Transformer`, for `load`.
+
+    Raises:
+        ValueError: if an argument is unknown.
+    """
+    architecture = find_architecture(config, model)
+    known = _arguments(architecture)
+    unknown = [key for key in kwargs if key not in known]
+    if unknown:
+        raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
+    transformer = architecture(
+        **{
+            **read_config(config, model=model),
+            "application": find_application(config, model, application),
+            "pretrained": checkpoint is not None,
+            **kwargs,
+        }
+    )
+    transformer.all_layers = "num_hidden_layers" not in kwargs
+    return transformer
+
+
+def load(transformer, checkpoint=None):
+    """Builds the Keras model, and loads a checkpoint into it.
+
+    Args:
+        transformer: What `make_transformer` returned.
+        checkpoint: As `find_model` returns it. With `None` the weights are random.
+
+    Returns:
+        A functional Keras model, with the builder in its attribute `transformer`.
+    """
+    keras_model = transformer.build()
+    if checkpoint is None:
+        return keras_model
+    tensors = NamedTensors(checkpoint, type(transformer))
+    check_architecture(tensors)
+    if transformer.all_layers:
+        check_depth(transformer.num_hidden_layers, tensors)
+    load_weights(transformer.layers, tensors, transformer.keep_tokens)
+    if transformer.with_mlm:
+        check_tied(tensors)
+        evidence = untrained_evidence(tensors)
+        if evidence:
+            warnings.warn(
+                f"The head of {checkpoint.path!r} that predicts tokens looks as if it had never "
+                f"been trained: {'; '.join(evidence)}. Its answers are noise, zero-shot and with "
+                "a tuned prompt. Take a release whose head was published.",
+                stacklevel=3,
+            )
+    return keras_model
+
+
+def find_model(config_path, checkpoint_path=None, model=None):
+    """Finds out what a checkpoint is, by looking at its configuration and its tensors.
+
+    Args:
+        config_path, checkpoint_path, model: As `build_transformer_model` takes them.
+
+    Returns:
+        `(config, checkpoint)`: the configuration as a dictionary, with its `model_type`, and the
+        checkpoint, as `open_checkpoint` returns it, `None` if there is none.
+
+    Raises:
+        FileNotFoundError: if there is no configuration, or no checkpoint.
+        ValueError: if a file is damaged, or nothing tells the architecture.
+
+    Example:
+
+    >>> find_model("bert-mini-zh")[0]["model_type"]
+    'bert'
+    """
+    config = dict(load_config(config_path))
+    if isinstance(model, str):
+        config["model_type"] = model
+    architecture = find_architecture(config, model)
+    told = "model_type" in config or any(map(config.get, architecture.config_signs))
+    if model is not None or told:
+        # Several names may stand for one architecture.
+        config["model_type"] = architecture.architecture
+    read_config(config, config_path, model)
+    is_folder = not isinstance(config_path, dict) and not str(config_path).endswith(".json")
+    if checkpoint_path is None and is_folder:
+        checkpoint_path = find_weights(config_path)
+    if checkpoint_path is None:
+        config.setdefault("model_type", "bert")
+        if not isinstance(config_path, dict):
+            warnings.warn(
+                f"The weights are random, since only a configuration was given: {config_path!s}. "
+                "Give the folder, or the path of the weights too.",
+                stacklevel=3,
+            )
+        return config, None
+    if isinstance(checkpoint_path, str | os.PathLike) and os.path.isdir(checkpoint_path):
+        checkpoint_path = find_weights(checkpoint_path)
+    checkpoint = open_checkpoint(checkpoint_path)
+    found = config.setdefault("model_type", architecture_of(checkpoint.shapes))
+    if found is None:
+        raise ValueError(
+            f"Nothing tells the architecture of {checkpoint.path!r}: it has no position "
+            "embeddings, as a NEZHA or a RoFormer. Say which, model='nezha' or model='roformer'."
+        )
+    if not NamedTensors(checkpoint, find_architecture(config, model)).has("Embedding-Segment"):
+        config["type_vocab_size"] = 0
+    return config, checkpoint
+
+
+def find_application(config_path, model=None, application=None):
+    """What `build_transformer_model`, of the same arguments, makes.
+
+    Args:
+        config_path, model, application: As `build_transformer_model` takes them.
+
+    Returns:
+        `"encoder"`, `"lm"` or `"unilm"`.
+
+    Raises:
+        FileNotFoundError: if there is no such configuration.
+        ValueError: if there is no such architecture, or it has no such application.
+
+    Example:
+
+    >>> find_application("bert-mini-zh"), find_application("gpt-mini-zh")
+    ('encoder', 'lm')
+    """
+    config = load_config(config_path)
+    architecture = find_architecture(config, model)
+    if application is None:
+        application = "lm" if config.get("is_decoder") or architecture.always_causal else "encoder"
+    expected = ("lm",) if architecture.always_causal else APPLICATIONS
+    if application not in expected:
+        raise ValueError(
+            f"`application` must be {' or '.join(map(repr, expected))} for a "
+            f"{architecture.__name__}. Received: application={application!r}."
+        )
+    return application
+
+
+def max_length(config_path, model=None, hierarchical_position=None):
+    """How many tokens a model can read; `None` if as many as one likes.
+
+    Args:
+        config_path, model, hierarchical_position: As `build_transformer_model` takes them.
+
+    Example:
+
+    >>> max_length("bert-mini-zh"), max_length("bert-mini-zh", hierarchical_position=True)
+    (128, 16384)
+    """
+    if not find_architecture(load_config(config_path), model).limited:
+        return None
+    positions = read_config(config_path, model=model)["max_position"]
+    return positions**2 if hierarchical_position else positions
+
+
+def _arguments(model):
+    classes = [c for c in model.__mro__ if c is not object]
+    return {name for c in classes for name in inspect.signature(c.__init__).parameters} - {
+        "self",
+        "args",
+        "kwargs",
+    }
+
+
+def save_transformer_model(model, folder, config, vocab, dtype="float32"):
+    """Writes a transformer as a checkpoint that this library and others load.
+
+    The files are `config.json`, `vocab.txt`, `model.safetensors`, which Hugging Face's libraries
+    load, and, where TensorFlow is installed, `bert_model.ckpt.index` and `.data-00000-of-00001` in
+    Google's format, which bert4keras loads. Vectors of tuned tokens stand in their rows.
+
+    Args:
+        model: A Keras model, as `build_transformer_model` returns it.
+        folder: Path of a folder; made if need be.
+        config: Dictionary with what is to stand in the configuration, or the path of one.
+        vocab: List of tokens, as `Tokenizer.vocab`, or the path of a `vocab.txt`.
+        dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` for half
+            the size. Defaults to `"float32"`.
+
+    Raises:
+        ValueError: if the model has layers that such a checkpoint has no names for, or the
+            vocabulary is not of the size that the configuration says.
+
+    Example:
+
+    ```python
+    save_transformer_model(model, "my_bert", load_config("bert_config.json"), tokenizer.vocab)
+    build_transformer_model("my_bert")
+    ```
+    """
+    config, vocab = dict(load_config(config)), Tokenizer(vocab).vocab
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"`dtype` must be 'float32' or 'float16'. Received: dtype={dtype!r}.")
+    if not 0 <= config.get("vocab_size", 0) - len(vocab) < 128:
+        raise ValueError(
+            f"The vocabulary has {len(vocab)} tokens, and the configuration says "
+            f"vocab_size={config.get('vocab_size')}."
+        )
+    builder = getattr(model, "transformer", None)
+    architecture = find_architecture(config) if builder is None else type(builder)
+    known = config.setdefault("model_type", architecture.architecture)
+    if find_architecture(config, known) is not architecture:
+        raise ValueError(
+            f"The configuration is of the architecture {known!r}, and the model of "
+            f"{architecture.architecture!r}. Give the configuration of this model."
+        )
+    depth = read_config(config, model=architecture)["num_hidden_layers"]
+    if builder is not None and depth != builder.num_hidden_layers:
+        raise ValueError(
+            f"The model has {builder.num_hidden_layers} layers, and the configuration says "
+            f"{depth}. Give the configuration of this model."
+        )
+    written = {
+        layout: checkpoint_tensors(model.layers, table)
+        for layout, table in architecture.tables().items()
+    }
+    os.makedirs(folder, exist_ok=True)
+    config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    for name, text in (("config.json", config_text), ("vocab.txt", "\n".join(vocab) + "\n")):
+        path = os.path.join(folder, name)
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+    weights = written.get("hugging_face", written.get("google"))
+    write_safetensors(os.path.join(folder, "model.safetensors"), weights, dtype)
+    if "google" in written:
+        with contextlib.suppress(ImportError):
+            write_tensorflow(os.path.join(folder, "bert_model.ckpt"), written["google"])

@@ -1,0 +1,39 @@
+"""The entries of a configuration that architectures share."""
+
+from keras_ptuning.layers.feed_forward import get_activation
+
+REQUIRED = object()
+POSITIVE = (lambda v: isinstance(v, int) and v > 0, "a positive integer")
+COUNT = (lambda v: isinstance(v, int) and v >= 0, "an integer, 0 or greater")
+_RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
+# Entry of the file: name of the argument, default, check, and what it must be.
+ENTRIES = {
+    "vocab_size": ("vocab_size", REQUIRED, *POSITIVE),
+    "hidden_size": ("hidden_size", REQUIRED, *POSITIVE),
+    "num_hidden_layers": ("num_hidden_layers", REQUIRED, *POSITIVE),
+    "num_attention_heads": ("num_attention_heads", REQUIRED, *POSITIVE),
+    "intermediate_size": ("intermediate_size", REQUIRED, *POSITIVE),
+    "max_position_embeddings": ("max_position", 512, *POSITIVE),
+    "type_vocab_size": ("segment_vocab_size", 2, *COUNT),
+    "embedding_size": (
+        "embedding_size",
+        None,  # the hidden size
+        lambda v: v is None or (isinstance(v, int) and v > 0),
+        "a positive integer",
+    ),
+    "hidden_dropout_prob": ("dropout_rate", 0.0, *_RATE),
+    "attention_probs_dropout_prob": ("attention_dropout_rate", 0.0, *_RATE),
+    "initializer_range": ("initializer_range", 0.02, lambda v: v > 0, "a positive number"),
+    "hidden_act": (
+        "hidden_act",
+        "gelu",
+        lambda v: isinstance(v, str) and callable(get_activation(v)),
+        "the name of an activation of Keras, or 'gelu_new'",
+    ),
+    "layer_norm_eps": (
+        "norm_epsilon",
+        None,  # that of the architecture
+        lambda v: v is None or v > 0,
+        "a positive number",
+    ),
+}

@@ -1,0 +1,419 @@
+"""The transformer that all architectures derive from, and the seams that tuning methods use."""
+
+import copy
+
+import keras
+from keras import layers, ops
+
+from keras_ptuning.layers import (
+    Bias,
+    Dense,
+    Dropout,
+    Embedding,
+    FeedForward,
+    GatherPositions,
+    LayerNormalization,
+    MultiHeadAttention,
+    PositionEmbedding,
+)
+from keras_ptuning.layers.feed_forward import get_activation
+from keras_ptuning.models.entries import ENTRIES
+from keras_ptuning.models.names import tensors_of
+
+
+class Transformer:
+    """Builds a transformer as a functional Keras model, with bert4keras's layer names.
+
+    Used through `build_transformer_model`, whose documentation has the arguments. The model
+    reads from top to bottom in `build`. Each step is a method, and an architecture is a subclass
+    that writes down where it differs: `apply_embeddings`, `apply_block`, `apply_token_head`, and
+    the class attributes below.
+
+    Tuning methods attach by the names of layers, in `layers`:
+
+    - a layer called like one that is made here takes its place (`Embedding-Token`);
+    - `Prefix` gives keys and values for each block that all tokens look at too
+      (`keras_ptuning.layers.KeyValuePrefix`);
+    - `{name}-Adapter`, such as `Transformer-0-FeedForward-Adapter`, is called on what attention
+      or feed-forward add to the sequence, before the sum.
+
+    A given layer that nothing in the model uses is an error.
+
+    Attributes, of the class:
+        architecture: Its name, as `model` of `build_transformer_model`, configurations and saved
+            models have it. A subclass outside of this package is known by it once it is imported.
+        google, hugging_face: Tables of the names of the weights in the two layouts of checkpoints,
+            `{layer name: tensor names}`; `None` where there are no such checkpoints.
+        signs: Parts of tensors' names that tell the architecture where no configuration does.
+        config_signs: Entries of a configuration that tell it.
+        tied: The name of a head's own table, where it is written next to the token embedding.
+        input_names: The inputs.
+        norm_epsilon: Where the configuration has none.
+        always_causal: Whether each token always sees only what came before it.
+        limited: Whether there is a greatest length of texts.
+    """
+
+    known = {}
+    architecture = None
+    google = None
+    hugging_face = None
+    signs = ()
+    config_signs = ()
+    tied = "cls.predictions.decoder.weight"
+    input_names = ("Input-Token", "Input-Segment")
+    norm_epsilon = 1e-12
+    always_causal = False
+    limited = True
+
+    def __init__(
+        self,
+        vocab_size,
+        hidden_size,
+        num_hidden_layers,
+        num_attention_heads,
+        intermediate_size,
+        hidden_act="gelu",
+        max_position=512,
+        segment_vocab_size=2,
+        embedding_size=None,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        initializer_range=0.02,
+        norm_epsilon=None,
+        sequence_length=None,
+        hierarchical_position=None,
+        keep_tokens=None,
+        with_pool=False,
+        with_mlm=False,
+        gather_positions=False,
+        application="encoder",
+        document_start_id=None,
+        branching=False,
+        pad_id=0,
+        layers=None,
+        pretrained=False,
+        dtype=None,
+        name=None,
+    ):
+        if with_pool and gather_positions:
+            raise ValueError(
+                "The pooler reads the first token, and `gather_positions` may leave it out: use "
+                "one of the two."
+            )
+        self.vocab_size = vocab_size if keep_tokens is None else len(keep_tokens)
+        self.hidden_size = hidden_size
+        self.embedding_size = embedding_size or hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.hidden_act = self.head_act = get_activation(hidden_act)
+        self.max_position = max_position
+        self.segment_vocab_size = segment_vocab_size
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.initializer_range = initializer_range
+        self.norm_epsilon = norm_epsilon or self.norm_epsilon
+        self.sequence_length = sequence_length
+        self.hierarchical_position = hierarchical_position
+        self.keep_tokens = keep_tokens
+        self.with_pool = with_pool
+        self.with_mlm = with_mlm
+        self.gather_positions = gather_positions
+        self.application = "lm" if self.always_causal else application
+        self.document_start_id = document_start_id
+        self.branching = branching
+        self.pad_id = pad_id
+        self.layers = dict(layers or {})
+        self.given = set(self.layers)
+        self.pretrained = pretrained
+        self.dtype = dtype
+        # With a mixed policy only the blocks' own layers compute in half precision. What is added
+        # up from block to block, and the head, whose logits lie close together, stay exact; so does
+        # the last block where it computes only some positions, and shares no layers.
+        self.exact = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).variable_dtype
+        self.block_dtype = dtype
+        self.name = name
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "architecture" in vars(cls):
+            Transformer.known[cls.architecture] = cls
+
+    @classmethod
+    def config_entries(cls, config):
+        """The entries of a configuration: `{entry: (argument, default, check, what it must be)}`.
+
+        Args:
+            config: The configuration, a dictionary.
+        """
+        return ENTRIES
+
+    @classmethod
+    def settings_of(cls, config, settings):
+        """The arguments of this class; `settings` are those that its entries stand for."""
+        return settings
+
+    @classmethod
+    def tables(cls):
+        """The tables of the names of weights, by layout."""
+        tables = {"google": cls.google, "hugging_face": cls.hugging_face}
+        return {layout: table for layout, table in tables.items() if table is not None}
+
+    @classmethod
+    def is_pretrained(cls, layer_name):
+        """Whether checkpoints of this architecture have the weights of a layer."""
+        return any(tensors_of(table, layer_name) for table in cls.tables().values())
+
+    def add_layer(self, name, layer):
+        """Attaches a layer of a tuning method, before `build`.
+
+        Raises:
+            ValueError: if there is one of that name.
+        """
+        if name in self.layers:
+            raise ValueError(f"Two methods cannot share one place. Both give a layer {name!r}.")
+        self.layers[name] = layer
+        self.given.add(name)
+
+    def build(self):
+        """Returns the Keras model."""
+        self.used, self.attended = set(), []
+        inputs = self.inputs()
+        attention_mask = self.attention_mask(inputs)
+        prefix = self.given_layer("Prefix")
+        positions = self.positions(attention_mask, inputs, prefix)
+        x = self.apply_embeddings(inputs, positions)
+        context = {"attention_mask": attention_mask, **self.attention_positions(x, positions)}
+        prefixes = None if prefix is None else prefix(x)
+        for i in range(self.num_hidden_layers):
+            if prefixes is not None:
+                context["prefix"] = prefixes[i]
+            if i == self.num_hidden_layers - 1:
+                # From here on, only the positions to read matter.
+                context["positions"] = inputs.get("Input-Gather")
+                if self.gather_positions and self.application != "lm":
+                    # Only keys and values of all tokens are left, and no later block evens out
+                    # what is lost here. A causal model reads more positions.
+                    self.block_dtype = self.exact
+            x = self.apply_block(x, context, self.block_name(i))
+        outputs = self.apply_heads(x, inputs)
+        unused = sorted(self.given - self.used)
+        if unused:
+            raise ValueError(
+                f"A {type(self).__name__} has no place for the layers {unused}. It has: "
+                f"{', '.join(sorted(self.used - self.given))}; and places for Prefix, and for "
+                "adapters, such as Transformer-0-FeedForward-Adapter."
+            )
+        model = keras.Model(list(inputs.values()), outputs, name=self.name)
+        if self.dtype is not None:
+            # Where casts happen decides about the last bits of bfloat16.
+            model.dtype_policy = self.dtype
+        model.transformer = self
+        return model
+
+    def build_plain(self):
+        """The same layers without those that a method gave, and what attention reads in each block.
+
+        Returns:
+            `(model, attended)`: a functional Keras model, and for each block the attention layer,
+            the symbolic tensor that it makes keys and values of, and what turns the keys or `None`.
+        """
+        plain = copy.copy(self)
+        plain.given = set()
+        return plain.build(), plain.attended
+
+    def block_name(self, i):
+        """What the names of the layers of a block begin with."""
+        return f"Transformer-{i}"
+
+    def inputs(self):
+        names = [*self.input_names, *(["Input-Reach"] if self.branching else [])]
+        if not self.segment_vocab_size:
+            names = [name for name in names if name != "Input-Segment"]
+        inputs = {n: keras.Input((self.sequence_length,), dtype="int32", name=n) for n in names}
+        if self.gather_positions:
+            inputs["Input-Gather"] = keras.Input((None,), dtype="int32", name="Input-Gather")
+        return inputs
+
+    def attention_mask(self, inputs):
+        """Who (third axis) may look at whom (fourth): everybody at all but padding.
+
+        A causal model looks only back, and packed documents do not see each other. With
+        `"unilm"`, only the second segment is causal. Where a text has several continuations, each
+        token tells the place of the last one that sees it.
+        """
+        token_ids = inputs["Input-Token"]
+        mask = ops.not_equal(token_ids, self.pad_id)[:, None, None, :]
+        place = ops.cumsum(ops.ones_like(token_ids), axis=1) - 1
+        if self.application == "unilm":
+            place_or_source = ops.cumsum(inputs["Input-Segment"], axis=1)
+            before = place_or_source[:, :, None] >= place_or_source[:, None, :]
+            mask = ops.logical_and(mask, before[:, None])
+        if self.application == "lm":
+            mask = ops.logical_and(mask, (place[:, :, None] >= place[:, None, :])[:, None])
+        if self.branching:
+            reach = inputs["Input-Reach"]
+            mask = ops.logical_and(mask, (place[:, :, None] <= reach[:, None, :])[:, None])
+        if self.document_start_id is not None:
+            starts = ops.cast(ops.equal(token_ids, self.document_start_id), "int32")
+            document = ops.cumsum(starts, axis=1)
+            same = ops.equal(document[:, :, None], document[:, None, :])
+            mask = ops.logical_and(mask, same[:, None])
+        return mask
+
+    def positions(self, attention_mask, inputs, prefix):
+        """The position of each token, where it is not its place.
+
+        With branches it is how many tokens it sees before it. In a causal model a prefix comes
+        first, and the text continues it; an encoder's text begins at 0, as in pretraining.
+        """
+        start = prefix.length if prefix is not None and self.application == "lm" else 0
+        if self.branching:
+            return ops.sum(ops.cast(attention_mask[:, 0], "int32"), axis=-1) - 1 + start
+        if start:
+            return ops.cumsum(ops.ones_like(inputs["Input-Token"]), axis=1) - 1 + start
+        return None
+
+    def apply_embeddings(self, inputs, positions):
+        """The sequence that the first block reads."""
+        raise NotImplementedError
+
+    def apply_block(self, x, context, name):
+        """One block, whose layers' names begin with `name`."""
+        raise NotImplementedError
+
+    def apply_token_head(self, x):
+        """Logits of tokens."""
+        raise NotImplementedError
+
+    def apply_heads(self, x, inputs):
+        """What the model returns: the sequence, or its pooled vector, or predicted tokens."""
+        outputs = []
+        if self.with_pool:
+            outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
+        if self.with_mlm:
+            y = self.apply_token_head(x)
+            activation = "softmax" if self.with_mlm is True else self.with_mlm
+            # Probabilities need the range and precision of float32.
+            y = self.layer(
+                "MLM-Activation", layers.Activation, activation=activation, dtype="float32"
+            )(y)
+            outputs.append(y)
+        if not outputs:
+            return x
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def add_segments(self, x, inputs):
+        if not self.segment_vocab_size:
+            return x
+        embedding = self.embedding("Embedding-Segment", self.segment_vocab_size)
+        segments = embedding(inputs["Input-Segment"])
+        return self.layer("Embedding-Token-Segment", layers.Add)([x, segments])
+
+    def add_positions(self, x, positions):
+        embedding = self.layer(
+            "Embedding-Position",
+            PositionEmbedding,
+            input_dim=self.max_position,
+            embeddings_initializer=self.initializer(),
+            hierarchical=self.hierarchical_position,
+        )
+        return embedding(x, positions=positions)
+
+    def attention_positions(self, x, positions):
+        """What attention is given to know positions by, if they are not in the embeddings."""
+        return {}
+
+    def gather(self, x, context):
+        """What a block passes on: all of the sequence, or, in the last one, what is read."""
+        if context.get("positions") is None:
+            return x
+        return self.layer("Output-Gather", GatherPositions)(x, context["positions"])
+
+    def add(self, name, x, residual):
+        """Adds to the sequence what attention or feed-forward, `name`, made of it."""
+        residual = self.dropout(f"{name}-Dropout", residual)
+        adapter = self.given_layer(f"{name}-Adapter")
+        if adapter is not None:
+            residual = adapter(residual)
+        return self.layer(f"{name}-Add", layers.Add)([x, residual])
+
+    def token_embedding(self):
+        return self.embedding("Embedding-Token", self.vocab_size)
+
+    def token_bias(self):
+        # Tokens beyond the vocabulary, which a tuning method may add, have none.
+        return self.layer("MLM-Bias", Bias, size=self.vocab_size)
+
+    def embedding(self, name, size):
+        return self.layer(
+            name,
+            Embedding,
+            input_dim=size,
+            output_dim=self.embedding_size,
+            embeddings_initializer=self.initializer(),
+        )
+
+    def attend(self, name, x, context):
+        """Attention of the sequence to itself."""
+        attention = self.attention(name)
+        self.attended.append((attention, x, context.get("rotary")))
+        return attention(x, **context)
+
+    def attention(self, name):
+        return self.layer(
+            name,
+            MultiHeadAttention,
+            heads=self.num_attention_heads,
+            head_size=self.hidden_size // self.num_attention_heads,
+            dropout=self.attention_dropout_rate,
+            kernel_initializer=self.initializer(),
+            dtype=self.block_dtype,
+        )
+
+    def feed_forward(self, name):
+        return self.layer(
+            name,
+            FeedForward,
+            units=self.intermediate_size,
+            activation=self.hidden_act,
+            kernel_initializer=self.initializer(),
+            dtype=self.block_dtype,
+        )
+
+    def norm(self, name):
+        return self.layer(name, LayerNormalization, epsilon=self.norm_epsilon)
+
+    def dense(self, name, activation, units=None):
+        return self.layer(
+            name,
+            Dense,
+            units=units or self.hidden_size,
+            activation=activation,
+            kernel_initializer=self.initializer(),
+        )
+
+    def dropout(self, name, x):
+        if not self.dropout_rate:
+            return x
+        return self.layer(name, Dropout, rate=self.dropout_rate)(x)
+
+    def initializer(self):
+        return keras.initializers.TruncatedNormal(stddev=self.initializer_range)
+
+    def layer(self, name, layer_class, **kwargs):
+        """The layer called `name`: made once, shared after, or the one given from outside."""
+        self.used.add(name)
+        if self.pretrained and self.is_pretrained(name):
+            # Random numbers would take time and memory, and then be replaced.
+            kwargs = {k: "zeros" if k.endswith("initializer") else v for k, v in kwargs.items()}
+        if name not in self.layers:
+            self.layers[name] = layer_class(**{"dtype": self.exact, **kwargs}, name=name)
+        return self.layers[name]
+
+    def given_layer(self, name):
+        """A layer that only a tuning method gives; `None` without one."""
+        if name not in self.given:
+            return None
+        self.used.add(name)
+        return self.layers[name]

@@ -1,0 +1,336 @@
+"""Which weights of a layer are pretrained, and their way from and to a checkpoint's tensors."""
+
+import hashlib
+
+import keras
+import numpy as np
+
+from keras_ptuning.models.architectures import find_architecture
+from keras_ptuning.models.names import layout_of, spellings, tensors_of
+
+# Layers with one row (or value) per token of the vocabulary, which `keep_tokens` selects from.
+PER_TOKEN = ("Embedding-Token", "MLM-Bias")
+# What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
+# does not have, and how the names of its tensors end.
+TELLING = {
+    "Embedding-Position": "position_embeddings",
+    "Embedding-Task": "task_type_embeddings",
+}
+
+
+def pretrained_weights(layer):
+    """The weights of a layer that belong to its checkpoint, in the order of the tables.
+
+    Others may be added to them, by a tuning method. A layer names those in `added_weights`, a list
+    of variables; those of Keras's own `enable_lora` are known by their names.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        A list of variables.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(2)
+    >>> layer.build((None, 3))
+    >>> layer.enable_lora(rank=1)
+    >>> len(layer.weights), [v.name for v in pretrained_weights(layer)]
+    (4, ['kernel', 'bias'])
+    """
+    parts = layer._flatten_layers()
+    added = {id(v) for part in parts for v in getattr(part, "added_weights", ())}
+    return [v for v in layer.weights if id(v) not in added and not v.name.startswith("lora_")]
+
+
+def merged_values(layer):
+    """The pretrained weights with what was added to them merged in, as a checkpoint has them.
+
+    Args:
+        layer: A built Keras layer.
+
+    Returns:
+        A list of NumPy arrays. Those of a token embedding may have more rows than its table, for
+        additional tokens.
+    """
+    if hasattr(layer, "whole_table"):
+        return [layer.whole_table()]
+    merged = {
+        id(part._kernel): part.kernel
+        for part in layer._flatten_layers()
+        if getattr(part, "lora_enabled", False)
+    }
+    variables = pretrained_weights(layer)
+    return [keras.ops.convert_to_numpy(merged.get(id(v), v)) for v in variables]
+
+
+def fingerprint(model, but=()):
+    """A SHA-256 of the pretrained weights: the same for the same checkpoint.
+
+    Args:
+        model: A Keras model, as `build_transformer_model` returns it.
+        but: Variables to leave out, since they have been trained.
+    """
+    trained = {id(variable) for variable in but}
+    digest = hashlib.sha256()
+    for layer in model.layers:
+        for variable in pretrained_weights(layer):
+            if id(variable) in trained:
+                continue
+            value = keras.ops.convert_to_numpy(variable)
+            digest.update(f"{layer.name} {value.shape} {value.dtype}".encode())
+            digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+class NamedTensors:
+    """The tensors of a checkpoint, by the layers of an architecture that they belong to.
+
+    Args:
+        checkpoint: A reader with `path`, `shapes` and `read`, e.g. `TensorFlowCheckpoint`.
+        architecture: A subclass of `Transformer`, or the name of one, e.g. `"bert"`.
+
+    Raises:
+        ValueError: if the architecture is not known in the layout of the checkpoint.
+
+    Example:
+
+    ```python
+    tensors = NamedTensors(open_checkpoint("bert_model.ckpt"), "bert")
+    tensors.of("MLM-Bias")  # [Tensor(name="cls/predictions/output_bias", ...)]
+    ```
+    """
+
+    def __init__(self, checkpoint, architecture):
+        self.checkpoint = checkpoint
+        self.architecture = find_architecture({}, architecture)
+        self.layout = layout_of(checkpoint.shapes)
+        tables = self.architecture.tables()
+        if self.layout not in tables:
+            other = {"google": "Hugging Face's", "hugging_face": "Google's"}[self.layout]
+            raise ValueError(
+                f"Checkpoints of {self.architecture.architecture!r} are read in {other} layout "
+                f"only. Received: {checkpoint.path!r}, with the tensor {min(checkpoint.shapes)!r}."
+            )
+        self.table = tables[self.layout]
+        self._spellings = {}
+        if self.layout == "hugging_face":
+            self._spellings = spellings(checkpoint.shapes, self.table)
+
+    def of(self, layer_name):
+        """The tensors of a layer, in the order of its weights, whether they are there or not."""
+        return [
+            tensor._replace(name=self._spellings.get(tensor.name, tensor.name))
+            for tensor in tensors_of(self.table, layer_name)
+        ]
+
+    def names(self, depth):
+        """The names of all tensors that a model of so many layers may have."""
+        layers = []
+        for layer in self.table:
+            numbers = range(depth) if "{}" in layer else [0]
+            layers += [layer.format(i) for i in numbers]
+        return list(dict.fromkeys(tensor.name for layer in layers for tensor in self.of(layer)))
+
+    def missing(self, layer_name):
+        """The names of those that the checkpoint lacks."""
+        return [t.name for t in self.of(layer_name) if t.name not in self.checkpoint.shapes]
+
+    def has(self, layer_name):
+        """Whether the checkpoint has any tensor of a layer."""
+        return any(t.name in self.checkpoint.shapes for t in self.of(layer_name))
+
+    def shape_for(self, tensor, shape):
+        """The shape that a tensor must have for a weight of the shape `shape`."""
+        if tensor.third is not None:
+            shape = (*shape[:-1], 3 * shape[-1])
+        return tuple(shape[::-1] if tensor.transposed else shape)
+
+    def read(self, tensor):
+        """The weight that a tensor becomes."""
+        value = self.checkpoint.read(tensor.name)
+        if tensor.third is not None:
+            value = np.split(value, 3, axis=-1)[tensor.third]
+        return value.T if tensor.transposed else value
+
+
+def check_architecture(tensors):
+    """Raises a ValueError if a checkpoint has embeddings that the architecture does not have."""
+    for layer, part in TELLING.items():
+        found = [n for n in tensors.checkpoint.shapes if n.removesuffix(".weight").endswith(part)]
+        if found and not tensors.of(layer):
+            raise ValueError(
+                f"The checkpoint {tensors.checkpoint.path!r} is not of the architecture "
+                f"{tensors.architecture.architecture!r}: it has the tensor {found[0]!r}. Leave out "
+                "`model`, and it is found out, or give another one."
+            )
+
+
+def check_tied(tensors):
+    """Raises a ValueError if the head that predicts tokens has a table of its own."""
+    shapes, name = tensors.checkpoint.shapes, tensors.architecture.tied
+    if name not in shapes:
+        return
+    embedding = tensors.of("Embedding-Token")[0].name
+    same = shapes[name] == shapes[embedding] and np.array_equal(
+        tensors.checkpoint.read(name), tensors.checkpoint.read(embedding)
+    )
+    if not same:
+        raise ValueError(
+            f"The checkpoint {tensors.checkpoint.path!r} predicts tokens with a table of its "
+            f"own, {name!r}, which differs from its token embedding. Such models are not "
+            "implemented: the two are one here."
+        )
+
+
+def check_depth(num_hidden_layers, tensors):
+    """Raises a ValueError if the checkpoint has more layers than the configuration."""
+    for tensor in tensors.of(f"Transformer-{num_hidden_layers}-FeedForward"):
+        if tensor.name in tensors.checkpoint.shapes:
+            raise ValueError(
+                f"The configuration does not match the checkpoint {tensors.checkpoint.path!r}: it "
+                f"has num_hidden_layers={num_hidden_layers}, and the checkpoint has more, such as "
+                f"the tensor {tensor.name!r}. To use only the lower layers, give "
+                "`num_hidden_layers` as an argument."
+            )
+
+
+def load_weights(layers, tensors, keep_tokens=None):
+    """Loads a checkpoint into layers.
+
+    Names and shapes are compared first. The tensors are then read one at a time, so that loading
+    needs little more memory than the model.
+
+    Args:
+        layers: Dictionary of built Keras layers by name, as `Transformer.layers`.
+        tensors: `NamedTensors` of the checkpoint.
+        keep_tokens: Optional list of token ids, to load only these rows of the vocabulary.
+
+    Raises:
+        ValueError: if a layer has pretrained weights that the architecture has no names for; if
+            the checkpoint lacks tensors of these layers, or they have another shape; nothing has
+            been loaded then. If a tensor cannot be read; some have been loaded then.
+    """
+    path = tensors.checkpoint.path
+    plan, missing = [], []
+    for layer_name, layer in layers.items():
+        variables, named = pretrained_weights(layer), tensors.of(layer_name)
+        if not variables:
+            continue
+        if len(variables) != len(named):
+            raise ValueError(_describe_unnamed(layer_name, variables, named, tensors))
+        missing += [(name, layer_name) for name in tensors.missing(layer_name)]
+        plan += [(v, tensor, layer_name) for v, tensor in zip(variables, named, strict=True)]
+    if missing:
+        raise ValueError(_describe_missing(missing, tensors))
+    if keep_tokens is not None:
+        token = next(t for _, t, layer in plan if layer == "Embedding-Token")
+        rows = tensors.checkpoint.shapes[token.name][0]
+        outside = [i for i in keep_tokens if not 0 <= i < rows]
+        if outside:
+            raise ValueError(
+                f"`keep_tokens` names tokens that {path!r} does not have. Received: "
+                f"{outside[:5]} with a vocabulary of {rows}."
+            )
+    for variable, tensor, layer_name in plan:
+        expected = tensors.shape_for(tensor, variable.shape)
+        found = tensors.checkpoint.shapes[tensor.name]
+        if keep_tokens is not None and layer_name in PER_TOKEN:
+            found = (len(keep_tokens), *found[1:])
+        if found != expected:
+            raise ValueError(
+                f"The configuration does not match the checkpoint {path!r}: its tensor "
+                f"{tensor.name!r} has the shape {found}, and the layer {layer_name!r}, built from "
+                f"the configuration, expects {expected}."
+            )
+    for variable, tensor, layer_name in plan:
+        value = tensors.read(tensor)
+        if value.dtype.kind != "f":
+            raise ValueError(
+                f"The tensor {tensor.name!r} of the checkpoint {path!r} is damaged, or not of a "
+                f"model's weights. Expected floating-point numbers. Received: {value.dtype}."
+            )
+        if keep_tokens is not None and layer_name in PER_TOKEN:
+            value = value[keep_tokens]
+        variable.assign(np.ascontiguousarray(value))
+    for layer in layers.values():
+        # Layers that lay vectors of their own over a table start from the loaded one.
+        if hasattr(layer, "reset_prompt"):
+            layer.reset_prompt()
+
+
+def _describe_unnamed(layer_name, variables, named, tensors):
+    known = [name for name in tensors.table if name.startswith(layer_name.split("-")[0])]
+    return (
+        f"The layer {layer_name!r} has {len(variables)} pretrained weights, "
+        f"{[v.name for v in variables]}, and the architecture "
+        f"{tensors.architecture.architecture!r} has {len(named)} names for them. Give the layer a "
+        f"name of this architecture, such as {known or list(tensors.table)}; or, if these weights "
+        "belong to no checkpoint, name them in its `added_weights`."
+    )
+
+
+def _describe_missing(missing, tensors):
+    parts = {layer_name.split("-")[0] for _, layer_name in missing}
+    shapes = tensors.checkpoint.shapes
+    names = list(dict.fromkeys(name for name, _ in missing))
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if any("discriminator_predictions" in name for name in shapes) and "MLM" in parts:
+        what = (
+            "is the discriminator of an ELECTRA, which tells words from replaced ones and cannot "
+            "fill in a mask. Use the generator's release."
+        )
+    elif parts == {"MLM"}:
+        what = (
+            "has no MLM head, so it cannot fill in a mask. Use a release that includes the head "
+            "(`cls/predictions/...`); for a plain encoder leave out `with_mlm`."
+        )
+    elif parts == {"Pooler"}:
+        what = "has no pooler. Leave out `with_pool`."
+    else:
+        architecture = tensors.architecture.architecture
+        what = f"does not have all the tensors of the architecture {architecture!r}."
+    return (
+        f"The checkpoint {tensors.checkpoint.path!r} {what} Missing: {shown}. It has "
+        f"{len(shapes)} tensors, such as {min(shapes, default=None)!r}."
+    )
+
+
+def checkpoint_tensors(layers, table):
+    """The weights of layers under a checkpoint's names.
+
+    What was added to pretrained weights is merged in. Vectors laid over a token embedding are in
+    its rows. Those of additional tokens come after them, and a bias of the tokens makes them
+    improbable where the layer itself does not predict them.
+
+    Args:
+        layers: Iterable of built Keras layers, as `model.layers`.
+        table: The architecture's table in the layout of the checkpoint.
+
+    Returns:
+        A dictionary of NumPy arrays, in float32.
+
+    Raises:
+        ValueError: if a layer has weights that the architecture has no names for.
+    """
+    parts = {}
+    layers = list(layers)
+    overlay = next((layer for layer in layers if hasattr(layer, "whole_bias")), None)
+    for layer in layers:
+        values, tensors = merged_values(layer), tensors_of(table, layer.name)
+        if len(tensors) != len(values) and layer.weights:
+            raise ValueError(
+                f"The layer {layer.name!r} has {len(values)} weights of a checkpoint, and its "
+                f"architecture {len(tensors)} names for them. Give the configuration of this "
+                "model, or save it whole with `model.save(...)`."
+            )
+        for tensor, value in zip(tensors, values, strict=False):
+            value = value.astype("float32")
+            if layer.name == "MLM-Bias" and overlay is not None:
+                value = overlay.whole_bias(value)
+            parts.setdefault(tensor.name, []).append(value.T if tensor.transposed else value)
+    # Writers take the numbers as they lie in memory.
+    return {
+        name: np.ascontiguousarray(np.concatenate(values, axis=-1))
+        for name, values in parts.items()
+    }

@@ -1,0 +1,246 @@
+"""Pretraining: masked or causal language modelling, from scratch or continued."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import time
+
+import keras
+import numpy as np
+
+from keras_ptuning.backend import default_jit_compile, seed_dropout
+from keras_ptuning.checks import check_integer
+from keras_ptuning.files import UNFINISHED, replacing
+
+STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
+COLUMNS = ("step", "tokens", "loss", "learning_rate", "seconds", "val_loss", "perplexity")
+# How many times the held-out texts are scored on the way.
+EVALUATIONS = 10
+
+
+def pretrain(
+    model,
+    dataset,
+    epochs,
+    folder,
+    held_out=None,
+    learning_rate=1e-3,
+    warmup=0.05,
+    optimizer="adamw",
+    weight_decay=0.01,
+    callbacks=(),
+):
+    """Trains a language model, in a way that can be interrupted at any moment.
+
+    After each epoch everything that the next one depends on is written to `folder`. Called again
+    with the same arguments, it goes on from there, and the curve is the one that it would have
+    been: batches, masks and dropout depend on the number of the step alone. An epoch is
+    `dataset.steps` batches.
+
+    The learning rate rises linearly during `warmup` and falls along a cosine to a hundredth.
+    Gradients are clipped to a norm of 1.
+
+    Args:
+        model: A Keras model that takes what `dataset` gives and returns logits, such as
+            `build_transformer_model(..., with_mlm="linear", gather_positions=True)`.
+        dataset: A `keras_ptuning.data.PackedDataset` with `steps`.
+        epochs: Integer. How often to train for `dataset.steps` batches.
+        folder: Folder for the state (`training.weights.h5`), the settings it belongs to
+            (`training.json`), and the curve (`curve.csv`). Made if need be.
+        held_out: Optional `PackedDataset` without `steps`, to measure the perplexity on.
+        learning_rate: Float, the highest. Defaults to `1e-3`.
+        warmup: Float, the share of the steps to rise for. Defaults to `0.05`.
+        optimizer: `"adamw"`, or `"muon"`, which needs fewer steps when starting from scratch.
+        weight_decay: Float, of all but biases and normalisations. Defaults to `0.01`.
+        callbacks: Further Keras callbacks.
+
+    Returns:
+        The curve: a list of dictionaries, one for each epoch, with `step`, `tokens` (seen so
+        far), `loss` (mean over the epoch), `learning_rate`, `seconds`; and, where it was
+        measured, `val_loss` and `perplexity`.
+
+    Raises:
+        ValueError: if `folder` has the state of a training with other settings, or an argument
+            makes no sense.
+        FloatingPointError: if the loss or a weight is not a number any more. The last good state
+            stays.
+
+    Example:
+
+    ```python
+    dataset = PackedDataset(texts, tokenizer, steps=100)
+    model = build_transformer_model(
+        "bert_config.json", "bert_model.ckpt", with_mlm="linear", gather_positions=True,
+        document_start_id=tokenizer.token_to_id("[CLS]"),
+    )
+    pretrain(model, dataset, epochs=50, folder="my_bert", learning_rate=1e-4)
+    ```
+
+    Reference:
+        - Masked: [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.1; continued
+          on the texts of a task: [Su, 2020](https://kexue.fm/archives/7764).
+        - Causal: [Radford et al., 2018](https://openai.com/research/language-unsupervised),
+          section 3.1.
+        - Muon: [Liu et al., 2025](https://arxiv.org/abs/2502.16982).
+    """
+    check_integer("epochs", epochs, 1)
+    if dataset.steps is None:
+        raise ValueError(
+            "The dataset needs `steps`, the number of batches after which the state is written: "
+            "PackedDataset(..., steps=100). Received: one without."
+        )
+    if optimizer not in ("adamw", "muon"):
+        raise ValueError(f"`optimizer` must be 'adamw' or 'muon'. Received: {optimizer!r}.")
+    settings = {
+        "epochs": epochs,
+        "steps_per_epoch": dataset.steps,
+        "batch_size": dataset.batch_size,
+        "predict_rate": dataset.predict_rate,
+        "data_seed": dataset.seed,
+        "data": _digest(dataset.sequences),
+        "words": None if dataset.words is None else _digest(dataset.words),
+        "causal": dataset.causal,
+        "weights": {v.path: list(v.shape) for v in model.weights},
+        "learning_rate": learning_rate,
+        "warmup": warmup,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+    }
+    os.makedirs(folder, exist_ok=True)
+    _claim(folder, settings)
+    path = pathlib.Path(folder)
+    for rest in [*path.glob(f"{UNFINISHED}*"), *path.glob(f"step-*/{UNFINISHED}*")]:
+        shutil.rmtree(rest)
+    steps = epochs * dataset.steps
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        warmup_target=learning_rate,
+        warmup_steps=max(round(warmup * steps), 1),
+        decay_steps=max(steps - round(warmup * steps), 1),
+        alpha=0.01,
+    )
+    if optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay, beta_2=0.98, global_clipnorm=1.0)
+    else:
+        optimizer = keras.optimizers.Muon(
+            schedule,
+            weight_decay=weight_decay,
+            adam_weight_decay=weight_decay,
+            global_clipnorm=1.0,
+        )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    model.compile(optimizer, loss, jit_compile=default_jit_compile())
+    optimizer.build(model.trainable_variables)
+    state = os.path.join(folder, STATE)
+    if os.path.exists(state):
+        model.load_weights(state)
+    done = int(optimizer.iterations) // dataset.steps
+    curve = _read_curve(folder, done)
+    if done < epochs:
+        evaluations = min(epochs, EVALUATIONS)
+        model.fit(
+            dataset,
+            initial_epoch=done,
+            epochs=epochs,
+            shuffle=False,
+            validation_data=held_out,
+            validation_freq=[round(epochs * i / evaluations) for i in range(1, evaluations + 1)],
+            # The state comes last: what was done before it is done again after an interruption.
+            callbacks=[*callbacks, _Recorder(dataset, folder, curve, schedule)],
+        )
+    return curve
+
+
+def _digest(array):
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _claim(folder, settings):
+    """Writes down what the folder is for, or raises if it is for something else."""
+    path = os.path.join(folder, SETTINGS)
+    if not os.path.exists(path):
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(settings, file, indent=2, default=float)
+        return
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    different = [key for key in settings if found.get(key) != settings[key]]
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"The folder {str(folder)!r} has the state of a training with other settings. Go on "
+            "with the same, choose another folder, or delete this one. Different: "
+            f"{', '.join(different)}. Received: {key}={settings[key]!r}, and there it was "
+            f"{found.get(key)!r}."
+        )
+
+
+def _read_curve(folder, epochs):
+    try:
+        with open(os.path.join(folder, CURVE), encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    # A row is written before the state that it belongs to.
+    number = {"step": int, "tokens": int}
+    return [{k: number.get(k, float)(v) for k, v in row.items() if v} for row in rows[:epochs]]
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Numbers the epochs of the dataset, reports the speed, and writes the state and the curve."""
+
+    def __init__(self, dataset, folder, curve, schedule):
+        super().__init__()
+        self.dataset = dataset
+        self.folder = folder
+        self.curve = curve
+        self.schedule = schedule
+        self.tokens = dataset.batch_size * dataset.sequences.shape[1]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.dataset.epoch = epoch
+        seed_dropout(self.model, np.random.default_rng([self.dataset.seed, epoch]))
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seconds = time.perf_counter() - self.start
+        logs["tokens_per_second"] = (batch + 1) * self.tokens / self.seconds
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["tokens_per_second"] = self.dataset.steps * self.tokens / self.seconds
+        step = (epoch + 1) * self.dataset.steps
+        rate = float(self.schedule(step - 1))
+        weights = all(np.isfinite(array).all() for array in self.model.get_weights())
+        if not (weights and math.isfinite(logs["loss"])):
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} after step {step}, with a learning rate of {rate:.2g}"
+                f"{'' if weights else ', and weights are not finite'}. Use a smaller learning "
+                f"rate. The state before these {self.dataset.steps} steps stays in "
+                f"{self.folder!r}."
+            )
+        row = {
+            "step": step,
+            "tokens": step * self.tokens,
+            "loss": logs["loss"],
+            "learning_rate": rate,
+            "seconds": self.seconds,
+        }
+        if "val_loss" in logs:
+            row["val_loss"] = logs["val_loss"]
+            row["perplexity"] = logs["val_perplexity"] = math.exp(min(logs["val_loss"], 700))
+        self.curve.append(row)
+        path = os.path.join(self.folder, CURVE)
+        with (
+            replacing(path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.curve)
+        with replacing(os.path.join(self.folder, STATE)) as temporary:
+            self.model.save_weights(temporary)

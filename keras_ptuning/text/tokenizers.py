@@ -1,0 +1,477 @@
+"""Text -> token ids, with the `tokenizers` library doing the work."""
+
+import importlib.util
+import json
+import os
+import re
+import sys
+import unicodedata
+
+import numpy as np
+import tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
+
+from keras_ptuning.assets import NAMES, find_asset
+from keras_ptuning.files import find_one
+
+_DROPPED = r"[\x{0}\x{FFFD}\p{Cf}[\p{Cc}&&[^\t\n\r]]]+"
+_SPACES = r"[\t\n\r\p{Zs}\p{Zl}\p{Zp}]+"
+_CHINESE = (
+    r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2CEAF}"
+    r"\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}"
+)
+_SINGLE = r"[!-/:-@\[-`{-~\p{P}" + _CHINESE + "]"
+# The same in the language of Python's expressions.
+_CHINESE_WORD = re.compile(
+    "[" + re.sub(r"\\x\{(\w+)\}", lambda code: chr(int(code[1], 16)), _CHINESE) + "]{2,}"
+)
+# Share of Chinese words that makes a vocabulary one of words: those of characters have next to
+# none, and WoBERT's and RoFormer's more than half.
+_WORDS = 0.01
+
+
+def find_vocab(path):
+    """Finds the vocabulary of a checkpoint.
+
+    Args:
+        path: Name of an embedded checkpoint; or the folder of one, or the path of a file in it.
+
+    Returns:
+        Path of its `vocab.txt`, or else of its one `vocab*.txt`, or else of its `tokenizer.json`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if there are several, and none is called `vocab.txt`.
+
+    Example:
+
+    >>> find_vocab("bert-mini-zh").split("/")[-1]
+    'vocab.txt'
+    """
+    patterns = (r"vocab\.txt", r"vocab.*\.txt", r"tokenizer\.json")
+    return find_one(path, patterns, "vocab.txt or tokenizer.json")
+
+
+def load_vocab(path):
+    """Reads a vocabulary into a list of tokens.
+
+    Args:
+        path: Path of a `vocab.txt` (one token a line), in UTF-8, or of a `tokenizer.json` of
+            Hugging Face, which must be of the kind WordPiece.
+
+    Returns:
+        A list of strings; the position of a token is its id.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is empty, is not UTF-8 text, or has another kind of vocabulary.
+    """
+    if str(path).endswith(".json") and os.path.exists(path):
+        return _load_json_vocab(path)
+    try:
+        with open(path, encoding="utf-8", newline="\n") as lines:
+            # A token may itself be a kind of space, so an all-space line stays.
+            tokens = [line.strip() or line.rstrip("\r\n") for line in lines]
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"There is no vocabulary at {str(path)!r}. A Google-format BERT has it in "
+            "`vocab.txt`, beside `bert_config.json`; the embedded checkpoints are called "
+            f"{' and '.join(NAMES)}."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The vocabulary {str(path)!r} is not UTF-8 text: {error}. Expected one token a line."
+        ) from None
+    if not tokens:
+        raise ValueError(f"The vocabulary {str(path)!r} is empty. Expected one token a line.")
+    return tokens
+
+
+def _load_json_vocab(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        model = content.get("model", {})
+        kind = model.get("type"), model.get("continuing_subword_prefix", "##")
+        if kind == ("WordPiece", "##"):
+            added = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+            return _fill_holes({**model["vocab"], **added})
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The vocabulary {str(path)!r} cannot be read; it is damaged, or not a "
+            f"`tokenizer.json` of Hugging Face. Received: {type(error).__name__}: {error}"
+        ) from None
+    raise ValueError(
+        "Only vocabularies of BERT's kind are supported: WordPiece, whose pieces of a word go on "
+        f"with '##'. Received: {str(path)!r} of the kind {kind[0]!r}."
+    )
+
+
+def _fill_holes(ids):
+    """The tokens of `{token: id}` by their ids; the few ids without one get one of their own."""
+    size = max(ids.values(), default=-1) + 1
+    if size > 1.1 * len(ids):
+        return _in_order(ids)
+    tokens = [f"[none{i}]" for i in range(size)]
+    for token, i in ids.items():
+        tokens[i] = token
+    return tokens
+
+
+def _in_order(ids):
+    """The tokens of `{token: id}` by their ids."""
+    tokens = sorted(ids, key=ids.get)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise ValueError(
+            "The ids of a vocabulary given as a dictionary must be 0, 1, 2... without "
+            f"gaps. Received {len(tokens)} tokens with ids from "
+            f"{min(ids.values(), default=None)} to {max(ids.values(), default=None)}."
+        )
+    return tokens
+
+
+class Tokenizer:
+    """BERT's tokenizer: characters for Chinese, WordPiece for the rest.
+
+    It follows `bert4keras.tokenizers.Tokenizer` and gives the same ids. Special tokens are never
+    read out of a text: a review that contains the characters `[MASK]` is tokenized as those
+    characters, so no text can reach into a template.
+
+    What differs from bert4keras 0.11.5, by decision:
+
+    - `do_lower_case` is on unless switched off;
+    - a vocabulary that lacks a special token raises at once;
+    - `encode` raises where `maxlen` has no room for `[CLS]` and `[SEP]`;
+    - `tokenize` returns the text's own tokens, without `[CLS]` and `[SEP]`;
+    - `decode` puts spaces between words of letters and digits only;
+    - half of a surrogate pair is dropped, the Greek final sigma is lower-cased to a plain one, and
+      characters newer than Python's tables of Unicode are known.
+
+    Args:
+        vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
+            of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
+            `"gpt-mini-zh"`); a list of tokens; or a dictionary `{token: id}` whose ids are 0, 1,
+            2... A token that stands twice, as in some of ERNIE's, has its last id.
+        do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
+            since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
+            What files beside the vocabulary say is not read: that of `bert-base-chinese` says
+            the opposite, of a vocabulary in lower case.
+        pre_tokenize: How to split a text into words first, for vocabularies of words (RoFormer,
+            WoBERT). Words that stand in the vocabulary become one token; others are tokenized as
+            usual. `"jieba"` for `jieba.lcut(text, HMM=False)`, as those models were trained, or
+            a function from a string to a list of words, or `False` for no words. Defaults to
+            `"jieba"` where at least 1% of the vocabulary is words of several Chinese
+            characters, and to `False` elsewhere.
+
+    Attributes:
+        pad_id, unk_id, mask_id, start_id, end_id: The ids of the tokens for padding, for what the
+            vocabulary lacks, for what is to be predicted (`None` without `[MASK]`), and around a
+            text.
+
+    Raises:
+        FileNotFoundError: if `vocab` names a file that does not exist, or a folder without one.
+        ValueError: if `vocab` lacks `[PAD]` (as id 0), `[UNK]`, `[CLS]` or `[SEP]`, is a
+            dictionary with gaps, or a file of another kind of vocabulary; or if `pre_tokenize` is
+            something else.
+        ImportError: if `pre_tokenize` is `"jieba"`, and jieba is not installed.
+
+    Example:
+
+    >>> vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "很", "满", "意", "ok", "##ay"]
+    >>> tokenizer = Tokenizer(vocab)
+    >>> tokenizer.tokenize("很满意 OKAY")
+    ['很', '满', '意', 'ok', '##ay']
+    >>> tokenizer.encode("很满意")
+    ([2, 5, 6, 7, 3], [0, 0, 0, 0, 0])
+    >>> tokenizer.encode("很满意", "ok", maxlen=6)
+    ([2, 5, 6, 3, 8, 3], [0, 0, 0, 0, 1, 1])
+
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.
+    """
+
+    def __init__(self, vocab, do_lower_case=True, pre_tokenize=None):
+        if isinstance(vocab, dict):
+            tokens = _in_order(vocab)
+        elif isinstance(vocab, list | tuple):
+            tokens = list(vocab)
+        else:
+            is_folder = find_asset(vocab, "") or os.path.isdir(vocab)
+            tokens = load_vocab(find_vocab(vocab) if is_folder else vocab)
+        if pre_tokenize is None:
+            words = sum(_CHINESE_WORD.fullmatch(token) is not None for token in tokens)
+            pre_tokenize = "jieba" if words >= max(1, _WORDS * len(tokens)) else False
+        self.vocab = tokens
+        self.do_lower_case = do_lower_case
+        self.pre_tokenize = pre_tokenize
+        self._split_words = _find_splitter(pre_tokenize)
+        self._ids = {token: i for i, token in enumerate(tokens)}
+        missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if t not in self._ids]
+        if missing:
+            raise ValueError(
+                f"The vocabulary lacks {', '.join(missing)}. Is this the `vocab.txt` of a BERT? "
+                f"Received: {len(tokens)} tokens, beginning with {tokens[:5]}."
+            )
+        self.pad_id, self.unk_id = self._ids["[PAD]"], self._ids["[UNK]"]
+        self.start_id, self.end_id = self._ids["[CLS]"], self._ids["[SEP]"]
+        self.mask_id = self._ids.get("[MASK]")
+        if self.pad_id != 0:
+            raise ValueError(
+                "[PAD] must be the first token (id 0), because models take id 0 for padding. "
+                f"Received: [PAD] with id {self._ids['[PAD]']}."
+            )
+        self._backend = tokenizers.Tokenizer(
+            tokenizers.models.WordPiece(
+                vocab=self._ids, unk_token="[UNK]", max_input_chars_per_word=200
+            )
+        )
+        # Spelled out, since the library's ready-made BertNormalizer also drops private-use
+        # characters, which reviews do contain, and knows fewer Chinese characters.
+        steps = [normalizers.Replace(Regex(_DROPPED), "")]
+        if do_lower_case:
+            accents = normalizers.Replace(Regex(r"\p{Mn}+"), "")
+            steps = [normalizers.Lowercase(), normalizers.NFD(), accents, *steps]
+        self._backend.normalizer = normalizers.Sequence(steps)
+        self._backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_SPACES), "removed"),
+                pre_tokenizers.Split(Regex(_SINGLE), "isolated"),
+            ]
+        )
+
+    @property
+    def vocab_size(self):
+        return len(self.vocab)
+
+    def token_to_id(self, token):
+        """The id of `token`; the id of `[UNK]` where the vocabulary lacks it."""
+        return self._ids.get(token, self.unk_id)
+
+    def id_to_token(self, token_id):
+        """The token with the id `token_id`."""
+        return self.vocab[token_id]
+
+    def __contains__(self, token):
+        return token in self._ids
+
+    def token_ids(self, texts):
+        """Ids of many texts at once, without `[CLS]` and `[SEP]`.
+
+        Args:
+            texts: List of strings.
+
+        Returns:
+            A list of lists of integers.
+
+        Raises:
+            TypeError: if one of `texts` is not a string; its index is named.
+        """
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(
+                    f"Texts must be strings. Received: text {i} is {text!r} of type "
+                    f"{type(text).__name__}."
+                )
+        # Half of a surrogate pair, as broken JSON has it, is no character in UTF-8.
+        texts = [text.encode("utf-8", "ignore").decode("utf-8") for text in texts]
+        if self._split_words is not None:
+            return [self._word_ids(text) for text in texts]
+        return [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]
+
+    def word_numbers(self, texts, split_words):
+        """For each token of `token_ids(texts)`, the number of the word it belongs to.
+
+        Args:
+            texts: List of strings.
+            split_words: Function from a string to the list of its words, all of its characters in
+                order, e.g. `jieba.lcut`.
+
+        Returns:
+            A list of integer arrays, each counting up from 0. Pieces of one token that was split
+            (`"ok"`, `"##ay"`) are one word, whatever `split_words` says.
+
+        Raises:
+            ValueError: if the tokenizer has `pre_tokenize`.
+
+        Example:
+
+        >>> tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"很满意", "ok", "##ay"])
+        >>> words = tokenizer.word_numbers(["很满意 okay"], lambda _: ["很", "满意", " ", "okay"])
+        >>> words[0].tolist()
+        [0, 1, 1, 2, 2]
+        """
+        if self._split_words is not None:
+            raise ValueError(
+                "The tokens of a tokenizer with `pre_tokenize` are words already; leave out "
+                "`split_words`."
+            )
+        texts = [text.encode("utf-8", "ignore").decode("utf-8") for text in texts]
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        numbers = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            ends = np.cumsum([len(word) for word in split_words(text)])
+            starts = np.array([start for start, _ in encoding.offsets], "int64")
+            words = np.searchsorted(ends, starts, side="right")
+            for i, token in enumerate(encoding.tokens):
+                if token.startswith("##") and len(token) > 2 and i:
+                    words[i] = words[i - 1]
+            # Words without tokens, such as spaces, do not count.
+            numbers.append(np.cumsum(np.diff(words, prepend=words[:1]) != 0))
+        return numbers
+
+    def _word_ids(self, text):
+        if self.do_lower_case:
+            text = unicodedata.normalize("NFD", text.lower())
+            text = "".join(c for c in text if unicodedata.category(c) != "Mn")
+        ids = []
+        for word in self._split_words(text):
+            if word in self._ids and not is_special(word):
+                ids.append(self._ids[word])
+            else:
+                ids.extend(self._backend.encode(word, add_special_tokens=False).ids)
+        return ids
+
+    def tokenize(self, text):
+        """Splits a text into tokens, without `[CLS]` and `[SEP]`.
+
+        Args:
+            text: A string.
+
+        Returns:
+            A list of strings.
+        """
+        return [self.vocab[i] for i in self.token_ids([text])[0]]
+
+    def encode(self, text, second_text=None, maxlen=None):
+        """Turns a text, or a pair of texts, into token ids and segment ids.
+
+        Args:
+            text: A string.
+            second_text: Optional second string, which gets segment id 1.
+            maxlen: Optional greatest number of ids. The longer of the two texts is cut, at its
+                end; `[CLS]` and `[SEP]` always stay.
+
+        Returns:
+            Two lists of integers of the same length: token ids `[CLS] text [SEP]` (or
+            `[CLS] text [SEP] second_text [SEP]`), and segment ids.
+
+        Raises:
+            TypeError: if a text is not a string.
+            ValueError: if `maxlen` has no room for `[CLS]` and `[SEP]`.
+        """
+        parts = self.token_ids([text] if second_text is None else [text, second_text])
+        if maxlen is not None:
+            room = maxlen - 1 - len(parts)
+            if room < 0:
+                raise ValueError(
+                    f"`maxlen` must leave room for [CLS] and [SEP]: at least {1 + len(parts)}. "
+                    f"Received: maxlen={maxlen}."
+                )
+            truncate_longest(parts, room)
+        token_ids, segment_ids = [self._ids["[CLS]"]], [0]
+        for segment, part in enumerate(parts):
+            token_ids += [*part, self._ids["[SEP]"]]
+            segment_ids += [segment] * (len(part) + 1)
+        return token_ids, segment_ids
+
+    def decode(self, token_ids):
+        """Turns ids back into readable text, without the special tokens.
+
+        Args:
+            token_ids: List of integers.
+
+        Returns:
+            A string: Chinese without spaces, one space between other words.
+        """
+        text = ""
+        for token in (self.vocab[i] for i in token_ids):
+            if is_special(token):
+                continue
+            if token.startswith("##") and len(token) > 2:
+                text += token[2:]
+            elif text and _is_latin(text[-1]) and _is_latin(token[0]):
+                text += " " + token
+            else:
+                text += token
+        return text
+
+    def get_config(self):
+        """Everything needed to make the same tokenizer again, ready for JSON.
+
+        Raises:
+            ValueError: if `pre_tokenize` is a function other than `jieba.lcut`, which cannot be
+                written into a file.
+        """
+        pre_tokenize = self.pre_tokenize
+        if callable(pre_tokenize):
+            jieba = sys.modules.get("jieba")
+            if jieba is None or pre_tokenize != jieba.lcut:
+                raise ValueError(
+                    "Of the functions for `pre_tokenize` only `jieba.lcut` can be saved with a "
+                    f"model, and 'jieba'. Received: {pre_tokenize!r}. Save the weights alone with "
+                    "`model.save_weights(...)`, and build the model in code."
+                )
+            pre_tokenize = "jieba.lcut"
+        return {
+            "vocab": self.vocab,
+            "do_lower_case": self.do_lower_case,
+            "pre_tokenize": pre_tokenize,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a tokenizer from what `get_config` returned."""
+        config = dict(config)
+        # A name out of a file is never imported: only this one function is known by name.
+        if config.get("pre_tokenize") == "jieba.lcut":
+            import jieba
+
+            config["pre_tokenize"] = jieba.lcut
+        elif config.get("pre_tokenize") is None:
+            # As files say that were written before there was a default that looks.
+            config["pre_tokenize"] = False
+        return cls(**config)
+
+
+def truncate_longest(sequences, room):
+    """Shortens lists in place, always the longest, until `room` items are left in all."""
+    excess = sum(map(len, sequences)) - room
+    while excess > 0:
+        longest = max(sequences, key=len)
+        others = [len(s) for s in sequences if s is not longest]
+        cut = min(excess, max(1, len(longest) - max(others, default=0)))
+        del longest[len(longest) - cut :]
+        excess -= cut
+
+
+def _find_splitter(pre_tokenize):
+    """The function from a string to its words; `None` for none."""
+    if callable(pre_tokenize):
+        return pre_tokenize
+    if pre_tokenize is False:
+        return None
+    if pre_tokenize != "jieba":
+        raise ValueError(
+            "Unknown `pre_tokenize`. Expected 'jieba', a function from a string to a list of "
+            f"words, False, or None. Received: {pre_tokenize!r}."
+        )
+    if importlib.util.find_spec("jieba") is None:
+        raise ImportError(
+            "A vocabulary of words needs jieba, to find them in a text: `pip install jieba`. To "
+            "read single characters all the same, give `pre_tokenize=False`."
+        )
+    return _jieba_words
+
+
+def _jieba_words(text):
+    import jieba
+
+    return jieba.lcut(text, HMM=False)
+
+
+def is_special(token):
+    return len(token) > 2 and token[0] == "[" and token[-1] == "]"
+
+
+def _is_latin(char):
+    return char.isalnum() and not "\u2e80" <= char <= "\uffdc" and ord(char) < 0x20000

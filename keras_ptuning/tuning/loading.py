@@ -1,0 +1,85 @@
+"""Loading a tuned file onto its checkpoint."""
+
+from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.methods import method_from_config
+from keras_ptuning.text import PlainText, Template, Tokenizer
+from keras_ptuning.tuning.classifier import build_classifier
+from keras_ptuning.tuning.cloze import build_ptuning_model
+from keras_ptuning.tuning.tuned_file import damaged, read_tuned, vocabulary_fingerprint
+from keras_ptuning.tuning.vat import build_vat_classifier
+
+BUILDERS = {
+    "ClozeModel": build_ptuning_model,
+    "TextClassifier": build_classifier,
+    "VATClassifier": build_vat_classifier,
+}
+
+
+def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs):
+    """Builds the classifier of a tuned file, on the checkpoint it was trained with.
+
+    Its training can continue.
+
+    Args:
+        filepath: Path of a file that `save_tuned` wrote, or `save_prompt` of version 0.1.0.
+        config_path: Path of a checkpoint's folder, or the name of an embedded one, and nothing
+            else is needed; or path of a configuration, or a dictionary with what is in one.
+        checkpoint_path: The checkpoint, as `build_ptuning_model` takes it.
+        vocab: What `Tokenizer` takes as its vocabulary. Defaults to the one in the same folder.
+        **kwargs: Other arguments of `build_ptuning_model`, or of the function that built the model,
+            but for `tune`.
+
+    Returns:
+        A `ClozeModel`, `TextClassifier` or `VATClassifier`, as it was saved. Its `template` has
+        the pattern and the labels.
+
+    Raises:
+        FileNotFoundError: if one of the files does not exist.
+        ValueError: if the file is damaged, or belongs to another checkpoint or vocabulary; if it
+            has a method that is not known; if `tune` is given.
+
+    Example:
+
+    ```python
+    model.save_tuned("sentiment.tuned")
+
+    model = load_tuned("sentiment.tuned", "bert-mini-zh")
+    model.template.decode(model.predict(model.template.dataset(["物流很快，包装也好。"])))
+    ```
+    """
+    if "tune" in kwargs:
+        raise ValueError(
+            "A tuned file has its own methods: leave out `tune`. Received: "
+            f"tune={kwargs['tune']!r}."
+        )
+    tensors, content = read_tuned(filepath)
+    try:
+        settings = content["template"]["tokenizer"]
+        build, options = BUILDERS[content["model"]], content["options"]
+        methods = [method_from_config(method) for method in content["methods"]]
+        backbone = content["backbone"]
+    except (KeyError, TypeError) as error:
+        raise damaged(filepath, error) from None
+    if vocab is None and isinstance(config_path, dict):
+        raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
+    vocab = find_vocab(config_path) if vocab is None else vocab
+    tokens = Tokenizer(vocab).vocab
+    if vocabulary_fingerprint(tokens) != settings["vocab"]:
+        raise ValueError(
+            f"The tuned file {str(filepath)!r} belongs to another vocabulary than the one given, "
+            f"which has {len(tokens)} tokens. Its vectors would mean nothing there."
+        )
+    config = {**content["template"], "tokenizer": {**settings, "vocab": tokens}}
+    template = (Template if "pattern" in config else PlainText).from_config(config)
+    model = build(config_path, checkpoint_path, template, tune=methods, **{**options, **kwargs})
+    if model.fingerprint() != backbone:
+        raise ValueError(
+            f"The tuned file {str(filepath)!r} belongs to another checkpoint than "
+            f"{str(checkpoint_path or config_path)!r}: the weights differ. Give the checkpoint it "
+            "was trained with, or train on this one."
+        )
+    try:
+        model.load_tensors(tensors)
+    except ValueError as error:
+        raise damaged(filepath, error) from None
+    return model

@@ -1,0 +1,270 @@
+"""`PromptClassifier`: texts in, labels out, by scikit-learn's conventions."""
+
+import os
+import pickle
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import sklearn.utils.estimator_checks as checks
+import small_bert as small
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from keras_ptuning import Prompt, PromptClassifier, Template, build_ptuning_model
+from keras_ptuning.checkpoints import find_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The folder of a small random BERT that has no dropout, so that it learns soon."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    small.write_small_bert(folder, {**small.CONFIG, **rates})
+    return str(folder)
+
+
+@pytest.fixture
+def make(checkpoint, make_template):
+    def make(template=None, **kwargs):
+        options = {"epochs": 1, "learning_rate": 0.05, "batch_size": 8, "verbose": 0, **kwargs}
+        return PromptClassifier(template or make_template(), checkpoint, **options)
+
+    return make
+
+
+def test_it_learns_and_repeats(make, reviews):
+    texts, labels = reviews
+    options = {"epochs": 40, "patience": 40, "batch_size": 4, "validation_fraction": 0.25}
+    first, second = (make(**options).fit(*reviews) for _ in range(2))
+    assert first.score(texts, labels) > 0.8
+    np.testing.assert_array_equal(first.predict_proba(texts), second.predict_proba(texts))
+    # Sorted, as scikit-learn has it; the template has them in another order.
+    assert first.classes_.tolist() == ["正面", "负面"]
+    p = first.predict_proba(texts)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+    assert first.predict(texts).tolist() == first.classes_[p.argmax(axis=1)].tolist()
+    assert {"val_loss", "val_accuracy"} <= set(first.history_)
+
+
+def test_early_stopping_keeps_the_best_epoch(make, reviews):
+    classifier = make(epochs=30, learning_rate=0.5, patience=2, validation_fraction=0.25)
+    losses = classifier.fit(*reviews).history_["val_loss"]
+    assert len(losses) < 30 and np.argmin(losses) == len(losses) - 3
+    data = classifier.template.dataset(*reviews)
+    data = data.subset(classifier._split(data.label_ids)[1])
+    assert len(data.examples) == 6
+    found = classifier.model_.evaluate(data, verbose=0)[0]
+    np.testing.assert_allclose(found, min(losses), rtol=1e-4)
+
+
+def test_nothing_is_held_out_where_labels_are_few(make):
+    """A label is never held out whole, and a text without a label never is."""
+    split = make(validation_fraction=0.3)._split
+    assert split(np.array([0] * 9 + [1]))[1] is None
+    rows, held_out = split(np.array([0, 1, -1]))
+    assert rows.tolist() == [0, 1, 2] and held_out is None
+    label_ids = np.array([-1] * 5 + [0] * 14 + [1] * 6)
+    rows, held_out = split(label_ids)
+    assert sorted([*rows, *held_out]) == list(range(25)) and set(range(5)) <= set(rows)
+    assert sorted(label_ids[held_out].tolist()) == [0] * 4 + [1] * 2
+
+
+def test_saving(make, reviews, tmp_path):
+    texts, _ = reviews
+    classifier = make().fit(*reviews)
+    expected = classifier.predict_proba(texts)
+    classifier.save(tmp_path / "a.keras")
+    again = PromptClassifier.load(tmp_path / "a.keras")
+    np.testing.assert_array_equal(again.predict_proba(texts), expected)
+    assert again.get_params()["learning_rate"] == 0.05 and again.classes_.tolist() == [
+        "正面",
+        "负面",
+    ]
+    clone(again).fit(*reviews)
+    assert keras.models.load_model(tmp_path / "a.keras").template.labels == again.template.labels
+    again = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(again.predict_proba(texts), expected)
+
+
+def test_bad_files(make, make_model, reviews, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        PromptClassifier.load(tmp_path / "nowhere.keras")
+    make_model().save(tmp_path / "model.keras")
+    (tmp_path / "cut.keras").write_bytes((tmp_path / "model.keras").read_bytes()[:999])
+    for name in ("model.keras", "cut.keras"):
+        with pytest.raises(ValueError, match=r"was not written by `PromptClassifier\.save`"):
+            PromptClassifier.load(tmp_path / name)
+    with pytest.raises(ValueError, match="damaged, or was not written"):
+        PromptClassifier.load(tmp_path)
+    classifier = make(batch_size=np.int64(8)).fit(*reviews)
+    with pytest.raises(ValueError, match=r"ends in \.keras\. Received: .*a\.txt"):
+        classifier.save(tmp_path / "a.txt")
+    classifier.save(tmp_path / "a.keras")
+    assert PromptClassifier.load(tmp_path / "a.keras").batch_size == 8
+    before = (tmp_path / "a.keras").read_bytes()
+    classifier.checkpoint = object()
+    with pytest.raises(TypeError):
+        classifier.save(tmp_path / "a.keras")
+    assert (tmp_path / "a.keras").read_bytes() == before
+    assert zipfile.is_zipfile(tmp_path / "a.keras")
+
+
+def test_in_scikit_learn(make, reviews):
+    texts, labels = reviews
+    classifier = make(epochs=30, batch_size=4, validation_fraction=0)
+    scores = cross_val_score(classifier, texts, labels, cv=2)
+    assert scores.shape == (2,) and scores.mean() > 0.8
+    grid = GridSearchCV(make(), {"tune": [Prompt(encoder="mlp")]}, cv=2).fit(texts, labels)
+    (method,) = grid.best_estimator_.model_.methods
+    assert method.encoder == "mlp"
+
+
+def test_options_reach_the_model(make, reviews, make_template):
+    classifier = make(
+        tune=["all", Prompt("labels", encoder="mlp")],
+        normalization="labels",
+        auxiliary=True,
+        epochs=1,
+    )
+    model = classifier.fit(*reviews, unlabeled=["屏幕好"] * 8).model_
+    config = model.get_config()
+    for name in ("normalization", "auxiliary"):
+        assert config[name] == classifier.get_params()[name]
+    assert [method.name for method in model.methods] == ["all", "prompt"]
+    assert model.methods[1] is classifier.tune[1]
+    # 24 labelled texts less 5 held out, and 8 unlabelled ones.
+    assert int(model.optimizer.iterations) == 4
+
+
+def test_one_label_more_than_was_seen(make, make_template, reviews):
+    """Labels of the template that no text has are classes too: probabilities keep their columns."""
+    template = make_template(labels={"负面": "不", "正面": "很", "一般": "差"})
+    classifier = make(template).fit(*reviews)
+    assert classifier.classes_.tolist() == ["一般", "正面", "负面"]
+    assert classifier.predict_proba(["书"]).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "error", "message"),
+    [
+        ({"template": "[MASK]{text}"}, {}, TypeError, "needs a `Template` with labels"),
+        ({"validation_fraction": 1.0}, {}, ValueError, "`validation_fraction` must be at least 0"),
+        ({"batch_size": 0}, {}, ValueError, "`batch_size` must be"),
+        ({"checkpoint": "nowhere"}, {}, FileNotFoundError, "embedded checkpoint, .*'bert-mini-zh'"),
+        ({"epochs": 0}, {}, ValueError, "`epochs` must be an integer, at least 1"),
+        ({"patience": "3"}, {}, ValueError, "`patience` must be an integer"),
+        ({"random_state": None}, {}, ValueError, "`random_state` must be an integer"),
+        ({"validation_fraction": None}, {}, ValueError, "`validation_fraction` must be at least"),
+        ({}, {"labels": [None] * 24}, ValueError, "Label 0 is None"),
+        ({}, {"labels": ["正面"] * 23 + ["中"]}, ValueError, "Label 23 is '中'"),
+        ({}, {"labels": ["正面"] * 23}, ValueError, "one label for each text"),
+        ({}, {"texts": zip("书" * 24, "好" * 24, strict=True)}, TypeError, "Texts must be strings"),
+        ({}, {"labels": np.linspace(0, 1, 24)}, ValueError, "Label 0 is 0.0 of type float"),
+        ({}, {"texts": np.zeros((24, 3))}, TypeError, "Texts must be strings"),
+        ({}, {"texts": "一句话"}, TypeError, "a list of texts"),
+        ({}, {"unlabeled": ["书"]}, ValueError, "use `auxiliary=True`"),
+    ],
+)
+def test_bad_input(make, reviews, options, call, error, message):
+    with pytest.raises(error, match=message):
+        make().set_params(**options).fit(
+            **{"texts": reviews[0], "labels": reviews[1], "unlabeled": None, **call}
+        )
+
+
+def test_labels_of_two_kinds(make, make_template, reviews):
+    template = make_template(labels={0: "不", "a": "很"})
+    with pytest.raises(ValueError, match="all strings or all integers"):
+        make(template).fit(["书", "贵"] * 3, np.array([0, "a"] * 3, dtype=object))
+
+
+def test_labels_that_change_after_fitting(make, make_template, reviews):
+    classifier = make().fit(*reviews)
+    with pytest.raises(ValueError, match="Label 0 is '中'"):
+        classifier.score(["书"], ["中"])
+    classifier.set_params(template=make_template(labels={"负面": "不", "正面": "好"}))
+    with pytest.raises(ValueError, match=r"other labels than the one .* Fit it again"):
+        classifier.predict(["书"])
+
+
+# scikit-learn's own checks. `check_estimator` runs one of them and leaves out the others, since
+# the input is text; these need no numbers, or work on texts made of them.
+WITHOUT_DATA = [
+    "check_do_not_raise_errors_in_init_or_set_param",
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_sparse_tag",
+    "check_estimator_tags_renamed",
+    "check_get_params_invariance",
+    "check_mixin_order",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_set_params",
+    "check_valid_tag_types",
+]
+ON_TEXTS = [
+    "check_dict_unchanged",
+    "check_dont_overwrite_attributes",
+    "check_estimators_fit_returns_self",
+    "check_estimators_overwrite_params",
+    "check_estimators_pickle",
+    "check_estimators_unfitted",
+    "check_fit_check_is_fitted",
+    "check_fit_idempotent",
+    "check_methods_subset_invariance",
+]
+# Left out, because they are about arrays of numbers: dtypes, complex numbers, NaN and infinity,
+# memory maps, memory order, sparse and one-dimensional arrays, the number of features, and the
+# wording of errors about these; because the labels are those of the template: training on one
+# label, or on labels made up by the check, such as numbers with fractions; because `fit` has
+# `texts` and `labels`, and not `X` and `y`: check_fit_score_takes_y; and because other batches
+# change the seventh digit: check_methods_sample_order_invariance, which allows none.
+
+
+class OnNumbers(PromptClassifier):
+    """Reads numbers as texts, so that scikit-learn's checks can make up data."""
+
+    @staticmethod
+    def texts(rows):
+        return [
+            "".join("书贵屏幕好"[int(10 * abs(x)) % 5] for x in row) for row in np.asarray(rows)
+        ]
+
+    def fit(self, texts, labels):
+        return super().fit(self.texts(texts), labels)
+
+    def predict_proba(self, texts):
+        return super().predict_proba(self.texts(texts))
+
+
+def find_check(name):
+    """The check, under whichever of its names this release of scikit-learn has it."""
+    names = {name, f"{name}s", name.replace("attributes", "parameters")}
+    return next(getattr(checks, n) for n in sorted(names) if hasattr(checks, n))
+
+
+@pytest.mark.parametrize("name", WITHOUT_DATA)
+def test_estimator_checks(make, name):
+    find_check(name)("PromptClassifier", make())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_TEXTS)
+def test_estimator_checks_on_texts(checkpoint, make_template, name):
+    template = make_template("[u1][MASK]{text}", {0: "不", 1: "很", 2: "满"})
+    classifier = OnNumbers(template, checkpoint, epochs=1, validation_fraction=0, verbose=0)
+    find_check(name)("OnNumbers", classifier)
+
+
+def test_find_checkpoint(small_bert, tmp_path):
+    config, weights, vocab = small_bert
+    assert find_checkpoint(os.path.dirname(weights)) == (config, weights, vocab)
+    assert find_checkpoint(weights) == (config, weights, vocab)
+    with pytest.raises(FileNotFoundError, match=r"There is no bert_config\.json or config\.json"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"There is no other\.ckpt"):
+        find_checkpoint(os.path.join(os.path.dirname(weights), "other.ckpt"))
+    template = Template("[u1][MASK]{text}", {0: "不", 1: "很"}, vocab, maxlen=64)
+    assert build_ptuning_model(*find_checkpoint(weights)[:2], template).prompt.shape == (1, 32)

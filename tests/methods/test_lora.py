@@ -1,0 +1,200 @@
+"""LoRA: low-rank updates that start at nothing, and merge."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_ptuning import LoRA, build_ptuning_model, build_transformer_model, load_tuned
+from keras_ptuning.methods.method import named_weights, to_numpy
+
+PLAIN = "[MASK]满意。{text}"
+
+
+@pytest.fixture
+def make_lora(make_model, make_template):
+    def make(tune="lora", pattern=PLAIN, **kwargs):
+        return make_model(make_template(pattern, maxlen=24), tune=tune, **kwargs)
+
+    return make
+
+
+def scores(model, texts=("书贵", "屏幕很好，喜欢")):
+    return to_numpy(model(model.template.encode(list(texts)), training=False))
+
+
+def train(model, reviews, epochs=1, optimizer=None):
+    if optimizer is not None:
+        model.compile(optimizer, run_eagerly=True)
+    model.fit(model.template.dataset(*reviews), epochs=epochs, verbose=0)
+
+
+def all_weights(model):
+    return {
+        name: to_numpy(v)
+        for layer in model.backbone.layers
+        for name, v in named_weights(layer).items()
+    }
+
+
+def test_untrained_is_the_pretrained_model(make_lora, make_model, make_template):
+    model = make_lora(LoRA(4, layers=["query", "key", "value", "output", "inner", "outer"]))
+    base = make_model(make_template(PLAIN, maxlen=24))
+    np.testing.assert_array_equal(scores(model), scores(base))
+    assert model.fingerprint() == base.fingerprint()
+    assert len(model.trainable_variables) == 2 * 6 * 2
+
+
+def test_merging(make_lora, reviews):
+    """The same scores with one kernel; unmerged, the same bits as before; no training between."""
+    model = make_lora(LoRA(4, layers=["query", "value", "outer", "MLM-Dense"]))
+    untrained = scores(model)
+    train(model, reviews, optimizer=keras.optimizers.Adam(1e-2))
+    before, weights = scores(model), all_weights(model)
+    assert np.abs(before - untrained).max() > 0.01
+    model.merge()
+    merged = scores(model)
+    np.testing.assert_allclose(merged, before, rtol=1e-5, atol=1e-5)
+    assert (merged != before).any()
+    np.testing.assert_allclose(
+        model.predict(model.template.encode(["书贵", "屏幕很好，喜欢"]), verbose=0),
+        before,
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match="unmerge"):
+        train(model, reviews)
+    model.unmerge()
+    np.testing.assert_array_equal(scores(model), before)
+    for name, value in all_weights(model).items():
+        np.testing.assert_array_equal(value, weights[name])
+    train(model, reviews)
+    assert np.abs(scores(model) - before).max() > 1e-3
+
+
+def test_nothing_else_moves(make_lora, reviews):
+    model = make_lora(LoRA(4))
+    before = all_weights(model)
+    # The first step moves the second matrix alone: the gradient of the first one is 0.
+    train(model, reviews, 2, optimizer=keras.optimizers.Adam(1e-2))
+    moved = {name for name, v in all_weights(model).items() if (v != before[name]).any()}
+    assert moved == {
+        f"Transformer-{i}-MultiHeadSelfAttention/{name}/lora_kernel_{x}"
+        for i in range(2)
+        for name in ("query", "value")
+        for x in "ab"
+    }
+
+
+def test_layers_that_do_not_exist(make_lora):
+    """The message has those that do."""
+    with pytest.raises(ValueError, match=r"no dense layers \['queries'\].*MLM-Dense.*inner.*query"):
+        make_lora(LoRA(layers=["query", "queries"]))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"rank": 0}, "`rank` must be"),
+        ({"rank": 1.5}, "`rank` must be"),
+        ({"alpha": 0}, "`alpha` must be a positive number"),
+        ({"alpha": True}, "`alpha` must be a positive number"),
+        ({"layers": []}, "`layers` must be names"),
+        ({"layers": [3]}, "`layers` must be names"),
+    ],
+)
+def test_bad_settings(kwargs, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        LoRA(**kwargs)
+
+
+def test_a_rank_that_is_too_large(make_lora):
+    with pytest.raises(ValueError, match=r"`rank` must be at most 32.*'query'.*rank=33"):
+        make_lora(LoRA(33))
+
+
+def test_a_whole_model_goes_on_as_it_would_have(make_lora, reviews, tmp_path):
+    """What trains, its scale, and the optimizer's state come back, unmerged."""
+    model = make_lora(LoRA(3, alpha=7))
+    train(model, reviews, optimizer=keras.optimizers.Adam(1e-2))
+    # Also of a model that is merged at the moment.
+    model.merge()
+    model.save(tmp_path / "lora.keras")
+    model.unmerge()
+    loaded = keras.models.load_model(tmp_path / "lora.keras")
+    assert [v.path for v in loaded.trainable_variables] == [
+        v.path for v in model.trainable_variables
+    ]
+    np.testing.assert_array_equal(scores(loaded), scores(model))
+    assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
+    for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(to_numpy(theirs), to_numpy(ours))
+    # Loading forgets this.
+    loaded.run_eagerly = True
+    for one in (model, loaded):
+        train(one, reviews)
+    for ours, theirs in zip(model.trainable_variables, loaded.trainable_variables, strict=True):
+        np.testing.assert_allclose(to_numpy(theirs), to_numpy(ours), rtol=1e-5, atol=1e-7)
+
+
+def test_a_tuned_file_keeps_the_scale(make_lora, small_bert, reviews, tmp_path):
+    model = make_lora(LoRA(3, alpha=7, layers=["value", "outer"]))
+    train(model, reviews, optimizer=keras.optimizers.Adam(1e-2))
+    model.save_tuned(tmp_path / "lora.tuned")
+    loaded = load_tuned(tmp_path / "lora.tuned", *small_bert)
+    np.testing.assert_array_equal(scores(loaded), scores(model))
+    assert repr(loaded.methods) == "[LoRA(rank=3, alpha=7, layers=['value', 'outer'])]"
+    part = loaded.backbone.get_layer("Transformer-1-MultiHeadSelfAttention").value
+    assert (part.lora_rank, part.lora_alpha) == (3, 7)
+
+
+def test_a_checkpoint_has_it_merged(make_lora, reviews, tmp_path):
+    model = make_lora(LoRA(4, layers=["query", "inner", "MLM-Dense"]))
+    untrained = scores(model)
+    train(model, reviews, optimizer=keras.optimizers.Adam(1e-2))
+    model.save_checkpoint(tmp_path / "merged")
+    plain = build_ptuning_model(tmp_path / "merged", template=model.template)
+    np.testing.assert_allclose(scores(plain), scores(model), rtol=1e-5, atol=1e-5)
+    assert np.abs(scores(plain) - untrained).max() > 0.01
+    # The whole head, not only the label words.
+    ids = np.array([[2, 30, 31, 4, 3]], "int32")
+    found = [
+        to_numpy(build_transformer_model(tmp_path / "merged", with_mlm="linear")([ids, ids * 0])),
+        to_numpy(model.backbone([ids, ids * 0, np.arange(5, dtype="int32")[None]])),
+    ]
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_keras_own_lora(make_lora, reviews, tmp_path):
+    """What `enable_lora` of Keras adds is neither pretrained nor a method's, and is merged."""
+    model = make_lora(None, "[u1][MASK]满意。{text}")
+    before = model.fingerprint()
+    layer = model.backbone.get_layer("MLM-Dense")
+    layer.enable_lora(2)
+    assert model.fingerprint() == before
+    layer.lora_kernel_b.assign(np.full((2, 32), 0.1, "float32"))
+    assert model.fingerprint() == before
+    model.save_checkpoint(tmp_path / "merged")
+    plain = build_ptuning_model(tmp_path / "merged", template=model.template)
+    np.testing.assert_allclose(scores(plain), scores(model), rtol=1e-5, atol=1e-5)
+    # It would be lost.
+    with pytest.raises(ValueError, match="MLM-Dense/lora_kernel_a"):
+        model.save_tuned(tmp_path / "a.tuned")
+    assert not (tmp_path / "a.tuned").exists()
+    layer.lora_kernel_a.trainable = layer.lora_kernel_b.trainable = False
+    model.save_tuned(tmp_path / "a.tuned")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a .keras file with a LoRA of the user's own is written and cannot be read"
+)
+def test_keras_own_lora_in_a_whole_model(make_lora, tmp_path):
+    """It is refused, or merged, or reloaded; but not lost."""
+    model = make_lora(None, "[u1][MASK]满意。{text}")
+    layer = model.backbone.get_layer("MLM-Dense")
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.full((2, 32), 0.1, "float32"))
+    try:
+        model.save(tmp_path / "own.keras")
+    except ValueError:
+        return
+    loaded = keras.models.load_model(tmp_path / "own.keras")
+    np.testing.assert_allclose(scores(loaded), scores(model), rtol=1e-5, atol=1e-5)

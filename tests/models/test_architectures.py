@@ -1,0 +1,254 @@
+"""The same numbers as other libraries, recorded by `goldens/record_architectures.py`.
+
+The live tests run that script again, with other weights, where the other library is installed: in
+this environment, or in that of the Python that `$KERAS_PTUNING_TRANSFORMERS_PYTHON`,
+`$KERAS_PTUNING_NEZHA_PYTHON` or `$KERAS_PTUNING_BERT4KERAS_PYTHON` names.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small_checkpoints
+from small_checkpoints import ARGUMENTS, HUGGING_FACE, TENSORFLOW, WRITERS
+
+from keras_ptuning import build_transformer_model
+
+GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
+FILES = {
+    "transformers": "transformers_architectures.npz",
+    "nezha": "transformers_nezha_architectures.npz",
+    "bert4keras": "bert4keras_architectures.npz",
+}
+# Recorded, but no release has it.
+NOT_IMPLEMENTED = ["roformer-values"]
+NAMES = [name for name in HUGGING_FACE if name not in NOT_IMPLEMENTED]
+# What tells the architecture, where the names of the tensors do not.
+HINTS = {
+    "nezha": {"use_relative_position": True},
+    "nezha-gpt": {"use_relative_position": True},
+    "roformer": {"model_type": "roformer"},
+}
+
+
+def library_of(name, layout):
+    if layout == "tensorflow":
+        return "bert4keras"
+    return "nezha" if name == "nezha" else "transformers"
+
+
+def build(folder, **kwargs):
+    return build_transformer_model(str(folder), **{"with_mlm": "linear", **kwargs})
+
+
+def predict(model, name, layout):
+    """The model's output at all positions but padding; gathered ones are read backwards."""
+    token_ids, segment_ids = small_checkpoints.make_inputs(name, layout)
+    backwards = np.argsort(-np.arange(token_ids.size).reshape(token_ids.shape), axis=1)
+    feed = {"Input-Token": token_ids, "Input-Segment": segment_ids, "Input-Gather": backwards}
+    names = [x.name for x in model.inputs]
+    found = model.predict([feed[name] for name in names], verbose=0)
+    return (found[:, ::-1] if "Input-Gather" in names else found)[token_ids != 0]
+
+
+def check(model, name, layout, goldens=GOLDENS):
+    found = predict(model, name, layout)[:, ::2]
+    token_ids, _ = small_checkpoints.make_inputs(name, layout)
+    with np.load(goldens / FILES[library_of(name, layout)]) as golden:
+        expected = golden[name][token_ids != 0]
+    difference = np.abs(found - expected).max()
+    print(f"{layout} {name}: {difference:.1e}")
+    assert difference < 1e-4
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_hugging_face(tmp_path, name, gather):
+    small_checkpoints.write_hugging_face(tmp_path, name)
+    check(build(tmp_path, gather_positions=gather), name, "hugging_face")
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("name", TENSORFLOW)
+def test_tensorflow(tmp_path, name, gather):
+    small_checkpoints.write_tensorflow(tmp_path, name)
+    model = build(tmp_path, gather_positions=gather, **ARGUMENTS.get(name, {}))
+    check(model, name, "tensorflow")
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_the_configuration_tells_the_architecture(tmp_path, name):
+    config = {**TENSORFLOW[name], **HINTS[name]}
+    small_checkpoints.write_tensorflow(tmp_path, name, config=config)
+    arguments = {key: value for key, value in ARGUMENTS[name].items() if key != "model"}
+    check(build(tmp_path, **arguments), name, "tensorflow")
+
+
+@pytest.mark.parametrize("name", ["nezha", "roformer"])
+def test_nothing_tells_the_architecture(tmp_path, name):
+    small_checkpoints.write_tensorflow(tmp_path, name)
+    with pytest.raises(ValueError, match=r"(?i)nezha.*roformer"):
+        build(tmp_path)
+
+
+def test_the_checkpoint_has_no_segments(tmp_path):
+    small_checkpoints.write_tensorflow(tmp_path, "nezha-gpt")
+    model = build(tmp_path, model="nezha", application="lm")
+    assert [x.name for x in model.inputs] == ["Input-Token"]
+    check(model, "nezha-gpt", "tensorflow")
+
+
+@pytest.mark.parametrize("layout, name", [("hugging_face", "albert"), ("tensorflow", "electra")])
+def test_paths_of_both_files(tmp_path, layout, name):
+    WRITERS[layout](tmp_path, name)
+    files = {
+        "hugging_face": ("config.json", "model.safetensors"),
+        "tensorflow": ("bert_config.json", "bert_model.ckpt"),
+    }[layout]
+    paths = [str(tmp_path / file) for file in files]
+    check(build_transformer_model(*paths, with_mlm="linear"), name, layout)
+
+
+@pytest.mark.parametrize("name", NOT_IMPLEMENTED)
+def test_not_implemented(tmp_path, name):
+    small_checkpoints.write_hugging_face(tmp_path, name)
+    with pytest.raises(ValueError, match="rotary_value"):
+        build(tmp_path)
+
+
+# The same checkpoint in Hugging Face's other spellings.
+
+
+@pytest.mark.parametrize("name", ["bert", "ernie", "electra", "nezha", "roformer-factorised"])
+def test_gamma_and_beta(tmp_path, name):
+    """Names from before 2020, which some releases still have."""
+    ends = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    values = {}
+    for key, value in small_checkpoints.hugging_face_tensors(name).items():
+        for new, old in ends.items():
+            key = key.replace(new, old)
+        values[key] = value
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    check(build(tmp_path), name, "hugging_face")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_prefix_and_head(tmp_path, name):
+    """So a plain `BertModel` is saved."""
+    values = small_checkpoints.hugging_face_tensors(name)
+    full, bare = tmp_path / "full", tmp_path / "bare"
+    full.mkdir(), bare.mkdir()
+    small_checkpoints.write_hugging_face(full, name)
+    prefix = HUGGING_FACE[name]["model_type"] + "."
+    body = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+    assert 0 < len(body) < len(values)
+    small_checkpoints.write_hugging_face(bare, name, values=body)
+    expected = predict(build(full, with_mlm=False), name, "hugging_face")
+    found = predict(build(bare, with_mlm=False), name, "hugging_face")
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="head"):
+        build(bare)
+
+
+@pytest.mark.parametrize("name", ["bert", "albert", "roformer"])
+@pytest.mark.parametrize("both", [False, True])
+def test_bias_of_the_decoder(tmp_path, name, both):
+    """The same vector under its other name, or under both."""
+    values = small_checkpoints.hugging_face_tensors(name)
+    (bias,) = (key for key in values if key.endswith("predictions.bias"))
+    other = bias.replace(".bias", ".decoder.bias")
+    values[other] = values[bias] if both else values.pop(bias)
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    check(build(tmp_path), name, "hugging_face")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_else_there_may_be(tmp_path, name):
+    """Tensors of other heads, tied ones written twice, and tables that are computed."""
+    values = small_checkpoints.hugging_face_tensors(name)
+    model = HUGGING_FACE[name]["model_type"]
+    words = values[f"{model}.embeddings.word_embeddings.weight"]
+    decoder = {
+        "albert": "predictions.decoder.weight",
+        "electra": "generator_lm_head.weight",
+    }.get(model, "cls.predictions.decoder.weight")
+    pooler = "albert.pooler" if model == "albert" else f"{model}.pooler.dense"
+    rng = np.random.default_rng(2)
+    values |= {
+        decoder: words.copy(),
+        f"{model}.embeddings.position_ids": np.arange(64)[None],
+        f"{pooler}.weight": rng.normal(size=(32, 32)).astype("float32"),
+        f"{pooler}.bias": rng.normal(size=32).astype("float32"),
+        "cls.seq_relationship.weight": rng.normal(size=(2, 32)).astype("float32"),
+        "cls.seq_relationship.bias": rng.normal(size=2).astype("float32"),
+    }
+    if model == "nezha":
+        for i in range(2):
+            key = f"nezha.encoder.layer.{i}.attention.self.relative_positions_encoding"
+            values[f"{key}.positions_encoding"] = np.zeros((64, 64, 8), "float32")
+    # Computed, and by older releases not written.
+    values.pop("roformer.encoder.embed_positions.weight", None)
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    check(build(tmp_path), name, "hugging_face")
+
+
+@pytest.mark.parametrize("name", ["bert", "albert"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(tmp_path, name, dtype):
+    """Numbers of 16 bits are the same numbers in 32."""
+    values = small_checkpoints.hugging_face_tensors(name)
+    rounded = {
+        key: small_checkpoints.as_bfloat16(value)
+        if dtype == "bfloat16"
+        else value.astype("float16").astype("float32")
+        for key, value in values.items()
+    }
+    half, full = tmp_path / "half", tmp_path / "full"
+    half.mkdir(), full.mkdir()
+    small_checkpoints.write_hugging_face(half, name, dtype=dtype)
+    small_checkpoints.write_hugging_face(full, name, values=rounded)
+    found, expected = (predict(build(x), name, "hugging_face") for x in (half, full))
+    np.testing.assert_array_equal(found, expected)
+
+
+# Live.
+
+
+def run_other(library, *arguments):
+    python = os.environ.get(f"KERAS_PTUNING_{library.upper()}_PYTHON", sys.executable)
+    # Of this library the other Python needs nothing.
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "KERAS_BACKEND")}
+    return subprocess.run(
+        [python, *arguments], env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", FILES)
+def test_live(tmp_path, library):
+    needed = {
+        "transformers": "import torch; from transformers import ErnieForMaskedLM",
+        "nezha": "import torch; from transformers import NezhaForMaskedLM",
+        "bert4keras": "import tensorflow, tf_keras; from importlib.util import find_spec as f; "
+        "exit(not f('bert4keras'))",
+    }[library]
+    if run_other(library, "-c", needed).returncode:
+        pytest.skip(f"no {library} here: name a Python in KERAS_PTUNING_{library.upper()}_PYTHON")
+    script = str(GOLDENS / "record_architectures.py")
+    done = run_other(library, script, library, "--seed", "1", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for layout, names in (("hugging_face", NAMES), ("tensorflow", TENSORFLOW)):
+        for name in names:
+            if library_of(name, layout) != library:
+                continue
+            folder = tmp_path / f"{layout}-{name}"
+            folder.mkdir()
+            WRITERS[layout](folder, name, seed=1)
+            arguments = ARGUMENTS.get(name, {}) if layout == "tensorflow" else {}
+            check(build(folder, **arguments), name, layout, goldens=tmp_path)

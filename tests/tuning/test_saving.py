@@ -1,0 +1,208 @@
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from small_bert import CONFIG, vocabulary, write_small_bert
+
+from keras_ptuning import Template, load_tuned
+from keras_ptuning.models import BERT
+
+
+@pytest.fixture
+def trained(make_model, make_template, reviews):
+    template = make_template()
+    model = make_model()
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(template.dataset(*reviews), verbose=0)
+    return model
+
+
+def test_whole_model_in_another_process(trained, reviews, tmp_path):
+    """Nothing but `import keras_ptuning`: identical bits, and the template comes along."""
+    path = str(tmp_path / "model.keras")
+    trained.save(path)
+    code = f"""
+import keras, keras_ptuning, numpy as np
+model = keras.models.load_model({path!r})
+scores = model.predict(model.template.dataset({reviews[0]!r}), verbose=0)
+np.save({str(tmp_path / "scores.npy")!r}, scores)
+print(model.template.decode(scores), len(model.trainable_variables), model.optimizer.iterations)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    expected = trained.predict(trained.template.dataset(reviews[0]), verbose=0)
+    np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), expected)
+    assert str(trained.template.decode(expected)) in done.stdout
+
+
+def test_a_loaded_model_goes_on_training(trained, reviews, tmp_path):
+    trained.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    data = trained.template.dataset(*reviews)
+    assert [tuple(v.shape) for v in loaded.trainable_variables] == [(8, 32)]
+    losses = []
+    for model in (trained, loaded):
+        data.epoch = 0
+        losses.append(model.fit(data, verbose=0).history["loss"][0])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tune": "all"},
+        {"normalization": "labels", "auxiliary": False},
+        {"dtype": "mixed_bfloat16"},
+        {"dtype": keras.DTypePolicy("mixed_bfloat16")},
+        {"keep_tokens": np.arange(CONFIG["vocab_size"])},
+    ],
+)
+def test_options_survive(make_model, make_template, reviews, tmp_path, options):
+    model = make_model(**options)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    data = make_template().dataset(reviews[0])
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    for name in ("tuned", "normalization", "auxiliary"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+
+
+def test_a_global_policy_is_saved(make_model, make_template, reviews, tmp_path):
+    data = make_template().dataset(reviews[0])
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = make_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+
+
+def test_weights_alone(trained, make_model, reviews, tmp_path):
+    trained.save_weights(tmp_path / "model.weights.h5")
+    other = make_model()
+    other.load_weights(tmp_path / "model.weights.h5")
+    data = trained.template.dataset(reviews[0])
+    np.testing.assert_array_equal(other.predict(data, verbose=0), trained.predict(data, verbose=0))
+
+
+def test_an_architecture_of_the_users_own_is_not_saved_half(make_model, tmp_path):
+    class OtherBERT(BERT):
+        pass
+
+    with pytest.raises(ValueError, match="architecture of your own"):
+        make_model(model=OtherBERT).save(tmp_path / "model.keras")
+    assert not os.listdir(tmp_path)
+
+
+def test_links_and_folders(trained, tmp_path):
+    trained.save_tuned(tmp_path / "a.tuned")
+    (tmp_path / "link.tuned").symlink_to("a.tuned")
+    trained.save_tuned(tmp_path / "link.tuned")
+    assert (tmp_path / "link.tuned").is_symlink()
+    with pytest.raises(IsADirectoryError, match="Expected the path of a file"):
+        trained.save_tuned(tmp_path)
+
+
+def test_an_interrupted_save_keeps_the_old_file(trained, tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    trained.save(path)
+    before = path.read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        trained.save(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["model.keras"]
+    with pytest.raises(FileExistsError, match="overwrite"):
+        trained.save(path, overwrite=False)
+    with pytest.raises(ValueError, match=r"ends in \.keras"):
+        trained.save(tmp_path / "model.h5")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        trained.save(tmp_path / "nowhere" / "model.keras")
+
+
+def test_prompt_by_itself(trained, small_bert, reviews, tmp_path):
+    path = tmp_path / "sentiment.tuned"
+    trained.save_tuned(path)
+    assert path.stat().st_size < 2 * 8 * 32 * 4 + 1500
+    loaded = load_tuned(path, *small_bert, dropout_rate=0.0, attention_dropout_rate=0.0)
+    assert loaded.template.pattern == trained.template.pattern
+    data = trained.template.dataset(reviews[0])
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), trained.predict(data, verbose=0))
+    loaded.compile()
+    loaded.fit(loaded.template.dataset(*reviews), verbose=0)
+
+
+def test_prompt_of_another_checkpoint_is_refused(trained, small_bert, tmp_path):
+    path = tmp_path / "sentiment.tuned"
+    trained.save_tuned(path)
+    (tmp_path / "other").mkdir()
+    other = write_small_bert(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=r"belongs to another checkpoint than .*other"):
+        load_tuned(path, *other)
+    swapped = vocabulary()
+    swapped[30], swapped[31] = swapped[31], swapped[30]
+    with pytest.raises(ValueError, match="belongs to another vocabulary"):
+        load_tuned(path, *small_bert[:2], swapped)
+
+
+def test_damaged_prompts(trained, small_bert, tmp_path):
+    path = tmp_path / "sentiment.tuned"
+    trained.save_tuned(path)
+    whole = path.read_bytes()
+    flipped = [bytearray(whole), bytearray(whole)]
+    flipped[0][-9] ^= 1  # in the vectors
+    flipped[1][whole.index("正面".encode())] ^= 1  # in a label
+    cut = [b"", whole[:5], whole[: len(whole) // 2], whole[:-1], b"x" * len(whole)]
+    for content in (*cut, *flipped):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"sentiment\.tuned' is damaged"):
+            load_tuned(path, *small_bert)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.tuned"):
+        load_tuned(tmp_path / "nowhere.tuned", *small_bert)
+
+
+def test_a_prompt_of_a_thawed_model_is_not_saved_alone(trained, tmp_path):
+    trained.backbone.get_layer("MLM-Norm").trainable = True
+    with pytest.raises(ValueError, match="Other weights train"):
+        trained.save_tuned(tmp_path / "x.tuned")
+
+
+def test_nothing_is_not_saved(make_model, make_template, tmp_path):
+    with pytest.raises(ValueError, match=r"nothing to save.*has no virtual tokens"):
+        make_model(make_template("[MASK]好{text}")).save_tuned(tmp_path / "x.tuned")
+    assert not os.listdir(tmp_path)
+
+
+def test_fingerprint_ignores_the_prompt_only(make_model, small_bert):
+    model = make_model()
+    fingerprint = model.fingerprint()
+    model.prompt.assign(ops.convert_to_numpy(model.prompt) + 1)
+    assert model.fingerprint() == fingerprint == make_model().fingerprint()
+    bias = model.backbone.get_layer("MLM-Bias").bias
+    bias.assign(np.arange(CONFIG["vocab_size"], dtype="float32"))
+    assert model.fingerprint() != fingerprint
+
+
+def test_word_level_template_survives(make_model, small_bert, reviews, tmp_path):
+    jieba = pytest.importorskip("jieba")
+    from keras_ptuning import Tokenizer
+
+    template = Template(
+        "[u1][MASK]{text}",
+        {0: "不", 1: "很"},
+        Tokenizer(small_bert[2], pre_tokenize=jieba.lcut),
+        64,
+    )
+    model = make_model(template)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.template.tokenizer.pre_tokenize == jieba.lcut
