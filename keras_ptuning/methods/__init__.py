@@ -100,8 +100,6 @@ def build_tuned_backbone(config, checkpoint, methods, template, **kwargs):
 
 def freeze(model, methods):
     """Lets train what the methods say, and nothing else."""
-    for variable in model.weights:
-        variable.trainable = False
     owners = {}
     for method in methods:
         for name, variable in method.weights(model).items():
@@ -111,7 +109,12 @@ def freeze(model, methods):
                     f"{method!r} train {name!r}."
                 )
             owners[id(variable)] = method
-            variable.trainable = True
+    for layer in model.layers:
+        if not any(id(variable) in owners for variable in layer.weights):
+            layer.trainable = False
+            continue
+        for variable in layer.weights:
+            variable.trainable = id(variable) in owners
 
 
 def method_to_config(method):

@@ -47,7 +47,7 @@ def pretrain(
     Args:
         model: A Keras model that takes what `dataset` gives and returns logits, such as
             `build_transformer_model(..., with_mlm="linear", gather_positions=True)`.
-        dataset: A `keras_ptuning.data.PackedDataset` with `steps`.
+        dataset: A `keras_ptuning.PackedDataset` with `steps`.
         epochs: Integer. How often to train for `dataset.steps` batches.
         folder: Folder for the state (`training.weights.h5`), the settings it belongs to
             (`training.json`), and the curve (`curve.csv`). Made if need be.

@@ -80,7 +80,7 @@ class PackedDataset(keras.utils.PyDataset):
 
     Example:
 
-    >>> from keras_ptuning.tokenizers import Tokenizer
+    >>> from keras_ptuning.text import Tokenizer
     >>> vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"很不满意好"]
     >>> dataset = PackedDataset(["很满意", "不好"], Tokenizer(vocab), length=10, batch_size=1)
     >>> (token_ids, segment_ids, positions), targets = dataset[0]

@@ -160,6 +160,8 @@ class LabelModel(keras.Model):
 
     @property
     def nothing_trains(self):
+        if self.methods:
+            return "all of the model is frozen"
         return (
             f"the template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., and the "
             'rest is frozen. Build the model with a method, e.g. `tune="lora"`, or `tune="all"` to '

@@ -12,8 +12,8 @@ from sklearn.exceptions import NotFittedError
 
 from keras_ptuning import PlainText, PromptClassifier, Template, Tokenizer, build_ptuning_model
 from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.estimators import pet_classifier as pet
 from keras_ptuning.estimators.pet_classifier import PetClassifier
-from keras_ptuning.tuning import pet
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.cloze import ClozeModel
 

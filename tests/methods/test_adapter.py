@@ -30,7 +30,7 @@ def test_a_start_at_zero_is_the_pretrained_model(make_model, make_template, kind
     near = np.abs(ops.convert_to_numpy(model(x)) - expected).max()
     assert 0 < near < 1e-2
     for layer in adapters(model):
-        layer.up.kernel.assign(ops.zeros_like(layer.up.kernel))
+        layer.up.kernel.assign(np.zeros(layer.up.kernel.shape))
     np.testing.assert_array_equal(ops.convert_to_numpy(model(x)), expected)
 
 
@@ -75,7 +75,7 @@ def test_gpt2(tmp_path):
     base = build_ptuning_model(*paths, **kwargs)
     model, x = build_ptuning_model(*paths, tune=Adapter(5), **kwargs), template.encode(TEXTS)
     for layer in adapters(model):
-        layer.up.kernel.assign(ops.zeros_like(layer.up.kernel))
+        layer.up.kernel.assign(np.zeros(layer.up.kernel.shape))
     expected = ops.convert_to_numpy(base(x))
     np.testing.assert_array_equal(ops.convert_to_numpy(model(x)), expected)
     adapters(model)[0].up.bias.assign(np.linspace(-1, 1, 32))

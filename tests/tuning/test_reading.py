@@ -6,13 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from keras_ptuning.tuning.prompts import (
-    FREQUENT,
-    start_vectors,
-)
 
 from keras_ptuning import Template
 from keras_ptuning.layers import PtuningEmbedding
+from keras_ptuning.methods.prompt import (
+    FREQUENT,
+    start_vectors,
+)
 from keras_ptuning.tuning import reading
 from keras_ptuning.tuning.reading import describe_prompt, nearest_tokens, plot_prompt, prompt_table
 

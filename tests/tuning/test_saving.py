@@ -66,8 +66,9 @@ def test_options_survive(make_model, make_template, reviews, tmp_path, options):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     data = make_template().dataset(reviews[0])
     np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
-    for name in ("tuned", "normalization", "auxiliary"):
+    for name in ("normalization", "auxiliary"):
         assert getattr(loaded, name) == getattr(model, name)
+    assert repr(loaded.methods) == repr(model.methods)
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
 
 
