@@ -143,7 +143,13 @@ class Prompt(Method):
         if embedding.label_bias is not None and "Embedding-Token/label_bias" in tensors:
             found["Embedding-Token/label_bias"] = embedding.label_bias
         assign(found, tensors)
-        embedding.start = tensors.get("Embedding-Token/start")
+        start = tensors.get("Embedding-Token/start")
+        if start is not None and start.shape != tuple(embedding.prompt.shape):
+            raise ValueError(
+                f"its prompt started with the shape {start.shape}, and the model needs "
+                f"{tuple(embedding.prompt.shape)}"
+            )
+        embedding.start = start
 
     def saved_as(self):
         return Prompt()

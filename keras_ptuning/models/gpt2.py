@@ -76,7 +76,7 @@ class GPT2(Transformer):
             name, default = _NAMES.get(key, (key, default))
             entries[name] = (argument, default, check, expected)
         argument, _, check, expected = entries["n_inner"]
-        # `null` stands for four times the hidden size.
+        # `null` means four times the hidden size.
         entries["n_inner"] = (argument, None, lambda v: v is None or check(v), expected)
         return entries
 

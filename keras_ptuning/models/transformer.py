@@ -150,7 +150,7 @@ class Transformer:
 
     @classmethod
     def settings_of(cls, config, settings):
-        """The arguments of this class; `settings` are those that its entries stand for."""
+        """The arguments of this class; `settings` are those of its entries."""
         return settings
 
     @classmethod

@@ -162,7 +162,7 @@ def check_architecture(tensors):
             raise ValueError(
                 f"The checkpoint {tensors.checkpoint.path!r} is not of the architecture "
                 f"{tensors.architecture.architecture!r}: it has the tensor {found[0]!r}. Leave out "
-                "`model`, and it is found out, or give another one."
+                "`model`, so that the checkpoint tells it, or give another one."
             )
 
 

@@ -267,12 +267,16 @@ class LabelModel(keras.Model):
         Raises:
             ValueError: if they do not fit.
         """
+        parts = {}
+        for name, value in tensors.items():
+            part, _, rest = name.partition("/")
+            parts.setdefault(part, {})[rest] = value
+        unknown = set(parts) - {*(method.name for method in self.methods), "head"}
+        if unknown:
+            raise ValueError(f"it has tensors of {sorted(unknown)}, and no such method")
         for method in self.methods:
-            prefix = f"{method.name}/"
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            method.load(self.backbone, own)
-        head = {k.removeprefix("head/"): v for k, v in tensors.items() if k.startswith("head/")}
-        assign(self._head_weights(), head)
+            method.load(self.backbone, parts.get(method.name, {}))
+        assign(self._head_weights(), parts.get("head", {}))
 
     def _scope(self):
         """What Keras has to know while the model is made, compiled and used."""
@@ -523,6 +527,14 @@ class LabelModel(keras.Model):
             raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"The file {filepath!r} exists, and `overwrite` is False.")
+        own = {id(v) for weights in self.tuned_weights().values() for v in weights.values()}
+        added = [v for v in self.backbone.weights if v.name.startswith("lora_")]
+        unknown = [v.path for v in added if id(v) not in own]
+        if unknown:
+            raise ValueError(
+                f"No method of the model made {unknown[0]!r}, so a .keras file could not be read. "
+                "Build the model with `tune=LoRA(...)` in place of `enable_lora`."
+            )
         with replacing(filepath) as temporary:
             super().save(temporary, **kwargs)
 

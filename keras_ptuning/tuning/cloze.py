@@ -223,7 +223,7 @@ def build_ptuning_model(
     Args:
         config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
             an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or path of a
-            configuration, or a dictionary with what stands in one.
+            configuration, or a dictionary with what is in one.
         checkpoint_path: The weights, with a head that predicts tokens, as
             `build_transformer_model` takes them. `None` for those in the folder; with a
             configuration alone they are random.
@@ -245,7 +245,7 @@ def build_ptuning_model(
             `application="lm"` for a BERT that was trained as a causal language model. With
             `data_parallel=True` all devices share each batch: on TensorFlow those of this process,
             or with `TF_CONFIG` in the environment those of all workers; on JAX all that it sees.
-            `compile` makes the optimizer anew from its configuration then (it is
+            `compile` makes a new optimizer from its configuration then (it is
             `model.optimizer`), and a saved model is one of a single device again.
 
     Returns:
@@ -271,7 +271,7 @@ def build_ptuning_model(
     model.fit(template.dataset(texts, labels), epochs=50)
     template.decode(model.predict(template.dataset(new_texts)))
 
-    # A GPT goes on where the text ends:
+    # A GPT continues where the text ends:
     template = Template("[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]",
                         {"负面": "不", "正面": "很"}, "gpt-mini-zh", causal=True)
     model = build_ptuning_model("gpt-mini-zh", template=template)

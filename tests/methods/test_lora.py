@@ -175,26 +175,21 @@ def test_keras_own_lora(make_lora, reviews, tmp_path):
     model.save_checkpoint(tmp_path / "merged")
     plain = build_ptuning_model(tmp_path / "merged", template=model.template)
     np.testing.assert_allclose(scores(plain), scores(model), rtol=1e-5, atol=1e-5)
-    # It would be lost.
-    with pytest.raises(ValueError, match="MLM-Dense/lora_kernel_a"):
+    # What trains there would be lost.
+    layer.trainable = True
+    with pytest.raises(ValueError, match=r"Other weights train .*MLM-Dense"):
         model.save_tuned(tmp_path / "a.tuned")
     assert not (tmp_path / "a.tuned").exists()
-    layer.lora_kernel_a.trainable = layer.lora_kernel_b.trainable = False
+    layer.trainable = False
     model.save_tuned(tmp_path / "a.tuned")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a .keras file with a LoRA of the user's own is written and cannot be read"
-)
 def test_keras_own_lora_in_a_whole_model(make_lora, tmp_path):
-    """It is refused, or merged, or reloaded; but not lost."""
+    """A file could not be loaded, so none is written."""
     model = make_lora(None, "[u1][MASK]满意。{text}")
     layer = model.backbone.get_layer("MLM-Dense")
     layer.enable_lora(2)
     layer.lora_kernel_b.assign(np.full((2, 32), 0.1, "float32"))
-    try:
+    with pytest.raises(ValueError, match=r"No method .*lora_kernel_a.*tune=LoRA"):
         model.save(tmp_path / "own.keras")
-    except ValueError:
-        return
-    loaded = keras.models.load_model(tmp_path / "own.keras")
-    np.testing.assert_allclose(scores(loaded), scores(model), rtol=1e-5, atol=1e-5)
+    assert not list(tmp_path.iterdir())

@@ -117,7 +117,7 @@ def train(model, epochs=2):
 
 @pytest.mark.parametrize("outside", [BitFit(), ScaleFeedForward(2)], ids=lambda m: m.name)
 def test_a_method(small_bert, tmp_path, outside):
-    """It trains, beside those of the package, is saved, loads, and is in the summary."""
+    """It trains, with those of the package, is saved, loads, and is in the summary."""
     model = build(small_bert, [outside, LoRA(2), Prompt()])
     frozen = {id(v) for m in model.methods for v in m.weights(model.backbone).values()}
     before = [ops.convert_to_numpy(v).copy() for v in model.backbone.weights]
