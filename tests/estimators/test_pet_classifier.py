@@ -192,7 +192,7 @@ def test_how_the_templates_are_trained(make, templates, trainings, auxiliary):
     for call in clozes:
         assert call.data.given == (TEXTS, LABELS) and call.epochs == 10
         assert call.data.mask_rate == (0.15 if auxiliary else 0)
-        assert [m.name for m in call.model.methods] == ["all"] and call.model.auxiliary == auxiliary
+        assert call.model.methods[0].name == "all" and call.model.auxiliary == auxiliary
     assert [round(call.rate, 6) for call in trainings] == [0.005] * 4
     # The batches and masks of one say nothing about those of another.
     assert len({call.data.seed for call in clozes}) == 3

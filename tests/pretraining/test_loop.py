@@ -18,9 +18,9 @@ from small_bert import CONFIG
 
 from keras_ptuning import Tokenizer, build_transformer_model
 from keras_ptuning.models import save_transformer_model
+from keras_ptuning.pretraining import loop
 from keras_ptuning.pretraining.loop import pretrain
 from keras_ptuning.pretraining.packing import PackedDataset
-from keras_ptuning.tuning import pretraining
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "pretrain.py"
 TINY = {
@@ -274,7 +274,7 @@ def test_perplexity(make_dataset, make_held_out, tmp_path):
 
 
 def test_evaluations_on_the_way(make_dataset, make_held_out, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "EVALUATIONS", 3)
+    monkeypatch.setattr(loop, "EVALUATIONS", 3)
     curve = pretrain(make_model(), make_dataset(steps=1), 8, tmp_path, make_held_out())
     assert [row["step"] for row in curve if "val_loss" in row] == [3, 5, 8]
 
