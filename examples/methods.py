@@ -120,6 +120,8 @@ def start_at_words(words):
     return Prompt(label_start=words)
 
 
+# The learning rates are those of the embedded checkpoints. Those of P-tuning and of all weights are
+# as before; the others are first choices, and were not searched for.
 TUNING = {
     "p-tuning": Tuning(False, "virtual", None, 1e-2),
     "warp": Tuning(False, "vectors", start_at_words, 1e-2, "labels"),
