@@ -19,7 +19,10 @@ the process after the steps, beside PEFT on transformers. Each turn builds one m
 process too. All take the same texts of 128 tokens, with the same masks; of the template's virtual
 tokens PEFT has its own. PEFT's users give `labels` to `BertForMaskedLM`, which predicts the tokens
 of all positions: that is compared, and not what the masks alone would take. PEFT has no adapters of
-Houlsby and Pfeiffer; "all" is transformers by itself.
+Houlsby and Pfeiffer; "all" is transformers by itself. On a busy machine the seconds that all cores
+worked say more than those that passed, with one thread for each library:
+
+    export OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 """
 
 import argparse
@@ -180,7 +183,7 @@ def turn(folder, name):
     peer = PEERS[name](folder, work["maxlen"], work["batch_size"])
     peer.build()
     found["build"] = time.perf_counter() - start
-    found["step"] = time_steps(peer.step, peer.prepare_step(*work["full"]))
+    found["step"], _ = time_steps(peer.step, peer.prepare_step(*work["full"]))
     found["memory"] = peak_memory()
     # The graphs of an epoch and of scoring are made outside the time.
     peer.epoch(*work["small"])
@@ -190,7 +193,7 @@ def turn(folder, name):
     predicted = timed("score", peer.score, work["reviews"][0])
     found["predicted"] = [int(label) for label in predicted]
     batch = peer.prepare_fine_tuning(*work["full"])
-    found["fine_tuning_step"] = time_steps(peer.fine_tuning_step, batch)
+    found["fine_tuning_step"], _ = time_steps(peer.fine_tuning_step, batch)
     print(json.dumps(found))
 
 
@@ -200,19 +203,19 @@ def turn_of_method(folder, name, method):
     peer = PEERS[name](folder, work["maxlen"], work["batch_size"])
     peer.build_method(method)
     batch = peer.prepare_method(**work["batches"][method])
-    seconds = time_steps(peer.method_step, batch)
-    print(json.dumps({"step": seconds, "memory": peak_memory()}))
+    seconds, cores = time_steps(peer.method_step, batch, count=2)
+    print(json.dumps({"step": seconds, "cores": cores, "memory": peak_memory()}))
 
 
-def time_steps(step, batch):
-    """The median of the seconds of three steps."""
+def time_steps(step, batch, count=3):
+    """The medians, over some steps, of their seconds, and of the seconds that all cores worked."""
     step(batch)  # Traces or compiles.
     seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
+    for _ in range(count):
+        begin = time.perf_counter(), time.process_time()
         step(batch)
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
+        seconds.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
+    return [statistics.median(column) for column in zip(*seconds, strict=True)]
 
 
 def peak_memory():
@@ -282,8 +285,9 @@ def render_methods(model, results, options):
         f"## Tuning methods, {model}, batches of {options.batch_size}, medians of "
         f"{options.repeats} turns, beside {METHODS_REFERENCE} (with PEFT)",
         "",
-        '| method | | step, s | times as fast | of its step of "all" | peak memory, GiB | share |',
-        "|---" * 7 + "|",
+        '| method | | step, s | times as fast | of its step of "all" | work of all cores, s | '
+        "times as little | peak memory, GiB | share |",
+        "|---" * 9 + "|",
     ]
     medians = {
         method: {
@@ -303,6 +307,8 @@ def render_methods(model, results, options):
                 f"{own['step']:.3g}",
                 f"{reference['step'] / own['step']:.2f}x" if compared else "",
                 f"{own['step'] / whole['step']:.2f}" if whole else "",
+                f"{own['cores']:.3g}",
+                f"{reference['cores'] / own['cores']:.2f}x" if compared else "",
                 f"{own['memory']:.3g}",
                 f"{own['memory'] / reference['memory']:.2f}" if compared else "",
             ]

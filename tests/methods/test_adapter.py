@@ -19,13 +19,17 @@ def adapters(model):
     return [layer for layer in model.backbone.layers if isinstance(layer, Bottleneck)]
 
 
-@pytest.mark.parametrize(("kind", "count"), [("houlsby", 4), ("pfeiffer", 2)])
-def test_a_start_at_zero_is_the_pretrained_model(make_model, make_template, kind, count):
+@pytest.mark.parametrize(
+    ("kind", "halves"),
+    [("houlsby", ["MultiHeadSelfAttention", "FeedForward"]), ("pfeiffer", ["FeedForward"])],
+)
+def test_a_start_at_zero_is_the_pretrained_model(make_model, make_template, kind, halves):
     template = make_template(WORDS)
     x = template.encode(TEXTS)
     expected = ops.convert_to_numpy(make_model(template)(x))
     model = make_model(template, tune=Adapter(5, kind))
-    assert len(adapters(model)) == count
+    names = {f"Transformer-{i}-{half}-Adapter" for i in range(2) for half in halves}
+    assert {layer.name for layer in adapters(model)} == names
     # Close to the identity, and not quite.
     near = np.abs(ops.convert_to_numpy(model(x)) - expected).max()
     assert 0 < near < 1e-2
