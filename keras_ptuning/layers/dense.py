@@ -10,7 +10,8 @@ class Dense(keras.layers.Dense):
 
     Keras adds the update to the kernel, in each step and in the saved file. Here the update is
     computed by itself, which is cheaper to train, and the file keeps both, so that a loaded layer
-    continues to train what trained. `merge_lora` adds them up for prediction.
+    continues to train what trained. `merge_lora` adds them up for prediction. In a frozen layer
+    nothing trains, so set `layer.trainable = True` after `enable_lora`, as with Keras's own.
 
     Args:
         units: Integer. Size of the outputs.
@@ -28,9 +29,9 @@ class Dense(keras.layers.Dense):
     >>> layer = Dense(2)
     >>> layer.build((None, 3))
     >>> x = np.ones((1, 3), "float32")
-    >>> before = np.array(layer(x))
+    >>> before = layer(x)
     >>> layer.enable_lora(rank=1)
-    >>> bool((np.array(layer(x)) == before).all()), [v.name for v in layer.trainable_weights]
+    >>> bool(keras.ops.all(layer(x) == before)), [v.name for v in layer.trainable_weights]
     (True, ['bias', 'lora_kernel_a', 'lora_kernel_b'])
 
     Reference:

@@ -45,12 +45,15 @@ class Adapter(Method):
         self.kind = kind
 
     def added_layers(self, transformer, template):
-        # Blocks that share their layers share an adapter too.
-        blocks = {transformer.block_name(i): None for i in range(transformer.num_hidden_layers)}
-        names = [f"{block}-{part}-Adapter" for block in blocks for part in KINDS[self.kind]]
-        return {
-            name: Bottleneck(self.size, dtype=transformer.block_dtype, name=name) for name in names
-        }
+        layers = {}
+        for i in range(transformer.num_hidden_layers):
+            for part in KINDS[self.kind]:
+                name = f"{transformer.block_name(i)}-{part}-Adapter"
+                # Blocks that share their layers share an adapter too.
+                if name not in layers:
+                    dtype = transformer.dtype_of_block(i)
+                    layers[name] = Bottleneck(self.size, dtype=dtype, name=name)
+        return layers
 
     def weights(self, model):
         layers = [layer for layer in model.layers if isinstance(layer, Bottleneck)]

@@ -41,11 +41,15 @@ class LoRA(Method):
 
     def __init__(self, rank=8, alpha=16, layers=("query", "value")):
         check_integer("rank", rank, 1)
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha > 0:
+        number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+        if not number or not 0 < alpha < float("inf"):
             raise ValueError(f"`alpha` must be a positive number. Received: alpha={alpha!r}.")
-        layers = [layers] if isinstance(layers, str) else list(layers)
-        if not layers or not all(isinstance(name, str) for name in layers):
-            raise ValueError(f"`layers` must be names of dense layers. Received: layers={layers}.")
+        layers = [layers] if isinstance(layers, str) else layers
+        listed = isinstance(layers, list | tuple) and all(isinstance(name, str) for name in layers)
+        if not listed or not layers:
+            raise ValueError(
+                f"`layers` must be names of dense layers. Received: layers={layers!r}."
+            )
         self.rank = int(rank)
         self.alpha = alpha
         self.layers = list(dict.fromkeys(layers))

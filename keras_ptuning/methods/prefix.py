@@ -28,9 +28,9 @@ class Prefix(Method):
             `"random"`.
 
     Raises:
-        ValueError: if `length` is not a positive integer, there is no such `reparametrize`, or
-            words are given as the start of a network. When the model is built: if the prefix, with
-            the texts of a causal model, is longer than the model has positions.
+        ValueError: if `length` is not a positive integer, there is no such `reparametrize`, `start`
+            is not words, or words are given as the start of a network. When the model is built: if
+            the prefix, with the texts of a causal model, is longer than the model has positions.
 
     Example:
 
@@ -55,6 +55,11 @@ class Prefix(Method):
                 f"`reparametrize` must be one of {REPARAMETRIZATIONS}. Received: "
                 f"reparametrize={reparametrize!r}."
             )
+        listed = isinstance(start, list | tuple) and all(isinstance(word, str) for word in start)
+        if not isinstance(start, str) and not listed:
+            raise ValueError(
+                f"A prefix starts at 'random', or at a list of words. Received: start={start!r}."
+            )
         if reparametrize and start != "random":
             raise ValueError(
                 "A prefix that a network makes starts at random: leave out `start`, or "
@@ -65,20 +70,18 @@ class Prefix(Method):
         self.start = start
 
     def added_layers(self, transformer, template):
-        if transformer.limited:
-            causal = transformer.application == "lm"
-            room = transformer.max_position - (template.maxlen if causal else 0)
-            if self.length > room:
-                texts = f" and texts of up to {template.maxlen} tokens" if causal else ""
-                raise ValueError(
-                    f"The model has {transformer.max_position} positions. Received: a prefix of "
-                    f"{self.length}{texts}. Use a shorter prefix"
-                    + (
-                        f", or `maxlen={transformer.max_position - self.length}`."
-                        if causal
-                        else "."
-                    )
-                )
+        positions = transformer.count_positions(
+            transformer.max_position, transformer.hierarchical_position
+        )
+        causal = transformer.application == "lm"
+        # The texts of a causal model continue the positions of the prefix.
+        taken = template.maxlen if causal else 0
+        if positions is not None and self.length + taken > positions:
+            shorter = f", or `maxlen={positions - self.length}` in the template" if causal else ""
+            raise ValueError(
+                f"The model has {positions} positions, of which texts take up to {taken}. "
+                f"Received: a prefix of {self.length}. Use a shorter prefix{shorter}."
+            )
         layer = KeyValuePrefix(
             self.length,
             transformer.num_hidden_layers,

@@ -269,10 +269,9 @@ def max_length(config_path, model=None, hierarchical_position=None):
     >>> max_length("bert-mini-zh"), max_length("bert-mini-zh", hierarchical_position=True)
     (128, 16384)
     """
-    if not find_architecture(load_config(config_path), model).limited:
-        return None
+    architecture = find_architecture(load_config(config_path), model)
     positions = read_config(config_path, model=model)["max_position"]
-    return positions**2 if hierarchical_position else positions
+    return architecture.count_positions(positions, hierarchical_position)
 
 
 def _arguments(model):

@@ -131,7 +131,6 @@ class Transformer:
         # up from block to block, and the head, whose logits lie close together, stay exact; so does
         # the last block where it computes only some positions, and shares no layers.
         self.exact = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).variable_dtype
-        self.block_dtype = dtype
         self.name = name
 
     def __init_subclass__(cls, **kwargs):
@@ -164,6 +163,13 @@ class Transformer:
         """Whether checkpoints of this architecture have the weights of a layer."""
         return any(tensors_of(table, layer_name) for table in cls.tables().values())
 
+    @classmethod
+    def count_positions(cls, max_position, hierarchical_position):
+        """How many positions there are, from these two arguments; `None` if any number."""
+        if not cls.limited:
+            return None
+        return max_position**2 if hierarchical_position else max_position
+
     def add_layer(self, name, layer):
         """Attaches a layer of a tuning method, before `build`.
 
@@ -191,10 +197,7 @@ class Transformer:
             if i == self.num_hidden_layers - 1:
                 # From here on, only the positions to read matter.
                 context["positions"] = inputs.get("Input-Gather")
-                if self.gather_positions and self.application != "lm":
-                    # Only keys and values of all tokens are left, and no later block evens out
-                    # what is lost here. A causal model reads more positions.
-                    self.block_dtype = self.exact
+            self.block_dtype = self.dtype_of_block(i)
             x = self.apply_block(x, context, self.block_name(i))
         outputs = self.apply_heads(x, inputs)
         unused = sorted(self.given - self.used)
@@ -225,6 +228,14 @@ class Transformer:
     def block_name(self, i):
         """What the names of the layers of a block begin with."""
         return f"Transformer-{i}"
+
+    def dtype_of_block(self, i):
+        """What the own layers of a block compute in."""
+        if i < self.num_hidden_layers - 1 or not self.gather_positions or self.application == "lm":
+            return self.dtype
+        # Only keys and values of all tokens are left, and no later block evens out what is lost
+        # here. A causal model reads more positions.
+        return self.exact
 
     def inputs(self):
         names = [*self.input_names, *(["Input-Reach"] if self.branching else [])]

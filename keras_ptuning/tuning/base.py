@@ -186,6 +186,24 @@ class LabelModel(keras.Model):
         # What was compiled has the other computation.
         self.train_function = self.test_function = self.predict_function = None
 
+    @contextlib.contextmanager
+    def _unmerged(self):
+        """For a change of weights, after which what was merged has to be merged again."""
+        merged = self.is_merged
+        self.unmerge()
+        yield
+        if merged:
+            self.merge()
+
+    def load_weights(self, filepath, **kwargs):
+        with self._unmerged():
+            super().load_weights(filepath, **kwargs)
+
+    def make_train_function(self, force=False):
+        if self.is_merged:
+            raise ValueError("What would be trained is merged: call `model.unmerge()` first.")
+        return super().make_train_function(force)
+
     def fingerprint(self):
         """A SHA-256 of the frozen weights: the same for the same checkpoint."""
         trained = [v for own in self.tuned_weights().values() for v in own.values()]
@@ -274,9 +292,10 @@ class LabelModel(keras.Model):
         unknown = set(parts) - {*(method.name for method in self.methods), "head"}
         if unknown:
             raise ValueError(f"it has tensors of {sorted(unknown)}, and no such method")
-        for method in self.methods:
-            method.load(self.backbone, parts.get(method.name, {}))
-        assign(self._head_weights(), parts.get("head", {}))
+        with self._unmerged():
+            for method in self.methods:
+                method.load(self.backbone, parts.get(method.name, {}))
+            assign(self._head_weights(), parts.get("head", {}))
 
     def _scope(self):
         """What Keras has to know while the model is made, compiled and used."""
@@ -392,8 +411,6 @@ class LabelModel(keras.Model):
         """
         if not self.trainable_variables:
             raise ValueError(f"Nothing would be trained: {self.nothing_trains}.")
-        if self.is_merged:
-            raise ValueError("What would be trained is merged: call `model.unmerge()` first.")
         callbacks = kwargs.pop("callbacks", None) or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         # First, so that whatever writes weights afterwards writes good ones.

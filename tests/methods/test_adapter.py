@@ -103,6 +103,12 @@ def test_blocks_that_share_layers_share_adapters(tmp_path, tokenizer):
     ]
 
 
+def test_half_precision(make_model, make_template):
+    """Adapters compute as their blocks: the last one, of a few positions, in float32."""
+    model = make_model(make_template(WORDS), tune=Adapter(5, "pfeiffer"), dtype="mixed_bfloat16")
+    assert [layer.compute_dtype for layer in adapters(model)] == ["bfloat16", "float32"]
+
+
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": 2.0}, {"kind": "parallel"}])
 def test_bad_options(options):
     with pytest.raises(ValueError, match="Received: "):

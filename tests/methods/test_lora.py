@@ -6,6 +6,7 @@ import pytest
 
 from keras_ptuning import LoRA, build_ptuning_model, build_transformer_model, load_tuned
 from keras_ptuning.methods.method import named_weights, to_numpy
+from keras_ptuning.tuning.tuned_file import read_tuned
 
 PLAIN = "[MASK]满意。{text}"
 
@@ -60,8 +61,12 @@ def test_merging(make_lora, reviews):
         before,
         atol=1e-5,
     )
-    with pytest.raises(ValueError, match="unmerge"):
-        train(model, reviews)
+    for training in (
+        lambda: train(model, reviews),
+        lambda: model.train_on_batch(*model.template.dataset(*reviews)[0]),
+    ):
+        with pytest.raises(ValueError, match="unmerge"):
+            training()
     model.unmerge()
     np.testing.assert_array_equal(scores(model), before)
     for name, value in all_weights(model).items():
@@ -97,6 +102,8 @@ def test_layers_that_do_not_exist(make_lora):
         ({"rank": 1.5}, "`rank` must be"),
         ({"alpha": 0}, "`alpha` must be a positive number"),
         ({"alpha": True}, "`alpha` must be a positive number"),
+        ({"alpha": float("inf")}, "`alpha` must be a positive number"),
+        ({"layers": 5}, "`layers` must be names"),
         ({"layers": []}, "`layers` must be names"),
         ({"layers": [3]}, "`layers` must be names"),
     ],
@@ -144,6 +151,27 @@ def test_a_tuned_file_keeps_the_scale(make_lora, small_bert, reviews, tmp_path):
     assert repr(loaded.methods) == "[LoRA(rank=3, alpha=7, layers=['value', 'outer'])]"
     part = loaded.backbone.get_layer("Transformer-1-MultiHeadSelfAttention").value
     assert (part.lora_rank, part.lora_alpha) == (3, 7)
+
+
+def test_merged_again_after_loading(make_lora, reviews, tmp_path):
+    """Weights that are loaded into a merged model count."""
+    model = make_lora(LoRA(4))
+    untrained = scores(model)
+    train(model, reviews, optimizer=keras.optimizers.Adam(1e-2))
+    trained = scores(model)
+    model.save_weights(tmp_path / "a.weights.h5")
+    model.save_tuned(tmp_path / "a.tuned")
+    tensors, _ = read_tuned(tmp_path / "a.tuned")
+    for load in (
+        lambda model: model.load_weights(tmp_path / "a.weights.h5"),
+        lambda model: model.load_tensors(tensors),
+    ):
+        other = make_lora(LoRA(4))
+        other.merge()
+        np.testing.assert_allclose(scores(other), untrained, atol=1e-5)
+        load(other)
+        np.testing.assert_allclose(scores(other), trained, atol=1e-5)
+        assert other.is_merged
 
 
 def test_a_checkpoint_has_it_merged(make_lora, reviews, tmp_path):

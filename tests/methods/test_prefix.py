@@ -232,12 +232,19 @@ def test_words_that_the_vocabulary_lacks(paths):
 def test_longer_than_the_positions(paths):
     with pytest.raises(ValueError, match=r"has 64 positions.*prefix of 65\. Use a shorter"):
         build(paths, "bert", tune=Prefix(65))
-    with pytest.raises(ValueError, match=r"prefix of 17 and texts of up to 16.*maxlen=15"):
-        build(paths, "gpt2", causal=True, tune=Prefix(17))
+    with pytest.raises(ValueError, match=r"prefix of 20\. Use a shorter.*maxlen=12"):
+        build(paths, "gpt2", causal=True, tune=Prefix(20))
     model = build(paths, "gpt2", causal=True, tune=Prefix(16))
     assert np.isfinite(scores(model, ["书" * 30])).all()
-    # It has no end of positions.
+    # These have no end of positions, or the square of the checkpoint's.
     build(paths, "nezha", tune=Prefix(65))
+    build(paths, "bert", tune=Prefix(65), hierarchical_position=True)
+
+
+@pytest.mark.parametrize("start", [5, None, ["很", 5]])
+def test_bad_start(start):
+    with pytest.raises(ValueError, match=r"a list of words\. Received: start="):
+        Prefix(4, start=start)
 
 
 def test_half_precision(paths):
