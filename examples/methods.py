@@ -135,10 +135,10 @@ TUNING = {
     "gpt-p-tuning": Tuning(True, "virtual", None, 1e-2),
     "gpt-warp": Tuning(True, "vectors", start_at_words, 1e-2, "labels"),
     "gpt-prefix-tuning": Tuning(True, "words", Prefix(20), 1e-2),
-    "gpt-lora": Tuning(True, "words", LoRA(), 3e-3),
-    "gpt-adapter-houlsby": Tuning(True, "words", Adapter(kind="houlsby"), 3e-3),
-    "gpt-adapter-pfeiffer": Tuning(True, "words", Adapter(kind="pfeiffer"), 3e-3),
-    "gpt-combined": Tuning(True, "virtual", LoRA(), {"prompt": 1e-2, "lora": 3e-3}),
+    "gpt-lora": Tuning(True, "words", LoRA(), 1e-3),
+    "gpt-adapter-houlsby": Tuning(True, "words", Adapter(kind="houlsby"), 1e-3),
+    "gpt-adapter-pfeiffer": Tuning(True, "words", Adapter(kind="pfeiffer"), 1e-3),
+    "gpt-combined": Tuning(True, "virtual", LoRA(), {"prompt": 1e-2, "lora": 1e-3}),
     "gpt-all-weights": Tuning(True, "virtual", "all", 5e-4),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 import zipfile
 
 import keras
@@ -14,6 +15,8 @@ from keras_ptuning.text.templates import Template
 
 # Beside Keras's own files in the archive that `model.save` writes.
 PARAMETERS = "classifier.json"
+# Fewer steps than these hardly change a model.
+FEW_STEPS = 50
 
 
 class TextEstimator(ClassifierMixin, BaseEstimator):
@@ -28,6 +31,20 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
+
+    def _train(self, model, data, epochs, **kwargs):
+        """Trains a model while the learning rate falls to 0; returns its history."""
+        steps = len(data) * epochs
+        if steps < FEW_STEPS:
+            warnings.warn(
+                f"{type(self).__name__} trains for {steps} steps, which are few: the model will "
+                f"hardly change. Train for more epochs, {FEW_STEPS} steps at least.",
+                stacklevel=3,
+            )
+        rate = model.default_learning_rate if self.learning_rate is None else self.learning_rate
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        model.compile(keras.optimizers.Adam(schedule))
+        return model.fit(data, epochs=epochs, verbose=self.verbose, **kwargs).history
 
     def predict_proba(self, texts):
         """The probability of each label, among the labels.

@@ -42,7 +42,8 @@ class PetClassifier(TextEstimator):
             library: over the whole vocabulary, each word as much as an answer. (In the paper it is
             over the label words, and words of unlabelled texts count a ten-thousandth.) Defaults to
             `True`.
-        learning_rate: Float, of Adam, falling to 0. Defaults to 2e-5.
+        learning_rate: Float, of Adam, falling to 0. Defaults to that of `ClozeModel.compile` with
+            all weights, which depends on the size of the model.
         epochs: Integer, passes over the labelled texts. Further generations, with more texts, take
             about as many steps. Defaults to `10`.
         distill_epochs: Integer, passes over the unlabelled texts. Defaults to `3`.
@@ -202,12 +203,6 @@ class PetClassifier(TextEstimator):
                 model.compile(keras.optimizers.SGD())
             scores = self._all_scores(models, unlabeled)
         return models, weights, scores
-
-    def _train(self, model, data, epochs):
-        rate = model.default_learning_rate if self.learning_rate is None else self.learning_rate
-        schedule = keras.optimizers.schedules.CosineDecay(rate, len(data) * epochs)
-        model.compile(keras.optimizers.Adam(schedule))
-        return model.fit(data, epochs=epochs, verbose=self.verbose).history
 
     def _all_scores(self, models, texts):
         return np.stack([self._scores(model, texts) for model in models])

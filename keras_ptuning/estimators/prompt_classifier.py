@@ -20,8 +20,8 @@ class PromptClassifier(TextEstimator):
             embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`. Defaults to `"bert-mini-zh"`.
         tune, normalization, auxiliary: As in `build_ptuning_model`, but `auxiliary` defaults to
             `False`.
-        learning_rate: Float, of Adam, falling to 0. Defaults to 1e-2 for a prompt alone, and
-            otherwise to that of `ClozeModel.compile`.
+        learning_rate: Float, of Adam, falling to 0. Defaults to that of `ClozeModel.compile`,
+            which depends on the methods and the size of the model.
         epochs: Integer, the most passes over the labelled texts. Defaults to `50`.
         batch_size: Integer. Defaults to `32`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
@@ -150,20 +150,10 @@ class PromptClassifier(TextEstimator):
             normalization=self.normalization,
             auxiliary=self.auxiliary,
         )
-        rate = self.learning_rate
-        if rate is None:
-            only_prompt = [method.name for method in model.methods] == ["prompt"]
-            rate = 1e-2 if only_prompt else model.default_learning_rate
-        schedule = keras.optimizers.schedules.CosineDecay(rate, len(data) * self.epochs)
-        model.compile(keras.optimizers.Adam(schedule))
         self.model_, self.classes_ = model, classes
-        self.history_ = model.fit(
-            data,
-            epochs=self.epochs,
-            validation_data=validation,
-            callbacks=callbacks,
-            verbose=self.verbose,
-        ).history
+        self.history_ = self._train(
+            model, data, self.epochs, validation_data=validation, callbacks=callbacks
+        )
         return self
 
     def _split(self, label_ids):

@@ -24,12 +24,15 @@ class Method:
         name: What `tune` and the files call it.
         settings: The names of its arguments.
         learning_rate: That of Adam, where `compile` is given no optimizer.
+        pretrained_rate: Whether that is the rate of a BERT-base, and smaller models take a larger
+            one, since they learn tokens or weights of the pretrained model's own kind.
         merges: Whether a checkpoint can have what it trained.
     """
 
     name = None
     settings = ()
     learning_rate = 1e-3
+    pretrained_rate = False
     merges = False
 
     def added_layers(self, transformer, template):
@@ -72,6 +75,13 @@ class Method:
         """The method that `load`s the tensors, where it is not this one."""
         return self
 
+    def default_learning_rate(self, model):
+        """That of Adam, where `compile` is given no optimizer, for a model of this size."""
+        if not self.pretrained_rate:
+            return self.learning_rate
+        # Between what suits 768 numbers and 192, of which both were tried, and no larger.
+        return self.learning_rate * (768 / max(model.transformer.hidden_size, 192)) ** 2
+
     def merge(self, model):
         """Makes predictions as fast as those of the backbone; the weights stay as they are."""
 
@@ -99,7 +109,8 @@ class All(Method):
     """All pretrained weights train."""
 
     name = "all"
-    learning_rate = 2e-5
+    learning_rate = 3e-5
+    pretrained_rate = True
     merges = True
 
     def weights(self, model):

@@ -61,6 +61,7 @@ class Prompt(Method):
     name = "prompt"
     settings = ("start", "encoder", "label_start")
     learning_rate = 6e-4
+    pretrained_rate = True
     merges = True
 
     def __init__(self, start="unused", encoder=None, label_start=None):

@@ -156,7 +156,8 @@ class LabelModel(keras.Model):
 
     @property
     def default_learning_rate(self):
-        return min((method.learning_rate for method in self.methods), default=1e-3)
+        rates = [method.default_learning_rate(self.backbone) for method in self.methods]
+        return min(rates, default=1e-3)
 
     @property
     def nothing_trains(self):
@@ -348,9 +349,11 @@ class LabelModel(keras.Model):
 
         Args:
             optimizer: Defaults to Adam with the smallest of the learning rates that the methods
-                recommend: 6e-4 for a prompt, 1e-2 for a prefix, 1e-3 for LoRA and adapters, 2e-5
-                for all weights. Or a dictionary of an optimizer for each method, by name, e.g.
-                `{"all": Adam(2e-5), "prompt": Adam(1e-2)}`; `"head"` is that of a classifier.
+                recommend: 1e-2 for a prefix, 1e-3 for LoRA and adapters; for BERT-base 6e-4 for a
+                prompt and 3e-5 for all weights, and up to 16 times as much for smaller models, by
+                the square of the size of their vectors. Or a dictionary of an optimizer for each
+                method, by name, e.g. `{"all": Adam(2e-5), "prompt": Adam(1e-2)}`; `"head"` is that
+                of a classifier.
             loss: Must be `None`: the model has its own.
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
                 accuracy of the labels.

@@ -373,7 +373,7 @@ def test_parameters(make, fitted, trainings):
         copy.ensemble_proba(TEXTS)
     # The default learning rate is that of the models.
     make(learning_rate=None).fit(TEXTS, LABELS, UNLABELED)
-    assert {round(call.rate, 9) for call in trainings} == {2e-5}
+    assert {round(call.rate, 9) for call in trainings} == {4.8e-4}
 
 
 def test_saving(fitted, trainings, tmp_path):

@@ -48,6 +48,15 @@ def test_it_learns_and_repeats(make, reviews):
     assert {"val_loss", "val_accuracy"} <= set(first.history_)
 
 
+def test_few_steps_give_a_warning(make, reviews, recwarn):
+    options = {"batch_size": 24, "validation_fraction": 0}
+    with pytest.warns(UserWarning, match="trains for 2 steps, which are few"):
+        make(epochs=2, **options).fit(*reviews)
+    recwarn.clear()
+    make(epochs=50, **options).fit(*reviews)
+    assert not [w for w in recwarn if "steps" in str(w.message)]
+
+
 def test_early_stopping_keeps_the_best_epoch(make, reviews):
     classifier = make(epochs=30, learning_rate=0.5, patience=2, validation_fraction=0.25)
     losses = classifier.fit(*reviews).history_["val_loss"]
