@@ -18,9 +18,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["keras_ptuning", "keras_ptuning.*"]),
+    py_modules=["keras_ptuning_command"],
     package_data={"keras_ptuning.assets": ["*/*", "*.sha256"]},
-    entry_points={"console_scripts": ["keras-ptuning = keras_ptuning.__main__:main"]},
+    entry_points={"console_scripts": ["keras-ptuning = keras_ptuning_command:main"]},
     install_requires=[
+        "huggingface_hub>=0.20",
         "keras>=3.15",
         "numpy>=1.26",
         "safetensors>=0.4",

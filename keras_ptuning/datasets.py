@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import importlib.metadata
 import io
-import json
 import numbers
 import os
 import re
@@ -14,7 +13,7 @@ import zipfile
 import zlib
 
 from keras_ptuning.assets import FOLDER
-from keras_ptuning.files import iterate_lines, replacing
+from keras_ptuning.files import LABELED, check_archive, iterate_lines, parse_json, replacing
 
 SPLITS = ("train", "valid", "test")
 SENTIMENT_URL = (
@@ -39,8 +38,6 @@ FEWCLUE_LABELS = {
     "chid": None,
 }
 FEWCLUE_UNLABELED = ("eprstmt", "tnews", "chid")
-# A labelled text, or an example of FewCLUE.
-_NO_TEXT = re.compile(r"\t-?[0-9]+\r?\n?$|^\{.*\}\r?\n?$")
 # Seconds without any data after which a download is given up.
 TIMEOUT = 30
 
@@ -111,7 +108,7 @@ def read_documents(path):
     for line in iterate_lines(path):
         if line.strip():
             documents.append(line.strip())
-            other += bool(_NO_TEXT.search(line))
+            other += bool(LABELED.search(line))
     if not documents:
         raise ValueError(
             f"There are no documents in {str(path)!r}. Expected one a line. Received: only empty "
@@ -251,6 +248,7 @@ def _read_zip(content, name):
     data = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            check_archive(archive, len(content))
             for split in SPLITS:
                 wanted = f"sentiment.{split}.data"
                 # At any depth; macOS adds a "._sentiment.train.data", which is something else.
@@ -422,7 +420,7 @@ def _parse_fewclue(content, name, task, labels, unlabeled):
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8"))
+            values = parse_json(line.decode("utf-8"))
             if not isinstance(values, dict):
                 raise ValueError("no object")
             for key, kind in keys.items():

@@ -1,22 +1,158 @@
-"""Writing files, finding them in a folder, and reading their lines."""
+"""Writing files, finding them in a folder, and reading them."""
 
 import contextlib
+import errno
+import functools
 import glob
 import gzip
+import json
 import os
 import re
+import shutil
+import stat
 import tempfile
+import zipfile
 import zlib
 
 from keras_ptuning.assets import NAMES, find_asset
 
-# What the folders of unfinished files are called, which only a killed process leaves behind.
+try:
+    import fcntl
+except ImportError:  # Windows has none, so nothing is locked or swept there.
+    fcntl = None
+
+# What the folders of unfinished files begin with, and in full those that are made here.
 UNFINISHED = ".writing-"
+_OWN = f"{UNFINISHED}keras_ptuning-"
+# The folder of a set of files that is complete, and not yet in its place.
+COMPLETE = ".complete-keras_ptuning"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Bytes of a line beyond which it is no text: a small gzip may unpack to any number of them.
+LONGEST_LINE = 2**26
+# A labelled text, `text<TAB>label`, or an object of JSON lines.
+LABELED = re.compile(r"\t-?[0-9]+\r?\n?$|^\{.*\}\r?\n?$")
+# A name of Hugging Face's hub. The path of a file may look the same, but for its ending.
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+_FILE_ENDINGS = (
+    *(".txt", ".json", ".index", ".ckpt", ".safetensors", ".bin", ".pt", ".pth", ".h5", ".npz"),
+    *(".keras", ".tuned", ".prompt"),
+)
+
+
+def lock(file):
+    """Locks an open file or folder until it is closed, or its process ends.
+
+    Args:
+        file: An open file, or its descriptor.
+
+    Returns:
+        `True`; or `False` if it is locked already, in this process or another; or `None` where
+        there are no such locks.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+def sweep(folder):
+    """Deletes what killed processes left half written in a folder, and nothing that is in use.
+
+    Args:
+        folder: Path of the folder.
+    """
+    for path in glob.glob(os.path.join(glob.escape(folder), f"{_OWN}*")):
+        with contextlib.suppress(OSError), _opened(path) as descriptor:
+            if lock(descriptor):
+                shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _opened(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _beside(folder):
+    """A new folder in `folder`, locked while it is in use, and deleted in the end."""
+    sweep(folder)
+    with contextlib.ExitStack() as stack:
+        beside = None
+        while beside is None:
+            beside = tempfile.mkdtemp(prefix=_OWN, dir=folder)
+            if fcntl is None:
+                continue
+            # In between, another process may take it for what a killed one left.
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = stack.enter_context(_opened(beside))
+                if lock(descriptor) is not False and os.path.isdir(beside):
+                    continue
+            beside = None
+        stack.callback(shutil.rmtree, beside, ignore_errors=True)
+        yield beside
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Has the error of a full disk name the file."""
+    try:
+        yield
+    except Exception as error:
+        # Libraries have classes and words of their own, around those of the system.
+        for code in _FULL:
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code), os.fspath(path)) from error
+        raise
+
+
+def check_target(path):
+    """Where writing to a path leads, behind links.
+
+    Args:
+        path: Path of a file to write or replace.
+
+    Returns:
+        The path of the file itself.
+
+    Raises:
+        FileNotFoundError: if its folder does not exist.
+        IsADirectoryError: if it is a folder.
+        OSError: if it is a device or a pipe.
+    """
+    target = os.path.realpath(path)
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"Expected the path of a file. Received the folder {path!r}.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(
+            f"Expected the path of a file, which is replaced by a complete one. Received a device "
+            f"or a pipe: {path!r}."
+        )
+    folder, name = os.path.split(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"There is no folder {folder!r} to write {name!r} into.")
+    return target
+
+
+def _keep_mode(new, old):
+    # Where there is none, the new file has the usual mode; some file systems have no modes.
+    with contextlib.suppress(OSError):
+        os.chmod(new, stat.S_IMODE(os.stat(old).st_mode))
 
 
 @contextlib.contextmanager
 def replacing(path):
     """Gives a path to write to; when the block ends well, that file takes the place of `path`.
+
+    The new file has the mode of the old one. What a link points to is replaced, and not the link.
 
     Args:
         path: Path of the file to write or replace.
@@ -27,6 +163,7 @@ def replacing(path):
     Raises:
         FileNotFoundError: if the folder of `path` does not exist.
         IsADirectoryError: if `path` is a folder.
+        OSError: if `path` is a device or a pipe; if the disk is full.
 
     Example:
 
@@ -35,45 +172,278 @@ def replacing(path):
         json.dump(result, file)
     ```
     """
-    # A link stays a link to the new file.
-    path = os.path.realpath(path)
+    path = check_target(path)
     folder, name = os.path.split(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"Expected the path of a file. Received the folder {path!r}.")
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"There is no folder {folder!r} to write {name!r} into.")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as beside:
+    with naming(path), _beside(folder) as beside:
         temporary = os.path.join(beside, name)
         yield temporary
+        _keep_mode(temporary, path)
         os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing_all(folder, clashing=()):
+    """Gives a folder to write files to, which all at once take their places in `folder`.
+
+    Other files in `folder` stay. A process that is killed before the block has ended leaves the
+    old files. One that is killed afterwards leaves the new ones, of which some may still have to
+    be moved to their places: `finish` does that, before anything is read or written there.
+
+    Args:
+        folder: Path of a folder; made if need be.
+        clashing: Names of files that must be replaced too, if there are any in `folder`.
+
+    Yields:
+        A temporary folder.
+
+    Raises:
+        OSError: if the folder cannot be made, or written to.
+        ValueError: if a clashing file would stay.
+
+    Example:
+
+    ```python
+    with replacing_all("my_bert") as temporary:
+        for name in ("config.json", "vocab.txt"):
+            shutil.copy(name, temporary)
+    ```
+    """
+    os.makedirs(folder, exist_ok=True)
+    with naming(folder), _beside(folder) as beside:
+        yield beside
+        new = os.listdir(beside)
+        staying = [n for n in clashing if n not in new and os.path.exists(os.path.join(folder, n))]
+        if staying:
+            raise ValueError(
+                f"The folder {str(folder)!r} has other files that would be taken for a part of the "
+                f"new ones: {', '.join(staying)}. Nothing was replaced. Choose another folder, or "
+                "delete these files."
+            )
+        for name in new:
+            _keep_mode(os.path.join(beside, name), os.path.join(folder, name))
+        while True:
+            finish(folder)
+            try:
+                # From here on the new files count.
+                os.rename(beside, os.path.join(folder, COMPLETE))
+                break
+            except OSError as error:
+                # Another process has just done the same.
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        finish(folder)
+
+
+def finish(folder):
+    """Moves a complete set of files to its places, if the process that wrote it was killed.
+
+    Args:
+        folder: Path of the folder.
+
+    Raises:
+        OSError: if the files cannot be moved; it says where they are.
+    """
+    complete = os.path.join(folder, COMPLETE)
+    if not os.path.isdir(complete):
+        return
+    try:
+        for name in sorted(os.listdir(complete)):
+            # If it is gone, another process does the same.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(os.path.join(complete, name), os.path.join(folder, name))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OSError(
+            f"The files in {folder!r} were being replaced when the process was killed. The new "
+            f"ones are complete, and in {complete!r}. Move them one folder up, which is not "
+            f"possible here: {error}."
+        ) from None
+    with contextlib.suppress(OSError):
+        os.rmdir(complete)
+
+
+def check_file(path, missing):
+    """Refuses what cannot be read, and what is no file and may have no end.
+
+    Args:
+        path: Path of the file.
+        missing: String, the error if there is none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        IsADirectoryError: if it is a folder.
+        PermissionError: if it must not be read.
+        OSError: if it is a device or a pipe.
+    """
+    finish(os.path.dirname(path))
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(missing) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"Expected the path of a file. Received the folder {path!r}.")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"Expected the path of a file. Received a device or a pipe: {path!r}.")
+    with open(path, "rb"):
+        pass
+
+
+def parse_json(text):
+    """Reads JSON.
+
+    Args:
+        text: String, or bytes in UTF-8.
+
+    Raises:
+        ValueError: if it is not JSON, or is nested too deep.
+
+    Example:
+
+    >>> parse_json('{"hidden_size": 768}')
+    {'hidden_size': 768}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def read_json(path, missing):
+    """Reads a file of JSON.
+
+    Args:
+        path: Path of the file.
+        missing: String, the error if there is none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it cannot be read.
+        ValueError: if it is not JSON.
+    """
+    check_file(path, missing)
+    with open(path, encoding="utf-8-sig") as file:
+        return parse_json(file.read())
+
+
+def check_archive(archive, size):
+    """Refuses a zip file that unpacks to far more than it is, and would fill the memory.
+
+    Args:
+        archive: A `zipfile.ZipFile`.
+        size: Integer, the bytes of the whole file.
+
+    Raises:
+        zipfile.BadZipFile: if it does.
+    """
+    unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > 20 * size + 2**26:
+        raise zipfile.BadZipFile(
+            f"it has {size:,} bytes, and would unpack to {unpacked:,}, which no such file does"
+        )
+
+
+def check_keras_file(path):
+    """Refuses what is no file of `model.save`, before Keras reads it.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it cannot be read, or is no file.
+        ValueError: if it is not a zip file, or unpacks to far more than it is.
+    """
+    check_file(path, f"There is no file {str(path)!r}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_archive(archive, os.path.getsize(path))
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"The file {str(path)!r} is damaged, or not one that `model.save` wrote ({error})."
+        ) from None
+
+
+def find_local(path):
+    """The path on this machine of what `path` names.
+
+    Args:
+        path: Name of an embedded checkpoint; or name of a model of Hugging Face's hub, such as
+            `hfl/chinese-roberta-wwm-ext`, if there is nothing at this path, nor a folder of the
+            first part of the name; or any other path, which is returned as it is.
+
+    Returns:
+        A string. A model of the hub is downloaded once, into the cache that Hugging Face's
+        libraries share.
+
+    Raises:
+        FileNotFoundError: if the hub has no such model, or cannot be reached.
+
+    Example:
+
+    >>> find_local("bert-mini-zh").endswith("assets/bert-mini-zh/")
+    True
+    """
+    asset = find_asset(path, "")
+    if asset is not None:
+        return asset
+    path = os.fspath(path)
+    is_name = _HUB_NAME.fullmatch(path) and not path.endswith(_FILE_ENDINGS)
+    return _download(path) if is_name and not os.path.lexists(path.split("/")[0]) else path
+
+
+@functools.cache
+def _download(name):
+    # Importing it takes time.
+    import huggingface_hub
+
+    wanted = ["config.json", "vocab.txt", "tokenizer.json"]
+    wanted += ["model*.safetensors", "model.safetensors.index.json"]
+    try:
+        folder = huggingface_hub.snapshot_download(name, allow_patterns=wanted)
+        if not glob.glob(os.path.join(glob.escape(folder), "*.safetensors")):
+            wanted += ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+            folder = huggingface_hub.snapshot_download(name, allow_patterns=wanted)
+    except Exception as error:  # those of the libraries below it have no class in common
+        reason = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(
+            f"There is no folder {name!r}, and no model of this name could be downloaded from "
+            f"Hugging Face ({type(error).__name__}: {reason}). If the hub cannot be reached, set "
+            "HF_ENDPOINT to a mirror of it; or download the model elsewhere, with "
+            f"`hf download {name} --local-dir FOLDER`, and give the path of that folder."
+        ) from None
+    return folder
 
 
 def folder_of(path):
     """The folder of a checkpoint.
 
     Args:
-        path: Name of an embedded checkpoint; a folder; or the path of a file in it, or of a
-            TensorFlow checkpoint in it, whose path is the beginning of its files' names.
+        path: Name of an embedded checkpoint, or of a model of Hugging Face's hub; a folder; or the
+            path of a file in it, or of a TensorFlow checkpoint in it, whose path is the beginning
+            of its files' names.
 
     Returns:
         Path of the folder.
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`.
+        FileNotFoundError: if there is nothing at `path`, or nothing can be downloaded.
 
     Example:
 
     >>> folder_of("bert-mini-zh").endswith("assets/bert-mini-zh/")
     True
     """
-    path = find_asset(path, "") or os.fspath(path)
-    if os.path.isdir(path):
-        return path
-    folder, name = os.path.split(path)
-    if not any(glob.glob(glob.escape(path) + end) for end in ("", ".index", ".data-*")):
+    path = find_local(path)
+    is_folder = os.path.isdir(path)
+    folder, name = (path, "") if is_folder else os.path.split(path)
+    finish(folder)
+    files = (glob.glob(glob.escape(path) + end) for end in ("", ".index", ".data-*"))
+    if not is_folder and not any(files):
         raise FileNotFoundError(
             f"There is no {name} in {folder or '.'!r}. Expected a checkpoint's folder, or a file "
-            f"in it, or the name of an embedded checkpoint, {NAMES}. Received: {path!r}."
+            f"in it, or the name of an embedded checkpoint, {NAMES}, or of a model of Hugging "
+            f"Face's hub. Received: {path!r}."
         )
     return folder
 
@@ -122,13 +492,24 @@ def iterate_lines(path):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is not UTF-8 (its number is named), or if a compressed file is
-            damaged or cut off.
+        ValueError: if a line is not UTF-8, or longer than any text (its number is named); if the
+            file is binary, or a compressed one that is damaged or cut off.
     """
     try:
         with open(path, "rb") as file:
             lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
-            for number, line in enumerate(lines, 1):
+            if b"\0" in lines.peek(4096):
+                raise ValueError(
+                    f"{path}: expected text in UTF-8. Received a binary file, or text in UTF-16, "
+                    f"which begins with {lines.peek(8)[:8]!r}."
+                )
+            read = functools.partial(lines.readline, LONGEST_LINE + 1)
+            for number, line in enumerate(iter(read, b""), 1):
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(
+                        f"{path}, line {number}: expected one text a line. Received one of more "
+                        f"than {LONGEST_LINE:,} bytes, which begins with {line[:80]!r}."
+                    )
                 try:
                     yield line.decode("utf-8")
                 except UnicodeDecodeError as error:

@@ -10,8 +10,8 @@ from small_bert import write_small_bert
 
 from keras_ptuning import Template, Tokenizer, build_ptuning_model
 
-# One runs with bert4keras, in an environment of its own, the other with arguments.
-collect_ignore = ["goldens/record_bert4keras.py", "tuning/distribution_run.py"]
+# One runs with bert4keras, in an environment of its own, the others with arguments.
+collect_ignore = ["goldens/record_bert4keras.py", "tuning/distribution_run.py", "kills.py"]
 
 LABELS = {"负面": "不", "正面": "很"}
 PATTERN = "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}"

@@ -2,8 +2,7 @@
 
 import os
 
-from keras_ptuning.assets import find_asset
-from keras_ptuning.files import find_one, folder_of
+from keras_ptuning.files import find_local, find_one, folder_of
 from keras_ptuning.text.tokenizers import find_vocab
 
 # Regular expressions of file names, the best first.
@@ -42,7 +41,8 @@ def find_checkpoint(path):
     """Finds configuration, weights and vocabulary of a checkpoint.
 
     Args:
-        path: Name of an embedded checkpoint; or a folder with the files of one; or the path of its
+        path: Name of an embedded checkpoint, or of a model of Hugging Face's hub, e.g.
+            `hfl/chinese-roberta-wwm-ext`; or a folder with the files of one; or the path of its
             weights, e.g. `bert_model.ckpt`, or of its configuration, in such a folder.
 
     Returns:
@@ -92,12 +92,12 @@ def find_weights(path):
         FileNotFoundError: if there are none.
         ValueError: if there are several, and none has the usual name.
     """
-    is_folder = find_asset(path, "") is not None or os.path.isdir(path)
+    path = find_local(path)
     # Any other file is taken for weights: `open_checkpoint` says so if it cannot read it.
-    is_beside = str(path).endswith((".json", ".txt")) and not str(path).endswith(".index.json")
-    if is_folder or is_beside:
+    is_beside = path.endswith((".json", ".txt")) and not path.endswith(".index.json")
+    if os.path.isdir(path) or is_beside:
         found = find_one(path, WEIGHTS, "model.safetensors, bert_model.ckpt or pytorch_model.bin")
     else:
         folder_of(path)  # there must be something
-        found = os.fspath(path)
+        found = path
     return found.removesuffix(".index")

@@ -6,6 +6,7 @@ import re
 import zipfile
 
 from keras_ptuning.checkpoints.sharded import locate_tensors
+from keras_ptuning.files import check_archive, check_file
 
 # Before this, a file could get its code run all the same: CVE-2025-32434, CVE-2026-24747.
 SAFE_SINCE = (2, 10)
@@ -81,8 +82,7 @@ class PyTorchCheckpoint:
         return self._open[path]
 
     def _read_shapes(self, path):
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"There is no checkpoint file {path!r}.")
+        check_file(path, f"There is no checkpoint file {path!r}.")
         _import_torch(path)  # the first of what can be wrong
         if _is_zip(path):
             _compare_checksums(path)
@@ -150,6 +150,7 @@ def _is_zip(path):
 def _compare_checksums(path):
     try:
         with zipfile.ZipFile(path) as file:
+            check_archive(file, os.path.getsize(path))
             damaged = file.testzip()
     except Exception as error:  # damage can end in any of them
         raise _damaged(path, error) from None

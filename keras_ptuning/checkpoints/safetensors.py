@@ -7,6 +7,7 @@ import ml_dtypes  # noqa: F401  (makes the name "bfloat16" known to NumPy)
 import safetensors
 
 from keras_ptuning.checkpoints.sharded import locate_tensors
+from keras_ptuning.files import check_file
 
 
 class SafetensorsCheckpoint:
@@ -48,11 +49,10 @@ def _read_shapes(path):
 
 @contextlib.contextmanager
 def _opened(path):
+    check_file(path, f"There is no checkpoint file {path!r}.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no checkpoint file {path!r}.") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
             f"The checkpoint {path!r} cannot be read; it is damaged, or not a "

@@ -4,8 +4,9 @@ An index, e.g. `model.safetensors.index.json`, says in its `weight_map` which fi
 which tensor.
 """
 
-import json
 import os
+
+from keras_ptuning.files import check_file, read_json
 
 
 def locate_tensors(path, read_shapes):
@@ -28,11 +29,11 @@ def locate_tensors(path, read_shapes):
     files = _read_index(path)
     shards = sorted(set(files.values()))
     for shard in shards:
-        if not os.path.isfile(shard):
-            raise FileNotFoundError(
-                f"The checkpoint is incomplete: {shard} is missing, which the index {path!r} "
-                "names. Copy the rest of the files."
-            )
+        check_file(
+            shard,
+            f"The checkpoint is incomplete: {shard} is missing, which the index {path!r} names. "
+            "Copy the rest of the files.",
+        )
     found = {shard: read_shapes(shard) for shard in shards}
     for name, shard in files.items():
         if name not in found[shard]:
@@ -46,14 +47,11 @@ def locate_tensors(path, read_shapes):
 def _read_index(path):
     """The file of each tensor."""
     try:
-        with open(path, encoding="utf-8") as file:
-            weight_map = json.load(file)["weight_map"]
+        weight_map = read_json(path, f"There is no checkpoint file {path!r}.")["weight_map"]
         names = [*weight_map, *weight_map.values()]
         if not weight_map or not all(isinstance(name, str) for name in names):
             raise TypeError("its `weight_map` names no files")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no checkpoint file {path!r}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"The index {path!r} cannot be read; it is damaged, or not the index of a "
             'checkpoint, {"weight_map": {tensor: file}}. Copy it again. Received: '

@@ -4,6 +4,8 @@ import glob
 import os
 import re
 
+from keras_ptuning.files import check_file
+
 
 class TensorFlowCheckpoint:
     """A TensorFlow checkpoint, whose tensors are read one at a time.
@@ -30,7 +32,8 @@ class TensorFlowCheckpoint:
     def __init__(self, path):
         self.path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", os.fspath(path))
         data = sorted(glob.glob(glob.escape(self.path) + ".data-*"))
-        has_index = os.path.isfile(self.path + ".index")
+        index = self.path + ".index"
+        has_index = os.path.exists(index)
         if not has_index and not data:
             beside = sorted(glob.glob(os.path.join(glob.escape(self.path), "*.index")))
             hint = f" Did you mean {beside[0][: -len('.index')]!r}?" if beside else ""
@@ -41,16 +44,16 @@ class TensorFlowCheckpoint:
             )
         if not has_index:
             raise FileNotFoundError(
-                f"The checkpoint is incomplete: {self.path}.index is missing (there is "
+                f"The checkpoint is incomplete: {index} is missing (there is "
                 f"{data[0]}). Copy the rest of the files."
             )
         shards = int(data[0].rsplit("-", 1)[1]) if data else 1
         parts = [f"{self.path}.data-{i:05d}-of-{shards:05d}" for i in range(shards)]
-        missing = [part for part in parts if not os.path.isfile(part)]
-        if missing:
-            raise FileNotFoundError(
-                f"The checkpoint is incomplete: {missing[0]} is missing (there is "
-                f"{self.path}.index). Copy the rest of the files."
+        for part in (index, *parts):
+            check_file(
+                part,
+                f"The checkpoint is incomplete: {part} is missing (there is {index}). Copy the "
+                "rest of the files.",
             )
         try:
             import tensorflow as tf
@@ -64,7 +67,7 @@ class TensorFlowCheckpoint:
             shapes = self._reader.get_variable_to_shape_map()
         except Exception as error:  # TensorFlow has no one class for what can go wrong here
             raise ValueError(
-                f"The checkpoint's index {self.path}.index cannot be read; it is damaged, or "
+                f"The checkpoint's index {index} cannot be read; it is damaged, or "
                 f"not a TensorFlow checkpoint. Copy it again. TensorFlow says: {_line(error)}"
             ) from None
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from keras_ptuning.files import replacing
+from keras_ptuning.files import check_archive, check_file, parse_json, replacing
 from keras_ptuning.text.templates import Template
 
 # Beside Keras's own files in the archive that `model.save` writes.
@@ -145,20 +145,21 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
 
         Raises:
             FileNotFoundError: if there is no such file.
+            OSError: if it cannot be read, or is no file.
             ValueError: if it is not a file that `save` wrote.
         """
+        check_file(filepath, f"There is no file {str(filepath)!r}.")
         try:
             with zipfile.ZipFile(filepath) as archive:
-                parameters = json.loads(archive.read(PARAMETERS))
+                check_archive(archive, os.path.getsize(filepath))
+                parameters = parse_json(archive.read(PARAMETERS))
             for name in ("trainable", "prompt_encoder", "prompt_start"):
                 # Of version 0.1.0; the model has them as its methods.
                 parameters.pop(name, None)
             unknown = set(parameters) - set(cls._get_param_names())
             if unknown:
                 raise ValueError(f"it has {sorted(unknown)}")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"There is no file {str(filepath)!r}.") from None
-        except (zipfile.BadZipFile, IsADirectoryError, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise ValueError(
                 f"The file {str(filepath)!r} is damaged, or was not written by "
                 f"`{cls.__name__}.save` ({error})."

@@ -36,10 +36,10 @@ def find_architecture(config, model=None):
                 "otherwise, and splits words otherwise; it is not implemented. The Chinese ones, "
                 "such as RoBERTa-wwm-ext, are BERTs: give model='bert' if this is one."
             )
-    if not isinstance(model, str):
+    if isinstance(model, type) and issubclass(model, Transformer):
         return model
     known = {**Transformer.known, "roberta": BERT}
-    if model.lower() not in known:
+    if not isinstance(model, str) or model.lower() not in known:
         raise ValueError(
             f"Unknown architecture. Expected one of {sorted(known)}, or a subclass of "
             "`keras_ptuning.models.Transformer`, as `model` or as the configuration's model_type. "

@@ -12,7 +12,7 @@ from keras_ptuning.checkpoints import (
     write_safetensors,
     write_tensorflow,
 )
-from keras_ptuning.files import replacing
+from keras_ptuning.files import find_local, replacing_all
 from keras_ptuning.models.architectures import architecture_of, find_architecture
 from keras_ptuning.models.config import load_config, read_config
 from keras_ptuning.models.heads import untrained_evidence
@@ -27,6 +27,11 @@ from keras_ptuning.models.weights import (
 from keras_ptuning.text.tokenizers import Tokenizer
 
 APPLICATIONS = ("encoder", "lm", "unilm")
+# Files that are read before those of a new checkpoint, or belong to one that was written before.
+OTHERS = (
+    *("bert_config.json", "bert_model.safetensors"),
+    *("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001", "template.json"),
+)
 
 
 def build_transformer_model(
@@ -40,8 +45,10 @@ def build_transformer_model(
 
     Args:
         config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
-            an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or path of a
-            `bert_config.json` or `config.json`, or a dictionary with what stands in one.
+            an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or the name of a model of
+            Hugging Face's hub, e.g. `"hfl/chinese-roberta-wwm-ext"`, if there is no folder of this
+            name or its first part; or path of a `bert_config.json` or `config.json`, or a
+            dictionary with what is in one.
         checkpoint_path: The weights: prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`;
             path of a `.safetensors` file, of a PyTorch file, or of the `.index.json` of several.
             The tensors have Google's names or Hugging Face's. Without it the weights are those
@@ -213,7 +220,8 @@ def find_model(config_path, checkpoint_path=None, model=None):
                 stacklevel=3,
             )
         return config, None
-    if isinstance(checkpoint_path, str | os.PathLike) and os.path.isdir(checkpoint_path):
+    is_path = isinstance(checkpoint_path, str | os.PathLike)
+    if is_path and os.path.isdir(find_local(checkpoint_path)):
         checkpoint_path = find_weights(checkpoint_path)
     checkpoint = open_checkpoint(checkpoint_path)
     found = config.setdefault("model_type", architecture_of(checkpoint.shapes))
@@ -288,7 +296,10 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
 
     The files are `config.json`, `vocab.txt`, `model.safetensors`, which Hugging Face's libraries
     load, and, where TensorFlow is installed, `bert_model.ckpt.index` and `.data-00000-of-00001` in
-    Google's format, which bert4keras loads. Vectors of tuned tokens stand in their rows.
+    Google's format, which bert4keras loads. Vectors of tuned tokens are in their rows.
+
+    All files are written first, and then take their places at once; other files in the folder
+    stay. If the process is killed, the folder has the old checkpoint or the new one.
 
     Args:
         model: A Keras model, as `build_transformer_model` returns it.
@@ -299,8 +310,10 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
             the size. Defaults to `"float32"`.
 
     Raises:
-        ValueError: if the model has layers that such a checkpoint has no names for, or the
-            vocabulary is not of the size that the configuration says.
+        OSError: if the files cannot be written.
+        ValueError: if the model has layers that such a checkpoint has no names for; if the
+            vocabulary is not of the size that the configuration says; or if the folder has files of
+            another checkpoint, which would be mixed with the new ones. Nothing is written then.
 
     Example:
 
@@ -335,14 +348,16 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
         layout: checkpoint_tensors(model.layers, table)
         for layout, table in architecture.tables().items()
     }
-    os.makedirs(folder, exist_ok=True)
-    config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("config.json", config_text), ("vocab.txt", "\n".join(vocab) + "\n")):
-        path = os.path.join(folder, name)
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+    texts = {
+        "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
+        "vocab.txt": "\n".join(vocab) + "\n",
+    }
     weights = written.get("hugging_face", written.get("google"))
-    write_safetensors(os.path.join(folder, "model.safetensors"), weights, dtype)
-    if "google" in written:
-        with contextlib.suppress(ImportError):
-            write_tensorflow(os.path.join(folder, "bert_model.ckpt"), written["google"])
+    with replacing_all(folder, OTHERS) as temporary:
+        for name, text in texts.items():
+            with open(os.path.join(temporary, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        write_safetensors(os.path.join(temporary, "model.safetensors"), weights, dtype)
+        if "google" in written:
+            with contextlib.suppress(ImportError):
+                write_tensorflow(os.path.join(temporary, "bert_model.ckpt"), written["google"])

@@ -1,13 +1,15 @@
 """Reading `bert_config.json`, and Hugging Face's `config.json`."""
 
-import json
 import os
 
 from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import find_config
+from keras_ptuning.files import read_json
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.entries import REQUIRED
 
+# More than any model of these architectures has: building it would only fill the memory.
+MOST_PARAMETERS = 10**10
 # What changes a model's numbers, and is not implemented otherwise.
 FIXED = {
     "add_cross_attention": False,
@@ -40,15 +42,12 @@ def load_config(path):
     if not str(path).endswith(".json") or path in NAMES or os.path.isdir(path):
         path = find_config(path)
     name = f"The configuration {str(path)!r}"
+    missing = (
+        f"{name} does not exist. A checkpoint has it beside its weights, as `bert_config.json` or "
+        f"`config.json`; the embedded checkpoints are called {' and '.join(NAMES)}."
+    )
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            config = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{name} does not exist. A checkpoint has it beside its weights, as "
-            "`bert_config.json` or `config.json`; the embedded checkpoints are called "
-            f"{' and '.join(NAMES)}."
-        ) from None
+        config = read_json(path, missing)
     except ValueError as error:
         raise ValueError(f"{name} is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
@@ -121,7 +120,23 @@ def read_config(config, path=None, model=None):
             f"{name}: embd_pdrop must be {settings['dropout_rate']!r}, the same as resid_pdrop. "
             f"Received: {rate!r}."
         )
-    return architecture.settings_of(config, settings)
+    settings = architecture.settings_of(config, settings)
+    size = _count_parameters(settings)
+    if size > MOST_PARAMETERS:
+        sizes = {key: settings[entry[0]] for key, entry in entries.items() if entry[1] is REQUIRED}
+        raise ValueError(
+            f"{name} describes a model of about {size:.0e} parameters. At most "
+            f"{MOST_PARAMETERS:.0e} are possible, so an entry is wrong. Received: {sizes}."
+        )
+    return settings
+
+
+def _count_parameters(settings):
+    """About how many there are, whatever the architecture."""
+    hidden, inner = settings["hidden_size"], settings["intermediate_size"]
+    rows = settings["vocab_size"] + settings["max_position"]
+    blocks = settings["num_hidden_layers"] * (4 * hidden + 2 * inner) * hidden
+    return rows * (settings["embedding_size"] or hidden) + blocks
 
 
 def override(config, settings):

@@ -1,16 +1,24 @@
 """The entries of a configuration that architectures share."""
 
+import math
+
 from keras_ptuning.layers.feed_forward import get_activation
 
 REQUIRED = object()
+# More than any model of this kind has; a configuration that says so is damaged.
+MOST_LAYERS = 1000
 POSITIVE = (lambda v: isinstance(v, int) and v > 0, "a positive integer")
 COUNT = (lambda v: isinstance(v, int) and v >= 0, "an integer, 0 or greater")
+DEPTH = (
+    lambda v: isinstance(v, int) and 0 < v <= MOST_LAYERS,
+    f"a positive integer, at most {MOST_LAYERS}",
+)
 _RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
 # Entry of the file: name of the argument, default, check, and what it must be.
 ENTRIES = {
     "vocab_size": ("vocab_size", REQUIRED, *POSITIVE),
     "hidden_size": ("hidden_size", REQUIRED, *POSITIVE),
-    "num_hidden_layers": ("num_hidden_layers", REQUIRED, *POSITIVE),
+    "num_hidden_layers": ("num_hidden_layers", REQUIRED, *DEPTH),
     "num_attention_heads": ("num_attention_heads", REQUIRED, *POSITIVE),
     "intermediate_size": ("intermediate_size", REQUIRED, *POSITIVE),
     "max_position_embeddings": ("max_position", 512, *POSITIVE),
@@ -23,7 +31,12 @@ ENTRIES = {
     ),
     "hidden_dropout_prob": ("dropout_rate", 0.0, *_RATE),
     "attention_probs_dropout_prob": ("attention_dropout_rate", 0.0, *_RATE),
-    "initializer_range": ("initializer_range", 0.02, lambda v: v > 0, "a positive number"),
+    "initializer_range": (
+        "initializer_range",
+        0.02,
+        lambda v: 0 < v < math.inf,
+        "a positive number",
+    ),
     "hidden_act": (
         "hidden_act",
         "gelu",
@@ -33,7 +46,7 @@ ENTRIES = {
     "layer_norm_eps": (
         "norm_epsilon",
         None,  # that of the architecture
-        lambda v: v is None or v > 0,
+        lambda v: v is None or 0 < v < math.inf,
         "a positive number",
     ),
 }

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import time
 
 import keras
@@ -14,7 +13,7 @@ import numpy as np
 
 from keras_ptuning.backend import default_jit_compile, seed_dropout
 from keras_ptuning.checks import check_integer
-from keras_ptuning.files import UNFINISHED, replacing
+from keras_ptuning.files import read_json, replacing, sweep
 
 STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
 COLUMNS = ("step", "tokens", "loss", "learning_rate", "seconds", "val_loss", "perplexity")
@@ -112,9 +111,8 @@ def pretrain(
     }
     os.makedirs(folder, exist_ok=True)
     _claim(folder, settings)
-    path = pathlib.Path(folder)
-    for rest in [*path.glob(f"{UNFINISHED}*"), *path.glob(f"step-*/{UNFINISHED}*")]:
-        shutil.rmtree(rest)
+    for path in (folder, *pathlib.Path(folder).glob("step-*")):
+        sweep(path)
     steps = epochs * dataset.steps
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
@@ -167,8 +165,13 @@ def _claim(folder, settings):
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(settings, file, indent=2, default=float)
         return
-    with open(path, encoding="utf-8") as file:
-        found = json.load(file)
+    try:
+        found = dict(read_json(path, path))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"The settings {path!r} are damaged ({error}). Choose another folder, or delete this "
+            "one, to train from the start."
+        ) from None
     different = [key for key in settings if found.get(key) != settings[key]]
     if different:
         key = different[0]

@@ -1,7 +1,6 @@
 """Text -> token ids, with the `tokenizers` library doing the work."""
 
 import importlib.util
-import json
 import os
 import re
 import sys
@@ -11,8 +10,8 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-from keras_ptuning.assets import NAMES, find_asset
-from keras_ptuning.files import find_one
+from keras_ptuning.assets import NAMES
+from keras_ptuning.files import check_file, find_local, find_one, read_json
 
 _DROPPED = r"[\x{0}\x{FFFD}\p{Cf}[\p{Cc}&&[^\t\n\r]]]+"
 _SPACES = r"[\t\n\r\p{Zs}\p{Zl}\p{Zp}]+"
@@ -66,18 +65,18 @@ def load_vocab(path):
         FileNotFoundError: if there is no such file.
         ValueError: if the file is empty, is not UTF-8 text, or has another kind of vocabulary.
     """
-    if str(path).endswith(".json") and os.path.exists(path):
+    check_file(
+        path,
+        f"There is no vocabulary at {str(path)!r}. A Google-format BERT has it in `vocab.txt`, "
+        "beside `bert_config.json`; the embedded checkpoints are called "
+        f"{' and '.join(NAMES)}.",
+    )
+    if str(path).endswith(".json"):
         return _load_json_vocab(path)
     try:
         with open(path, encoding="utf-8", newline="\n") as lines:
             # A token may itself be a kind of space, so an all-space line stays.
             tokens = [line.strip() or line.rstrip("\r\n") for line in lines]
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"There is no vocabulary at {str(path)!r}. A Google-format BERT has it in "
-            "`vocab.txt`, beside `bert_config.json`; the embedded checkpoints are called "
-            f"{' and '.join(NAMES)}."
-        ) from None
     except UnicodeDecodeError as error:
         raise ValueError(
             f"The vocabulary {str(path)!r} is not UTF-8 text: {error}. Expected one token a line."
@@ -89,8 +88,7 @@ def load_vocab(path):
 
 def _load_json_vocab(path):
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = read_json(path, f"There is no vocabulary at {str(path)!r}.")
         model = content.get("model", {})
         kind = model.get("type"), model.get("continuing_subword_prefix", "##")
         if kind == ("WordPiece", "##"):
@@ -150,8 +148,9 @@ class Tokenizer:
     Args:
         vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
             of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
-            `"gpt-mini-zh"`); a list of tokens; or a dictionary `{token: id}` whose ids are 0, 1,
-            2... A token that stands twice, as in some of ERNIE's, has its last id.
+            `"gpt-mini-zh"`), or of a model of Hugging Face's hub; a list of tokens; or a dictionary
+            `{token: id}` whose ids are 0, 1, 2... A token that stands twice, as in some of ERNIE's,
+            has its last id.
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
             What files beside the vocabulary say is not read: that of `bert-base-chinese` says
@@ -196,8 +195,8 @@ class Tokenizer:
         elif isinstance(vocab, list | tuple):
             tokens = list(vocab)
         else:
-            is_folder = find_asset(vocab, "") or os.path.isdir(vocab)
-            tokens = load_vocab(find_vocab(vocab) if is_folder else vocab)
+            vocab = find_local(vocab)
+            tokens = load_vocab(find_vocab(vocab) if os.path.isdir(vocab) else vocab)
         if pre_tokenize is None:
             words = sum(_CHINESE_WORD.fullmatch(token) is not None for token in tokens)
             pre_tokenize = "jieba" if words >= max(1, _WORDS * len(tokens)) else False

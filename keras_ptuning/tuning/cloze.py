@@ -7,9 +7,10 @@ import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, sum_over_replicas
-from keras_ptuning.files import replacing
+from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
+from keras_ptuning.models.build import OTHERS
 from keras_ptuning.tuning.base import LabelModel
 
 
@@ -157,7 +158,8 @@ class ClozeModel(LabelModel):
         Besides the files of `save_transformer_model` there is `template.json`: the pattern, the
         labels, and of an empty text the token ids and segment ids, and where its masks are. The
         vectors of virtual tokens stand in the rows of these ids. Where the vocabulary had no
-        `[unused]` token for one, it is added as such. What no configuration says,
+        `[unused]` token for one, it is added as such. All files are replaced at once. What no
+        configuration says,
         `application="unilm"` and `hierarchical_position`, has to be said again when loading it.
 
         Args:
@@ -165,8 +167,10 @@ class ClozeModel(LabelModel):
             dtype: Type of the numbers in the safetensors file, `"float32"` or `"float16"`.
 
         Raises:
+            OSError: if the files cannot be written.
             ValueError: if something that was tuned cannot be merged: checkpoints have no place for
-                prefixes and adapters. Nothing is written then.
+                prefixes and adapters; or if the folder has files of another checkpoint. Nothing is
+                written then.
 
         Example:
 
@@ -193,15 +197,16 @@ class ClozeModel(LabelModel):
         config["vocab_size"] = max(rows, len(vocab))
         if self.init_config.get("application") == "lm":
             config["is_decoder"] = True
-        save_transformer_model(self.backbone, folder, config, vocab, dtype)
         example = {name: array[0].tolist() for name, array in template.encode([""]).items()}
         example = {name: example[name] for name in ("token_ids", "segment_ids", "mask_positions")}
         settings = template.get_config()
         del settings["tokenizer"]
         text = json.dumps({**settings, "empty_text": example}, ensure_ascii=False, indent=2)
-        path = os.path.join(folder, "template.json")
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with replacing_all(folder, OTHERS) as temporary:
+            save_transformer_model(self.backbone, temporary, config, vocab, dtype)
+            path = os.path.join(temporary, "template.json")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
 
 
 def _unused_name(token):

@@ -57,20 +57,23 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
         settings = content["template"]["tokenizer"]
         build, options = BUILDERS[content["model"]], content["options"]
         methods = [method_from_config(method) for method in content["methods"]]
-        backbone = content["backbone"]
+        backbone, fingerprint = content["backbone"], settings["vocab"]
     except (KeyError, TypeError) as error:
         raise damaged(filepath, error) from None
     if vocab is None and isinstance(config_path, dict):
         raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
     vocab = find_vocab(config_path) if vocab is None else vocab
     tokens = Tokenizer(vocab).vocab
-    if vocabulary_fingerprint(tokens) != settings["vocab"]:
+    if vocabulary_fingerprint(tokens) != fingerprint:
         raise ValueError(
             f"The tuned file {str(filepath)!r} belongs to another vocabulary than the one given, "
             f"which has {len(tokens)} tokens. Its vectors would mean nothing there."
         )
     config = {**content["template"], "tokenizer": {**settings, "vocab": tokens}}
-    template = (Template if "pattern" in config else PlainText).from_config(config)
+    try:
+        template = (Template if "pattern" in config else PlainText).from_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(filepath, error) from None
     model = build(config_path, checkpoint_path, template, tune=methods, **{**options, **kwargs})
     if model.fingerprint() != backbone:
         raise ValueError(

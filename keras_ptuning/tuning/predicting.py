@@ -1,5 +1,6 @@
 """Predictions of more texts than fit into memory: read, predicted and written as they go."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -11,29 +12,41 @@ import keras
 import numpy as np
 
 from keras_ptuning.backend import is_shared
-from keras_ptuning.checks import check_integer
-from keras_ptuning.files import iterate_lines, replacing
+from keras_ptuning.checks import check_integer, refuse_table
+from keras_ptuning.files import (
+    LABELED,
+    check_target,
+    iterate_lines,
+    lock,
+    naming,
+    parse_json,
+    read_json,
+    replacing,
+)
 
-# Texts that are tokenized, sorted by length, predicted and written together.
-CHUNK = 8192
+# The most texts that are tokenized, sorted by length, predicted and written together.
+CHUNK = 2048
 RATE = ["texts/s"]
+# Files of texts that have more than the texts.
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 
 
 def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
     """Predicts the labels of any number of texts, and writes them to a file as it goes.
 
-    Memory does not grow with the number of texts. What was interrupted goes on where it was with
-    the next call of the same arguments: until the end, the predictions stand in `filepath` with
-    `.part` after it, and how far they go with `.progress`.
+    Memory does not grow with the number of texts. The first texts are written after one batch, and
+    then more and more at once. Call it again with the same arguments after an interruption, and it
+    continues: until the end the predictions are in `filepath` with `.part` after it, and how far
+    they go in a file with `.progress` after it.
 
     Args:
         model: A `ClozeModel` or `TextClassifier`, whose template has labels.
-        texts: Path of a text file in UTF-8, also a gzip, with one text a line; or an iterable of
-            strings, or of pairs of strings where the template has `{text_b}`. To go on, it has to
-            begin with the same texts again.
+        texts: Path of a text file in UTF-8, also a gzip, with one text a line and nothing else; or
+            an iterable of strings, or of pairs of strings if the template has `{text_b}`. To
+            continue, it must begin with the same texts again.
         filepath: Path of the file to write. For each text, in their order, it has a line of JSON:
-            `{"label": "正面", "probabilities": [0.07, 0.93]}`, the probabilities in the order of
-            `template.label_names`.
+            `{"index": 0, "label": "正面", "probabilities": {"负面": 0.07, "正面": 0.93}}`. The
+            first text has the index 0. The probabilities have the names of the labels, as strings.
         batch_size: Integer. Defaults to `64`.
         verbose: Whether to show Keras's progress bar, with texts per second. Defaults to `True`.
 
@@ -41,10 +54,14 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
         Integer, the number of texts.
 
     Raises:
-        FileExistsError: if there is such a file: the predictions are complete.
+        BlockingIOError: if another process writes the same file.
+        FileExistsError: if there is such a file, with the complete predictions or other content;
+            or if there is a file with `.part` after its name that no interrupted predictions left.
         FileNotFoundError: if there is no file of texts, or no folder to write into.
-        TypeError: if one of the texts is not a string; what was predicted before stays.
-        ValueError: if a line is not UTF-8; if the interrupted predictions are damaged, or of other
+        TypeError: if `texts` is a table, or one of the texts is not a string (or a pair); what was
+            predicted before stays.
+        ValueError: if the file of texts is a table, JSON or binary, or a line is not UTF-8; if it
+            is one of the files to write; if the interrupted predictions are damaged, or of other
             texts or another model; if several processes share the model's work.
 
     Example:
@@ -52,108 +69,217 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
     ```python
     model = keras.models.load_model("model.keras")
     predict_to_file(model, "million_reviews.txt", "predictions.jsonl")
+
+    table = pandas.read_csv("reviews.csv")
+    predict_to_file(model, table["review"], "predictions.jsonl")
+    pandas.read_json("predictions.jsonl", lines=True)["label"]
     ```
     """
     check_integer("batch_size", batch_size, 1)
-    if model.template.labels is None:
+    template = model.template
+    if template.labels is None:
         raise ValueError(
             "Expected a template with labels. With candidates for each text, use `model.predict`."
+        )
+    names = [str(name) for name in template.label_names]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            "The labels name the probabilities, so they must differ as strings. Received: "
+            f"{template.label_names}."
         )
     if is_shared(model.distribution):
         raise ValueError(
             "Several processes cannot write one file. Predict in one process, or let each call "
             "`model.predict`."
         )
+    filepath = check_target(filepath)
+    files = [filepath, filepath + ".part", filepath + ".progress"]
     if isinstance(texts, str | os.PathLike):
-        # What a pipe says can be read only once.
-        piped = os.path.exists(texts) and not os.path.isfile(texts)
-        count = None if piped else sum(1 for _ in iterate_lines(texts))
-        texts = (line.rstrip("\r\n") for line in iterate_lines(texts))
+        if os.path.realpath(texts) in files:
+            raise ValueError(
+                f"The texts would be overwritten with the predictions, which need the files "
+                f"{files}. Received: texts={os.fspath(texts)!r}."
+            )
+        path, texts = texts, _plain_lines(texts)
+        count = count_texts(path)
     elif isinstance(texts, Iterable):
+        refuse_table("texts", texts)
         count = len(texts) if hasattr(texts, "__len__") else None
     else:
         raise TypeError(f"Expected a path or an iterable of texts. Received: texts={texts!r:.60}.")
-    filepath = os.fspath(filepath)
-    if os.path.exists(filepath):
+    texts = _checked(texts, "text_b" in template.slots)
+    for path in files[1:]:
+        check_target(path)
+    _refuse_existing(filepath)
+    with naming(files[1]), open(files[1], "ab+") as file:
+        locked = lock(file)
+        # Only now is it sure whether another process has just completed it.
+        _refuse_existing(filepath)
+        if locked is False or not _is_at(file, files[1]):
+            raise BlockingIOError(
+                f"Another process writes {filepath!r}. Wait until it has ended, or give another "
+                "name."
+            )
+        try:
+            total = _predict(model, texts, names, file, files[2], batch_size, count, verbose)
+        except BaseException:
+            if not os.fstat(file.fileno()).st_size:
+                os.remove(files[1])
+            raise
+        os.replace(files[1], filepath)
+        # After a kill here it is not needed any more.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(files[2])
+    return total
+
+
+def count_texts(path):
+    """The number of lines of a file of texts; `None` of a pipe, which can be read only once."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        return None
+    return sum(1 for _ in iterate_lines(path))
+
+
+def count_predictions(path):
+    """The number of texts that a file has predictions of; `None` if it has anything else."""
+    count = 0
+    try:
+        for count, line in enumerate(iterate_lines(path), 1):
+            if parse_json(line)["index"] != count - 1:
+                return None
+    except (KeyError, TypeError, ValueError):
+        return None
+    return count
+
+
+def _refuse_existing(path):
+    if os.path.exists(path):
         raise FileExistsError(
-            f"The file {filepath!r} exists. Delete it to predict anew, or give another name."
+            f"The file {path!r} exists. Delete it to predict the texts again, or give another name."
         )
-    folder = os.path.dirname(filepath) or "."
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"There is no folder {folder!r} to write the predictions into.")
-    part, texts, digest = filepath + ".part", iter(texts), hashlib.sha256()
-    state = {"model": _fingerprint(model), "texts": digest.hexdigest(), "count": 0, "bytes": 0}
-    progress = _Progress(filepath + ".progress", state)
-    for text in itertools.islice(texts, progress.state["count"]):
-        _add(digest, text)
-    if progress.state["texts"] != digest.hexdigest() or progress.state["model"] != state["model"]:
-        others = "other texts" if progress.state["model"] == state["model"] else "another model"
+
+
+def _is_at(file, path):
+    """Whether a path still leads to an open file."""
+    return os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+
+
+def _plain_lines(path):
+    """The lines of a file, unless they have more than a text."""
+    lines = iterate_lines(path)
+    first = next(lines, "")
+    what = os.fspath(path)
+    if what.lower().removesuffix(".gz").endswith(TABLES) or LABELED.search(first):
         raise ValueError(
-            f"The interrupted predictions {part!r} are of {others}. Delete them, and "
-            f"{progress.path!r}, or give another name."
+            f"Expected a file with one text a line, and nothing else. Received: {what!r}, which "
+            f"begins with {first[:60]!r}. Of a table or of JSON lines give the texts alone, e.g. "
+            "`pandas.read_csv(path)['text']` or `(json.loads(line)['text'] for line in "
+            "open(path, encoding='utf-8'))`; or write them to a file of their own."
+        )
+    return (line.rstrip("\r\n") for line in itertools.chain([first] if first else [], lines))
+
+
+def _checked(texts, pairs):
+    """The texts, as long as they are texts."""
+    for number, text in enumerate(texts):
+        is_pair = isinstance(text, tuple | list | np.ndarray) and len(text) == 2
+        parts = text if pairs and is_pair else [text]
+        if pairs != is_pair or not all(isinstance(part, str) for part in parts):
+            expected = "pairs of strings" if pairs else "strings"
+            raise TypeError(f"Texts must be {expected}. Received: text {number} is {text!r:.80}.")
+        yield text
+
+
+def _predict(model, texts, names, file, path, batch_size, count, verbose):
+    """Writes what an open file lacks; returns the number of all texts."""
+    seen, written = hashlib.sha256(), hashlib.sha256()
+    start = {
+        "model": _fingerprint(model),
+        "texts": seen.hexdigest(),
+        "predictions": written.hexdigest(),
+        "count": 0,
+        "bytes": 0,
+    }
+    progress = _read_progress(path, start)
+    if progress is None and file.seek(0, os.SEEK_END):
+        raise FileExistsError(
+            f"The file {file.name!r} is no interrupted prediction: there is no {path!r}. It would "
+            "be overwritten. Move it, or give another name to write to."
+        )
+    progress = progress or start
+    file.seek(0)
+    # In parts, since there may be many.
+    sizes = itertools.repeat(2**20, progress["bytes"] // 2**20)
+    for size in (*sizes, progress["bytes"] % 2**20):
+        written.update(file.read(size))
+    if written.hexdigest() != progress["predictions"]:
+        raise ValueError(
+            f"The interrupted predictions {file.name!r} are not those that {path!r} belongs to. "
+            "Delete both to predict the texts again."
+        )
+    for text in itertools.islice(texts, progress["count"]):
+        _add(seen, text)
+    if progress["texts"] != seen.hexdigest() or progress["model"] != start["model"]:
+        others = "other texts" if progress["model"] == start["model"] else "another model"
+        raise ValueError(
+            f"The interrupted predictions {file.name!r} are of {others}. Delete them, and "
+            f"{path!r}, or give another name."
         )
     bar = keras.utils.Progbar(count, verbose=int(verbose), unit_name="text", stateful_metrics=RATE)
-    start, done = time.perf_counter(), 0
-    there = os.path.getsize(part) if os.path.exists(part) else 0
-    if there < progress.state["bytes"]:
+    total, before, begin = progress["count"], progress["count"], time.perf_counter()
+    # After the last line that is known to be complete.
+    file.truncate(progress["bytes"])
+    # The sizes depend on the number of texts alone: after an interruption they are the same.
+    while chunk := list(itertools.islice(texts, min(total + batch_size, CHUNK))):
+        scores = model.predict(model.template.dataset(chunk, batch_size=batch_size), verbose=0)
+        lines = _lines(model.template, names, scores, total)
+        if not total:
+            # Without it, what a kill leaves of the first lines would be taken for another file.
+            _write_progress(path, progress)
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
+        written.update(lines)
+        for text in chunk:
+            _add(seen, text)
+        total += len(chunk)
+        done = {"texts": seen.hexdigest(), "predictions": written.hexdigest()}
+        progress = {**progress, **done, "count": total, "bytes": file.tell()}
+        _write_progress(path, progress)
+        bar.update(total, [(RATE[0], (total - before) / (time.perf_counter() - begin))])
+    return total
+
+
+def _read_progress(path, start):
+    """How far the predictions in a file go, which has a file of its own; `None` without it."""
+    if not os.path.exists(path):
+        return None
+    try:
+        found = read_json(path, path)
+        return {key: type(value)(found[key]) for key, value in start.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"The interrupted predictions {part!r} are shorter than {progress.path!r} says. Delete "
-            "both to predict anew."
-        )
-    with open(part, "ab") as file:
-        # After the last line that is known to be complete.
-        file.truncate(progress.state["bytes"])
-        while chunk := list(itertools.islice(texts, CHUNK)):
-            scores = model.predict(model.template.dataset(chunk, batch_size=batch_size), verbose=0)
-            file.write(_lines(model.template, scores))
-            file.flush()
-            os.fsync(file.fileno())
-            for text in chunk:
-                _add(digest, text)
-            done += len(chunk)
-            total = progress.state["count"] + len(chunk)
-            progress.write(texts=digest.hexdigest(), count=total, bytes=file.tell())
-            bar.update(total, [(RATE[0], done / (time.perf_counter() - start))])
-    # First the progress: without it, what is left after a kill here is predicted anew, not wrong.
-    progress.delete()
-    os.replace(part, filepath)
-    return progress.state["count"]
+            f"The file {path!r} is damaged ({error!r}), or is none that interrupted predictions "
+            "left. Move or delete it to predict the texts from the start."
+        ) from None
 
 
-class _Progress:
-    """How far the predictions in a file go, in a file of its own."""
-
-    def __init__(self, path, start):
-        self.path, self.state = path, start
-        try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
-            self.state = {key: type(value)(found[key]) for key, value in start.items()}
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"The file {path!r} is damaged ({error!r}). Delete it to predict anew."
-            ) from None
-
-    def write(self, **changes):
-        self.state = {**self.state, **changes}
-        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self.state, file)
-
-    def delete(self):
-        if os.path.exists(self.path):
-            os.remove(self.path)
+def _write_progress(path, progress):
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(progress, file)
 
 
-def _lines(template, scores):
+def _lines(template, names, scores, start):
     probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).astype("float64")
     if not np.isfinite(probabilities).all():
         raise ValueError("The model predicts numbers that are not finite: its weights are damaged.")
-    probabilities = probabilities.round(6).tolist()
+    rows = zip(template.decode(scores), probabilities.round(6).tolist(), strict=True)
     lines = (
-        json.dumps({"label": label, "probabilities": row}, ensure_ascii=False, default=str)
-        for label, row in zip(template.decode(scores), probabilities, strict=True)
+        json.dumps(
+            {"index": i, "label": label, "probabilities": dict(zip(names, row, strict=True))},
+            ensure_ascii=False,
+        )
+        for i, (label, row) in enumerate(rows, start)
     )
     return "".join(line + "\n" for line in lines).encode("utf-8")
 

@@ -7,7 +7,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from keras_ptuning.files import replacing
+from keras_ptuning.files import check_file, parse_json, replacing
 
 FORMAT = "keras_ptuning tuned 1"
 # Of version 0.1.0, with the vectors of a prompt.
@@ -65,8 +65,10 @@ def read_tuned(filepath):
 
     Raises:
         FileNotFoundError: if there is no such file.
+        OSError: if it cannot be read, or is no file.
         ValueError: if it is damaged, or not a tuned file.
     """
+    check_file(filepath, f"There is no tuned file {str(filepath)!r}.")
     try:
         with safetensors.safe_open(filepath, framework="numpy") as file:
             header = file.metadata() or {}
@@ -78,20 +80,20 @@ def read_tuned(filepath):
             wrong = [name for name, value in tensors.items() if not np.isfinite(value).all()]
             if wrong:
                 raise ValueError(f"{wrong[0]!r} has numbers that are not finite")
-            content = json.loads(header["content"])
+            content = parse_json(header["content"])
             if header["format"] == PROMPT_FORMAT:
                 tensors = {f"prompt/Embedding-Token/{k}": v for k, v in tensors.items()}
                 methods = [{"class": "keras_ptuning>Prompt", "config": {}}]
                 content = {"model": "ClozeModel", "options": {}, "methods": methods, **content}
             return {name: value.astype("float32") for name, value in tensors.items()}, content
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no tuned file {str(filepath)!r}.") from None
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise damaged(filepath, error) from None
 
 
 def damaged(filepath, reason):
     """The error about a file that cannot be used."""
+    if isinstance(reason, KeyError):
+        reason = f"it lacks the entry {reason}"
     return ValueError(
         f"The tuned file {str(filepath)!r} is damaged or not a tuned file ({reason}). Expected a "
         "whole file written by `model.save_tuned(...)`."

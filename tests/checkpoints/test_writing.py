@@ -174,11 +174,7 @@ def test_an_interruption_costs_nothing(model, written, monkeypatch, where):
             interrupted.setattr(tf.raw_ops, "SaveV2", stop)
         with pytest.raises(KeyboardInterrupt):
             save_transformer_model(model, written, CONFIG, vocabulary())
-    after = contents(written)
-    assert sorted(after) == FILES
-    assert [name for name in FILES if after[name] != before[name]] == (
-        [] if where == "safetensors" else ["model.safetensors"]
-    )
+    assert contents(written) == before
     save_transformer_model(model, written, CONFIG, vocabulary())
     assert len([name for name in FILES if contents(written)[name] != before[name]]) == 3
 

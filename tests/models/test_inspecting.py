@@ -1,8 +1,7 @@
-"""`keras-ptuning inspect`, and the warning about heads that were never trained."""
+"""`inspect_checkpoint`, and the warning about heads that were never trained."""
 
 import json
 import re
-import shutil
 import warnings
 
 import numpy as np
@@ -12,7 +11,6 @@ import small_checkpoints
 import small_gpt2
 
 from keras_ptuning import Template, build_ptuning_model, build_transformer_model, inspect_checkpoint
-from keras_ptuning.__main__ import main
 
 LABELS = {"负面": "不", "正面": "很"}
 HEAD = "cls/predictions/"
@@ -157,30 +155,3 @@ def test_what_has_to_be_said(tmp_path):
     small_checkpoints.write_tensorflow(tmp_path, "nezha-gpt")
     found = inspect_checkpoint(tmp_path, "nezha", "lm")
     assert (found["architecture"], found["head"]) == ("nezha", "causal")
-
-
-def test_command(tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["inspect", "bert-mini-zh"])
-    assert end.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "architecture   bert" in lines and "parameters     2,246,576" in lines
-    assert lines[-1] == "It can answer a cloze."
-    folder = write_bert(tmp_path, without="cls/")
-    with pytest.raises(SystemExit) as end:
-        main(["inspect", folder])
-    assert end.value.code == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert "head           none" in lines and lines[-1].startswith("Problem: It has no head")
-
-
-def test_command_where_there_is_nothing(tmp_path):
-    with pytest.raises(SystemExit, match="nowhere: "):
-        main(["inspect", str(tmp_path / "nowhere")])
-    small_checkpoints.write_tensorflow(tmp_path, "nezha")
-    with pytest.raises(SystemExit, match="model='nezha'"):
-        main(["inspect", str(tmp_path)])
-    shutil.copy(small_bert.__file__, tmp_path / "vocab.txt")
-    with pytest.raises(SystemExit) as end:
-        main(["inspect", str(tmp_path), "--model", "nezha"])
-    assert end.value.code == 1

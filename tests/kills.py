@@ -1,0 +1,198 @@
+"""Does a job in processes that are killed; run by `test_kills.py`.
+
+    python kills.py JOB FOLDER KILLS
+
+The processes are forked before the backend has begun to work, so that the imports are done once.
+"""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+import traceback
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import keras
+import numpy as np
+from small_bert import CONFIG, vocabulary, write_small_bert
+
+from keras_ptuning import (
+    PackedDataset,
+    Template,
+    Tokenizer,
+    build_ptuning_model,
+    build_transformer_model,
+    load_tuned,
+    predict_to_file,
+    pretrain,
+)
+from keras_ptuning.checkpoints import find_checkpoint, open_checkpoint
+from keras_ptuning.models import load_config
+from keras_ptuning.tuning import predicting
+
+TEXTS = ["书贵" * (1 + i % 5) + "屏幕"[: i % 3] for i in range(1500)]
+
+
+def make_model(folder):
+    checkpoint = str(folder / "bert")
+    if not os.path.exists(checkpoint):
+        os.mkdir(checkpoint)
+        write_small_bert(checkpoint)
+    template = Template("[u1][u2][MASK]{text}", {"负面": "不", "正面": "很"}, checkpoint, 32)
+    return build_ptuning_model(checkpoint, template=template)
+
+
+# Jobs that save the numbers 1, 2, 3...: the name of the file, how to save it, and how to read the
+# number.
+
+
+def the_number(values):
+    (number,) = np.unique(keras.ops.convert_to_numpy(values))
+    return int(number)
+
+
+def keras_file(folder, model):
+    return "model.keras", model.save, lambda path: the_number(keras.models.load_model(path).prompt)
+
+
+def tuned_file(folder, model):
+    def load(path):
+        return the_number(load_tuned(path, str(folder / "bert")).prompt)
+
+    return "model.tuned", model.save_tuned, load
+
+
+def checkpoint(folder, model):
+    """The number is in each of the files, but for that of the template."""
+    bias = model.backbone.get_layer("MLM-Bias").bias
+
+    def save(path):
+        number = the_number(model.prompt)
+        bias.assign(np.full(bias.shape, number, "float32"))
+        model.init_config["config"]["number"] = number
+        model.template.tokenizer.vocab[-1] = str(number)
+        model.save_checkpoint(path)
+
+    def load(path):
+        build_transformer_model(path, with_mlm=True)
+        config, weights, vocab = find_checkpoint(path)
+        template = json.loads((path / "template.json").read_text("utf-8"))
+        assert template["pattern"] == model.template.pattern
+        hugging_face = open_checkpoint(weights).read("cls.predictions.bias")
+        google = open_checkpoint(path / "bert_model.ckpt").read("cls/predictions/output_bias")
+        last = int(Tokenizer(vocab).vocab[-1])
+        return the_number([*hugging_face, *google, load_config(config)["number"], last])
+
+    return "checkpoint", save, load
+
+
+def save(job, folder, report):
+    """Reads what the last process left, and saves until it is killed."""
+    model = make_model(folder)
+    name, save, load = job(folder, model)
+    number = load(folder / name) if (folder / name).exists() else 0
+    report(number)
+    while True:
+        number += 1
+        model.prompt.assign(np.full(model.prompt.shape, number, "float32"))
+        save(folder / name)
+        report(number)
+
+
+def kill_saving(job, folder, kills):
+    rng, least, most = random.Random(0), 0, 0
+    for _ in range(kills + 1):
+        process, lines = start(save, job, folder)
+        found = int(lines.readline())
+        assert least <= found <= most, (least, found, most)
+        begin = time.monotonic()
+        first = lines.readline()
+        # A moment of the next two.
+        time.sleep(rng.uniform(0, 2 * (time.monotonic() - begin)))
+        least = int(([first, *kill(process, lines)])[-1])
+        most = least + 1
+        print(f"Found {found}, killed after {least}.")
+
+
+# Jobs that continue.
+
+
+def predict(folder, name, report):
+    model = make_model(folder)
+    predict, predicting.CHUNK = model.predict, 16
+
+    def reporting(*args, **kwargs):
+        scores = predict(*args, **kwargs)
+        report("predicted")
+        return scores
+
+    model.predict = reporting
+    predict_to_file(model, TEXTS, folder / name, verbose=0)
+
+
+def train(folder, name, report):
+    dataset = PackedDataset(TEXTS[:50], Tokenizer(vocabulary()), length=16, batch_size=4, steps=1)
+    keras.utils.set_random_seed(0)
+    model = build_transformer_model(CONFIG, with_mlm="linear", gather_positions=True)
+    reports = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: report(epoch))
+    curve = pretrain(model, dataset, 150, folder / f"{name}.training", callbacks=[reports])
+    weights = [row["loss"] for row in curve], [array.tolist() for array in model.get_weights()]
+    (folder / name).write_text(json.dumps(weights))
+
+
+def kill_continuing(job, folder, kills):
+    """Without kills; with them; and to the end."""
+    rng = random.Random(0)
+    for name in ("whole", *kills * ["parts"], "parts"):
+        process, lines = start(job, folder, name)
+        if name == "whole" or not kills:
+            lines.read()
+            assert not os.waitpid(process, 0)[1]
+            continue
+        kills -= 1
+        assert lines.readline()
+        time.sleep(rng.uniform(0, 0.3))
+        reports = kill(process, lines)
+        assert not (folder / name).exists()
+        print(f"Killed {len(reports)} steps later.")
+    assert (folder / "parts").read_bytes() == (folder / "whole").read_bytes()
+
+
+def start(function, *arguments):
+    """Forks a process; returns its number and the lines that it reports."""
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(writing)
+        return process, os.fdopen(reading)
+    try:
+        function(*arguments, lambda line: os.write(writing, f"{line}\n".encode()))
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def kill(process, lines):
+    """Returns the last lines."""
+    os.kill(process, signal.SIGKILL)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL, "it had ended already"
+    return lines.read().splitlines()
+
+
+JOBS = {
+    "keras": (kill_saving, keras_file),
+    "tuned": (kill_saving, tuned_file),
+    "checkpoint": (kill_saving, checkpoint),
+    "predict": (kill_continuing, predict),
+    "pretrain": (kill_continuing, train),
+}
+
+if __name__ == "__main__":
+    run, job = JOBS[sys.argv[1]]
+    run(job, pathlib.Path(sys.argv[2]), int(sys.argv[3]))

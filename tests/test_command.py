@@ -1,0 +1,168 @@
+"""The command `keras-ptuning`."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import small_bert
+import small_checkpoints
+
+from keras_ptuning_command import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def run(*arguments, **kwargs):
+    """The command in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "keras_ptuning_command", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, **kwargs)
+
+
+def fails(arguments, match):
+    with pytest.raises(SystemExit, match=match) as end:
+        main(list(map(str, arguments)))
+    assert str(end.value.code).startswith("keras-ptuning: ")
+
+
+@pytest.fixture
+def job(tmp_path, make_model, reviews):
+    """The arguments of a prediction."""
+    make_model().save(tmp_path / "model.keras")
+    (tmp_path / "texts").write_text("\n".join(reviews[0]), "utf-8")
+    return ["predict", *(str(tmp_path / name) for name in ("model.keras", "texts", "out.jsonl"))]
+
+
+def test_help_needs_no_backend():
+    code = "import sys, keras_ptuning_command as c\n"
+    code += "try: c.main(sys.argv[1:])\nfinally: assert not {'keras', 'numpy'} & set(sys.modules)"
+    for arguments, expected in (
+        (["--help"], "inspect"),
+        (["predict", "--help"], "--batch-size"),
+        (["--version"], "keras_ptuning "),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and expected in done.stdout, done.stderr
+
+
+def test_inspect():
+    done = run("inspect", "bert-mini-zh")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "architecture   bert" in lines and "parameters     2,246,576" in lines
+    assert lines[-1] == "It can answer a cloze."
+
+
+def test_inspect_what_cannot_answer(tmp_path, capsys):
+    values = {k: v for k, v in small_bert.tensors().items() if not k.startswith("cls/")}
+    small_bert.write_small_bert(str(tmp_path), values=values)
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(tmp_path)])
+    assert end.value.code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "head           none" in lines and lines[-1].startswith("Problem: It has no head")
+
+
+def test_inspect_what_is_not_there(tmp_path):
+    fails(["inspect", tmp_path / "nowhere"], "There is no nowhere in")
+    small_checkpoints.write_tensorflow(tmp_path, "nezha")
+    fails(["inspect", tmp_path], "model='nezha'")
+    shutil.copy(small_bert.__file__, tmp_path / "vocab.txt")
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(tmp_path), "--model", "nezha"])
+    assert end.value.code == 1
+
+
+def test_predict_and_again(job, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as end:
+        main(job)
+    assert not end.value.code
+    assert "24/24" in capsys.readouterr().out
+    with open(job[-1], encoding="utf-8") as file:
+        assert [json.loads(line)["index"] for line in file] == list(range(24))
+    # It is found out before the model is loaded.
+    os.remove(job[1])
+    with pytest.raises(SystemExit) as end:
+        main(job)
+    assert not end.value.code
+    assert "Nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["mine\n", '{"index": 0}\n', '{"index": 1}\n' * 24])
+def test_another_file_in_its_place(job, content):
+    with open(job[-1], "w") as file:
+        file.write(content)
+    fails(job, r"out\.jsonl' exists\. Delete it")
+    with open(job[-1]) as file:
+        assert file.read() == content
+
+
+def test_what_is_no_model(job, tmp_path):
+    model = job[1]
+    whole = pathlib.Path(model).read_bytes()
+    for content in (b"", b"text", whole[:5000]):
+        pathlib.Path(model).write_bytes(content)
+        fails(job, r"model\.keras' is damaged, or not one that `model\.save` wrote")
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 255
+    pathlib.Path(model).write_bytes(changed)
+    with pytest.raises(SystemExit) as end:
+        main(job)
+    if isinstance(end.value.code, str):
+        assert end.value.code.startswith("keras-ptuning: ") and len(end.value.code) < 1100
+    os.remove(model)
+    fails(job, r"There is no file '.*model\.keras'")
+    os.mkfifo(model)
+    fails(job, "a device or a pipe")
+
+
+def test_wrong_arguments(job, tmp_path):
+    fails([*job, "--batch-size", "0"], "`batch_size` must be an integer, at least 1")
+    fails([*job[:3], tmp_path / "no" / "out"], "There is no folder")
+    fails([*job[:2], tmp_path / "none", job[3]], "There is no text file")
+    fails([*job[:2], tmp_path, job[3]], "Is a directory")
+
+
+@pytest.mark.parametrize("interruption", [signal.SIGINT])
+def test_interrupted(job, tmp_path, interruption):
+    """By Ctrl-C, after the first predictions; the same command completes them."""
+    with open(job[2], "w", encoding="utf-8") as file:
+        file.write("书很好，不喜欢\n" * 20_000)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "keras_ptuning_command", *job]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not os.path.exists(f"{job[-1]}.progress"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(interruption)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Interrupted. ")
+    assert lines[0].endswith("out.jsonl.part. Run the same command again to continue.")
+    done = int(lines[0].split()[1].replace(",", ""))
+    with open(f"{job[-1]}.part", encoding="utf-8") as file:
+        assert done <= len(file.readlines()) < 20_000
+
+
+def test_a_pipe_that_is_closed():
+    done = run("inspect", "bert-mini-zh", preexec_fn=lambda: os.dup2(_closed_pipe(), 1))
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def _closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing

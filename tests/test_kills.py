@@ -1,0 +1,28 @@
+"""Fifty SIGKILLs: what is read afterwards is old or new, and what continues ends the same."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parent / "kills.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["keras", "tuned", "checkpoint", "predict", "pretrain"])
+def test_killed_at_random_moments(tmp_path, job):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), job, str(tmp_path), "10"], capture_output=True, text=True
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.lower().count("killed") >= 10
+    # What the last process left is swept by the next; nothing else is left.
+    left = [
+        path for path in tmp_path.rglob(".*") if path.name.startswith((".writing", ".complete"))
+    ]
+    assert len(left) <= 1
+    names = os.listdir(tmp_path)
+    assert not [name for name in names if name.endswith((".part", ".progress"))]
