@@ -9,6 +9,7 @@ import tempfile
 import zlib
 
 from keras_ptuning.assets import NAMES, find_asset
+from keras_ptuning.checks import check_path
 
 # What the folders of unfinished files are called, which only a killed process leaves behind.
 UNFINISHED = ".writing-"
@@ -35,6 +36,7 @@ def replacing(path):
         json.dump(result, file)
     ```
     """
+    check_path("path", path)
     # A link stays a link to the new file.
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
@@ -66,6 +68,7 @@ def folder_of(path):
     >>> folder_of("bert-mini-zh").endswith("assets/bert-mini-zh/")
     True
     """
+    check_path("path", path)
     path = find_asset(path, "") or os.fspath(path)
     if os.path.isdir(path):
         return path
@@ -111,6 +114,34 @@ def find_one(path, patterns, expected):
     )
 
 
+def decode_lines(lines, name):
+    """The lines of a file as text.
+
+    Args:
+        lines: Iterable of bytes, in UTF-8.
+        name: What to call the file in errors.
+
+    Yields:
+        Strings, with their ends of line. A byte order mark at the beginning is left out.
+
+    Raises:
+        ValueError: if a line is not UTF-8; its number is named.
+
+    Example:
+
+    >>> import codecs
+    >>> list(decode_lines([codecs.BOM_UTF8 + b"one", b"two"], "x.txt"))
+    ['one', 'two']
+    """
+    for number, line in enumerate(lines, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name}, line {number}: expected text in UTF-8. Received: {line[:80]!r} ({error})."
+            ) from None
+
+
 def iterate_lines(path):
     """The lines of a text file in UTF-8, or of a gzip of one, without keeping them.
 
@@ -118,7 +149,7 @@ def iterate_lines(path):
         path: Path of the file.
 
     Yields:
-        Strings, with their ends of line.
+        Strings, with their ends of line. A byte order mark at the beginning is left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -128,14 +159,7 @@ def iterate_lines(path):
     try:
         with open(path, "rb") as file:
             lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: expected text in UTF-8, one document a line. "
-                        f"Received: {line[:80]!r} ({error})."
-                    ) from None
+            yield from decode_lines(lines, path)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
