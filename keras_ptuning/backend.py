@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import weakref
 
 import keras
@@ -109,6 +110,21 @@ def seed_dropout(model, rng):
         import torch
 
         torch.manual_seed(rng.integers(2**31))
+
+
+def check_name(name):
+    """Raises a ValueError if TensorFlow cannot take the name of a model for a scope.
+
+    It would see so in the middle of the work, and refuse every model after it in the process too.
+    """
+    if name is None or keras.backend.backend() != "tensorflow":
+        return
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            "The name of a model must be of the letters A to Z and a to z, digits, '_', '.' and "
+            "'-', as TensorFlow wants it, and begin with a letter or digit. Received: "
+            f"name={name!r}."
+        )
 
 
 def compiles_each_shape():

@@ -1,29 +1,110 @@
 """Checks of arguments that several rooms share."""
 
-from collections.abc import Mapping, Set
+import math
+import os
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-
-def check_integer(name, value, least):
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be an integer, at least {least}. Received: {value!r}.")
+# The seeds that NumPy's global generator takes.
+GREATEST_SEED = 2**32 - 1
 
 
-def refuse_table(name, values):
-    """Refuses what cannot be a list of texts or labels, before anything iterates over it."""
-    # A table iterates over its column names; one column of it is fine. A set has no order.
-    table = isinstance(values, Mapping | Set) or hasattr(values, "columns")
-    if values is None or isinstance(values, str | bytes) or table:
+def check_integer(name, value, least, most=None):
+    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not integer or value < least or (most is not None and value > most):
+        limit = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"`{name}` must be an integer, {limit}. Received: {value!r}.")
+
+
+def check_positive(name, value):
+    """Raises a ValueError if a number, such as a learning rate, is not above 0 and finite."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a number above 0. Received: {value!r}.")
+
+
+def check_verbose(value):
+    if value not in ("auto", 0, 1, 2):
+        raise ValueError(f"`verbose` must be 'auto', 0, 1 or 2. Received: {value!r}.")
+
+
+def check_path(name, value):
+    """Raises an error if something is not a path; an empty one would be the current folder."""
+    if not isinstance(value, str | os.PathLike):
         raise TypeError(
-            f"`{name}` must be a list, e.g. one column of a table. Received: {name}={values!r:.60}."
+            f"`{name}` must be a path. Received: {value!r:.60} of type {type(value).__name__}."
         )
+    if not os.fspath(value):
+        raise ValueError(f"`{name}` must be a path. Received: an empty string.")
+
+
+def check_list(name, values):
+    """Raises a TypeError if something is no list of texts, of labels, or of the like.
+
+    Whatever has an order and gives its items one by one is as good as a list. A table gives the
+    names of its columns, though, a dictionary its keys, a string its characters, and a set what it
+    has in any order.
+
+    Args:
+        name: What the argument is called.
+        values: What it was given.
+
+    Returns:
+        `values`, as they are.
+    """
+    wrong = isinstance(values, str | bytes | bytearray | Mapping | set | frozenset)
+    wrong = wrong or hasattr(values, "columns") or getattr(values, "ndim", 1) == 0
+    if wrong or not isinstance(values, Iterable):
+        raise TypeError(
+            f"`{name}` must be a list, e.g. one column of a table. Received the type "
+            f"{type(values).__name__}: {name}={values!r:.60}."
+        )
+    return values
 
 
 def as_list(name, values):
-    """What `fit` takes as texts or labels, as a list that is not empty."""
-    refuse_table(name, values)
-    values = list(values)
+    """What was given as a list of texts or labels, as a list that is not empty."""
+    values = list(check_list(name, values))
     if not values:
         raise ValueError(f"`{name}` must not be empty. Received: {name}=[].")
     return values
+
+
+def as_texts(texts, first=0):
+    """Strings without the halves of surrogate pairs, as broken JSON has them: no characters.
+
+    Args:
+        texts: List of strings.
+        first: Integer, the number of the first of them, for the error. Defaults to `0`.
+
+    Returns:
+        A list of strings.
+
+    Raises:
+        TypeError: if one of them is not a string; its number is named.
+    """
+    cleaned = []
+    for i, text in enumerate(check_list("texts", texts), first):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"Texts must be strings. Received: text {i} is {text!r:.60} of type "
+                f"{type(text).__name__}."
+            )
+        cleaned.append(text.encode("utf-8", "ignore").decode("utf-8"))
+    return cleaned
+
+
+def check_text(what, value):
+    """Raises an error if something that files will hold is no string, or not one in UTF-8."""
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{what} must be a string. Received: {value!r:.60} of type {type(value).__name__}."
+        )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what} has half of a surrogate pair, as broken JSON has it, which no file can hold. "
+            f"Received: {value!a:.60}."
+        ) from None

@@ -13,7 +13,14 @@ import zipfile
 import zlib
 
 from keras_ptuning.assets import FOLDER
-from keras_ptuning.files import LABELED, check_archive, iterate_lines, parse_json, replacing
+from keras_ptuning.files import (
+    LABELED,
+    check_archive,
+    decode_lines,
+    iterate_lines,
+    parse_json,
+    replacing,
+)
 
 SPLITS = ("train", "valid", "test")
 SENTIMENT_URL = (
@@ -46,14 +53,16 @@ def read_labeled(path):
     """Reads a file of labelled texts, one `text<TAB>label` a line.
 
     Args:
-        path: Path of the file, in UTF-8. Labels are integers.
+        path: Path of the file, in UTF-8; it may be compressed with gzip, under any name. Labels
+            are integers.
 
     Returns:
-        `(texts, labels)`, a list of strings and a list of integers.
+        `(texts, labels)`, a list of strings and a list of integers. If some of the texts are
+        empty, there is a warning.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a line is broken; its number is named.
+        ValueError: if a line is broken (its number is named), or if the file is empty.
 
     Example:
 
@@ -61,25 +70,29 @@ def read_labeled(path):
     texts, labels = read_labeled("sentiment.train.data")  # ["很安静,隔音设施不错.", ...], [1, ...]
     ```
     """
-    try:
-        with open(path, "rb") as lines:
-            return _parse_labeled(lines, path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no data file {str(path)!r}.") from None
+    return _parse_labeled(iterate_lines(path), path)
 
 
 def _parse_labeled(lines, name):
     texts, labels = [], []
     for number, line in enumerate(lines, 1):
-        try:
-            text, label = line.decode("utf-8").rstrip("\r\n").split("\t")
-            labels.append(int(label))
-        except ValueError as error:
+        text, *rest = line.rstrip("\r\n").split("\t")
+        if len(rest) != 1 or not re.fullmatch(r"\s*[+-]?\d+\s*", rest[0]):
             raise ValueError(
-                f"{name}, line {number}: expected `text<TAB>label` in UTF-8, with an "
-                f"integer label. Received: {line[:80]!r} ({error})."
-            ) from None
+                f"{name}, line {number}: expected `text<TAB>label`, with an integer label. "
+                f"Received: {line[:80]!r}."
+            )
         texts.append(text)
+        labels.append(int(rest[0]))
+    if not texts:
+        raise ValueError(f"There are no texts in {name}. Expected `text<TAB>label`, one a line.")
+    empty = [number for number, text in enumerate(texts, 1) if not text.strip()]
+    if empty:
+        warnings.warn(
+            f"{name}: {len(empty)} of {len(texts)} texts are empty, and teach nothing but their "
+            f"labels. The first is in line {empty[0]}.",
+            stacklevel=3,
+        )
     return texts, labels
 
 
@@ -258,8 +271,8 @@ def _read_zip(content, name):
                         f"Expected one file {wanted!r} in {name}. Received a zip file with: "
                         f"{archive.namelist()[:8]}."
                     )
-                lines = io.BytesIO(archive.read(found[0]))
-                data[split] = _parse_labeled(lines, f"{name}, {found[0]}")
+                lines, name_there = io.BytesIO(archive.read(found[0])), f"{name}, {found[0]}"
+                data[split] = _parse_labeled(decode_lines(lines, name_there), name_there)
     # The errors of `zipfile` for files cut off, damaged, or packed in ways it does not know.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(
@@ -416,11 +429,11 @@ def _parse_fewclue(content, name, task, labels, unlabeled):
     texts, answer = FEWCLUE[task]
     keys = texts if unlabeled else texts | answer
     examples = []
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(decode_lines(io.BytesIO(content), name), 1):
         if not line.strip():
             continue
         try:
-            values = parse_json(line.decode("utf-8"))
+            values = parse_json(line.rstrip("\r\n"))
             if not isinstance(values, dict):
                 raise ValueError("no object")
             for key, kind in keys.items():

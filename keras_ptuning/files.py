@@ -15,6 +15,7 @@ import zipfile
 import zlib
 
 from keras_ptuning.assets import NAMES, find_asset
+from keras_ptuning.checks import check_path
 
 try:
     import fcntl
@@ -172,6 +173,7 @@ def replacing(path):
         json.dump(result, file)
     ```
     """
+    check_path("path", path)
     path = check_target(path)
     folder, name = os.path.split(path)
     with naming(path), _beside(folder) as beside:
@@ -434,6 +436,7 @@ def folder_of(path):
     >>> folder_of("bert-mini-zh").endswith("assets/bert-mini-zh/")
     True
     """
+    check_path("path", path)
     path = find_local(path)
     is_folder = os.path.isdir(path)
     folder, name = (path, "") if is_folder else os.path.split(path)
@@ -481,6 +484,39 @@ def find_one(path, patterns, expected):
     )
 
 
+def decode_lines(lines, name):
+    """The lines of a file as text.
+
+    Args:
+        lines: Iterable of bytes, in UTF-8.
+        name: What to call the file in errors.
+
+    Yields:
+        Strings, with their ends of line. A byte order mark at the beginning is left out.
+
+    Raises:
+        ValueError: if a line is not UTF-8, or longer than any text; its number is named.
+
+    Example:
+
+    >>> import codecs
+    >>> list(decode_lines([codecs.BOM_UTF8 + b"one", b"two"], "x.txt"))
+    ['one', 'two']
+    """
+    for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"{name}, line {number}: expected one text a line. Received one of more than "
+                f"{LONGEST_LINE:,} bytes, which begins with {line[:80]!r}."
+            )
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name}, line {number}: expected text in UTF-8. Received: {line[:80]!r} ({error})."
+            ) from None
+
+
 def iterate_lines(path):
     """The lines of a text file in UTF-8, or of a gzip of one, without keeping them.
 
@@ -488,7 +524,7 @@ def iterate_lines(path):
         path: Path of the file.
 
     Yields:
-        Strings, with their ends of line.
+        Strings, with their ends of line. A byte order mark at the beginning is left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -504,19 +540,7 @@ def iterate_lines(path):
                     f"which begins with {lines.peek(8)[:8]!r}."
                 )
             read = functools.partial(lines.readline, LONGEST_LINE + 1)
-            for number, line in enumerate(iter(read, b""), 1):
-                if len(line) > LONGEST_LINE:
-                    raise ValueError(
-                        f"{path}, line {number}: expected one text a line. Received one of more "
-                        f"than {LONGEST_LINE:,} bytes, which begins with {line[:80]!r}."
-                    )
-                try:
-                    yield line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"{path}, line {number}: expected text in UTF-8, one document a line. "
-                        f"Received: {line[:80]!r} ({error})."
-                    ) from None
+            yield from decode_lines(iter(read, b""), path)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

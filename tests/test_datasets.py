@@ -27,12 +27,12 @@ def test_reading(tmp_path):
     path = tmp_path / "x.data"
     path.write_bytes("很满意\t1\r\n\t0\n不好 \t0".encode())
     assert read_labeled(path) == (["很满意", "", "不好 "], [1, 0, 0])
-    with pytest.raises(FileNotFoundError, match=r"There is no data file .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"There is no text file .*nowhere"):
         read_labeled(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
-    "line", ["很满意".encode(), "很\t1\t2".encode(), "很\tone".encode(), b"\xff\xfe\t1", b""]
+    "line", ["很满意".encode(), "很\t1\t2".encode(), "很\tone".encode(), "很\t1_0".encode(), b""]
 )
 def test_a_broken_line_is_named(tmp_path, line):
     path = tmp_path / "x.data"
@@ -499,7 +499,6 @@ CHID = '{"content": "他#idiom#。", "candidates": ["一", "二"], "answer": 1}'
     ("task", "line", "message"),
     [
         ("eprstmt", '{"sentence": "好", "label": "Posi', "Unterminated"),
-        ("eprstmt", b'{"sentence": "\xff", "label": "Positive"}', "utf-8"),
         ("eprstmt", '["好", "Positive"]', "no object"),
         ("eprstmt", '{"label": "Positive"}', "'sentence' is missing"),
         ("eprstmt", '{"sentence": "好"}', "'label' is missing"),
@@ -714,3 +713,42 @@ def test_real_fewclue(task, sizes, labels):
                     assert label in candidates
                     assert len(candidates) == 7
     assert len({tuple(data["train"][0]) for data in draws}) == 5
+
+
+def test_byte_order_marks_are_no_text(tmp_path):
+    """As Windows writes them: in every file of texts, compressed or not."""
+    path, mark = tmp_path / "x.data", "\ufeff".encode()
+    for pack in (bytes, gzip.compress):
+        path.write_bytes(pack(mark + "很满意\t1\n不好\t0".encode()))
+        assert read_labeled(path) == (["很满意", "不好"], [1, 0])
+        path.write_bytes(pack(mark + "很满意\n不好".encode()))
+        assert read_documents(path) == ["很满意", "不好"]
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for split in SIZES:
+            archive.writestr(f"sentiment.{split}.data", mark + "很满意\t1\n".encode())
+    assert load_sentiment(tmp_path / "x.zip")["train"] == (["很满意"], [1])
+    sound = fewclue_files("eprstmt")["eprstmt/dev_3.json"]
+    write_fewclue(tmp_path, "eprstmt", dev_3=mark + sound)
+    assert_is_fewclue(load_fewclue("eprstmt", 3, tmp_path), "eprstmt", str(tmp_path))
+
+
+def test_files_of_labelled_texts_that_teach_nothing(tmp_path):
+    path = tmp_path / "x.data"
+    for content in ("", "\ufeff"):
+        path.write_text(content, "utf-8")
+        with pytest.raises(ValueError, match=r"no texts in .*x\.data|line 1: expected"):
+            read_labeled(path)
+    path.write_text("很满意\t1\n\t0\n \t1\n", "utf-8")
+    with pytest.warns(UserWarning, match=r"x\.data: 2 of 3 texts are empty.* first is in line 2"):
+        read_labeled(path)
+
+
+def test_a_line_that_is_not_utf_8_is_named(tmp_path):
+    path = tmp_path / "x.data"
+    path.write_bytes("很满意\t1\n".encode() + b"\xff\xfe\t1\n")
+    with pytest.raises(ValueError, match=r"x\.data, line 2: expected text in UTF-8"):
+        read_labeled(path)
+    sound = fewclue_files("eprstmt")["eprstmt/dev_3.json"]
+    write_fewclue(tmp_path, "eprstmt", dev_3=sound + b"\n\n\xff\n")
+    with pytest.raises(ValueError, match=r"dev_3\.json, line 3: expected text in UTF-8"):
+        load_fewclue("eprstmt", 3, tmp_path)

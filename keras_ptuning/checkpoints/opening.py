@@ -6,6 +6,7 @@ import re
 from keras_ptuning.checkpoints.pytorch import PyTorchCheckpoint
 from keras_ptuning.checkpoints.safetensors import SafetensorsCheckpoint
 from keras_ptuning.checkpoints.tensorflow import TensorFlowCheckpoint
+from keras_ptuning.checks import check_path
 
 READERS = {
     (".safetensors", ".safetensors.index.json"): SafetensorsCheckpoint,
@@ -40,6 +41,7 @@ def open_checkpoint(path):
     """
     if hasattr(path, "shapes"):
         return path
+    check_path("checkpoint_path", path)
     path = os.fspath(path)
     if os.path.isfile(path):
         with open(path, "rb") as file:

@@ -5,7 +5,13 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from keras_ptuning.checkpoints import find_checkpoint
-from keras_ptuning.checks import as_list, check_integer
+from keras_ptuning.checks import (
+    GREATEST_SEED,
+    as_list,
+    check_integer,
+    check_positive,
+    check_verbose,
+)
 from keras_ptuning.estimators.base import TextEstimator
 from keras_ptuning.text.templates import PlainText, Template
 from keras_ptuning.tuning.classifier import build_classifier
@@ -48,9 +54,10 @@ class PetClassifier(TextEstimator):
             about as many steps. Defaults to `10`.
         distill_epochs: Integer, passes over the unlabelled texts. Defaults to `3`.
         batch_size: Integer. Defaults to `32`.
-        random_state: Integer, what all that is random depends on: `fit` sets the global seeds by
-            it. Defaults to `0`.
-        verbose: As in `keras.Model.fit`; 0 for silence. Defaults to `"auto"`, progress bars.
+        random_state: Integer below 2**32, what all that is random depends on: `fit` sets the
+            global seeds by it. Defaults to `0`.
+        verbose: As in `keras.Model.fit`, for `fit`, `predict`, `predict_proba` and `score`; 0 for
+            silence. Defaults to `"auto"`, progress bars.
 
     Attributes:
         classes_: The labels, sorted: the order of the columns of `predict_proba`.
@@ -270,18 +277,17 @@ class PetClassifier(TextEstimator):
             ("epochs", 1),
             ("distill_epochs", 1),
             ("batch_size", 1),
-            ("random_state", 0),
         ):
             check_integer(name, getattr(self, name), least)
+        check_integer("random_state", self.random_state, 0, GREATEST_SEED)
+        check_verbose(self.verbose)
+        check_positive("temperature", self.temperature)
+        if self.learning_rate is not None:
+            check_positive("learning_rate", self.learning_rate)
         if self.weighting not in ("uniform", "zero-shot"):
             raise ValueError(
                 "`weighting` must be one of ('uniform', 'zero-shot'). Received: "
                 f"weighting={self.weighting!r}."
-            )
-        number = isinstance(self.temperature, int | float | np.number)
-        if not number or not 0 < self.temperature < np.inf:
-            raise ValueError(
-                f"`temperature` must be a number above 0. Received: {self.temperature!r}."
             )
 
     def ensemble_proba(self, texts):

@@ -1,11 +1,19 @@
 """`PromptClassifier`: texts in, labels out, as scikit-learn does it."""
 
+import warnings
+
 import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 
 from keras_ptuning.checkpoints import find_checkpoint
-from keras_ptuning.checks import as_list, check_integer
+from keras_ptuning.checks import (
+    GREATEST_SEED,
+    as_list,
+    check_integer,
+    check_positive,
+    check_verbose,
+)
 from keras_ptuning.estimators.base import TextEstimator
 from keras_ptuning.tuning.cloze import build_ptuning_model
 
@@ -15,7 +23,7 @@ class PromptClassifier(TextEstimator):
 
     Args:
         template: A `Template` over the vocabulary of the checkpoint, with the labels and their
-            words.
+            words. Its own parameters can be searched too, e.g. `template__pattern`.
         checkpoint: Path of a checkpoint's folder, or of the weights in one; or the name of an
             embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`. Defaults to `"bert-mini-zh"`.
         tune, normalization, auxiliary: As in `build_ptuning_model`, but `auxiliary` defaults to
@@ -25,12 +33,16 @@ class PromptClassifier(TextEstimator):
         epochs: Integer, the most passes over the labelled texts. Defaults to `50`.
         batch_size: Integer. Defaults to `32`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
-            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither; nor
-            where that share has no place for each label. Defaults to `0.2`.
+            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither. Where a
+            label has a single text, or that share has no place for each label, there is neither,
+            and a warning. Defaults to `0.2`.
         patience: Integer. Defaults to `10`.
-        random_state: Integer, what all that is random depends on: `fit` sets the global seeds to
-            it. Defaults to `0`.
-        verbose: As in `keras.Model.fit`; 0 for silence. Defaults to `"auto"`, a progress bar.
+        class_weight: How much a text counts in the loss, by its label, as in `ClozeModel.fit`: a
+            dictionary from labels to numbers, or `"balanced"`. Defaults to `None`, all the same.
+        random_state: Integer below 2**32, what all that is random depends on: `fit` sets the
+            global seeds to it. Defaults to `0`.
+        verbose: As in `keras.Model.fit`, for `fit`, `predict`, `predict_proba` and `score`; 0 for
+            silence. Defaults to `"auto"`, a progress bar.
 
     Attributes:
         classes_: The labels, sorted: the order of the columns of `predict_proba`.
@@ -66,6 +78,7 @@ class PromptClassifier(TextEstimator):
         batch_size=32,
         validation_fraction=0.2,
         patience=10,
+        class_weight=None,
         random_state=0,
         verbose="auto",
     ):
@@ -79,6 +92,7 @@ class PromptClassifier(TextEstimator):
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.class_weight = class_weight
         self.random_state = random_state
         self.verbose = verbose
 
@@ -97,7 +111,7 @@ class PromptClassifier(TextEstimator):
         Raises:
             TypeError: if the template is not a `Template` with labels, or a text not a string.
             ValueError: if a label is not one of the template's, texts and labels differ in number,
-                or an argument makes no sense.
+                or an argument is none of those above.
             FloatingPointError: if the loss is not finite; the weights are those of the best epoch.
         """
         template = self.template
@@ -106,10 +120,15 @@ class PromptClassifier(TextEstimator):
                 "A PromptClassifier needs a `Template` with labels. Received: "
                 f"template={template!r}."
             )
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("random_state", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
             check_integer(name, getattr(self, name), least)
+        check_integer("random_state", self.random_state, 0, GREATEST_SEED)
+        check_verbose(self.verbose)
+        if self.learning_rate is not None:
+            check_positive("learning_rate", self.learning_rate)
         share = self.validation_fraction
-        if not isinstance(share, int | float | np.number) or not 0 <= share < 1:
+        number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
+        if not number or not 0 <= share < 1:
             raise ValueError(
                 f"`validation_fraction` must be at least 0 and below 1. Received: {share!r}."
             )
@@ -152,17 +171,32 @@ class PromptClassifier(TextEstimator):
         )
         self.model_, self.classes_ = model, classes
         self.history_ = self._train(
-            model, data, self.epochs, validation_data=validation, callbacks=callbacks
+            model,
+            data,
+            self.epochs,
+            validation_data=validation,
+            class_weight=self.class_weight,
+            callbacks=callbacks,
         )
         return self
 
     def _split(self, label_ids):
         """Which texts to train on, and which to hold out, or `None`."""
         labeled, unlabeled = np.flatnonzero(label_ids >= 0), np.flatnonzero(label_ids < 0)
-        counts = np.unique(label_ids[labeled], return_counts=True)[1]
+        found, counts = np.unique(label_ids[labeled], return_counts=True)
         size = round(self.validation_fraction * len(labeled))
         # As many of each label as there are in all, or none where they are too few for that.
         if counts.min() < 2 or min(size, len(labeled) - size) < len(counts):
+            if self.validation_fraction:
+                names = [self.template.label_names[i] for i in found[counts < 2]]
+                why = f"{len(labeled)} texts are too few to hold out some of each label"
+                if names:
+                    why = f"There is a single text of {' and of '.join(map(repr, names))}"
+                warnings.warn(
+                    f"{why}, so that none are held out: training takes all {self.epochs} epochs, "
+                    "without early stopping. Give more texts, or `validation_fraction=0`.",
+                    stacklevel=3,
+                )
             return np.arange(len(label_ids)), None
         rows, held_out = train_test_split(
             labeled, test_size=size, stratify=label_ids[labeled], random_state=self.random_state

@@ -10,6 +10,10 @@ made of it by the rules that PyTorch's names follow, and by what an architecture
 import re
 from typing import NamedTuple
 
+# What wrappers of a model put before the names of its tensors: `torch.compile`, data parallelism,
+# PEFT, and classes that have the model as an attribute; also several of them.
+WRAPPERS = re.compile(r"^(?:(?:base_model\.model|_orig_mod|module|model)\.)+")
+
 
 class Tensor(NamedTuple):
     """Where a layer's weight is in a checkpoint.
@@ -99,8 +103,8 @@ def spellings(names, table):
         usual = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
         usual = re.sub(r"(?<=LayerNorm\.)beta$", "bias", usual)
         usual = usual.replace("predictions.decoder.bias", "predictions.bias")
-        # Of a model in a wrapper, and of architectures from before they had a class.
-        usual = usual.removeprefix("module.")
+        usual = WRAPPERS.sub("", usual)
+        # Of architectures from before they had a class.
         usual = re.sub(r"^bert\.", f"{prefix}.", usual)
         if re.match(r"(embeddings|encoder|embeddings_project|pooler|wte|wpe|h|ln_f)\.", usual):
             usual = f"{prefix}.{usual}"

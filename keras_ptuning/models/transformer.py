@@ -5,6 +5,7 @@ import copy
 import keras
 from keras import layers, ops
 
+from keras_ptuning.backend import check_name
 from keras_ptuning.layers import (
     Bias,
     Dense,
@@ -131,6 +132,7 @@ class Transformer:
         # up from block to block, and the head, whose logits lie close together, stay exact; so does
         # the last block where it computes only some positions, and shares no layers.
         self.exact = keras.dtype_policies.get(dtype or keras.config.dtype_policy()).variable_dtype
+        check_name(name)
         self.name = name
 
     def __init_subclass__(cls, **kwargs):

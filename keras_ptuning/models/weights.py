@@ -120,9 +120,13 @@ class NamedTensors:
     def of(self, layer_name):
         """The tensors of a layer, in the order of its weights, whether they are there or not."""
         return [
-            tensor._replace(name=self._spellings.get(tensor.name, tensor.name))
+            tensor._replace(name=self.spelled(tensor.name))
             for tensor in tensors_of(self.table, layer_name)
         ]
+
+    def spelled(self, name):
+        """What the checkpoint calls a tensor of the tables."""
+        return self._spellings.get(name, name)
 
     def names(self, depth):
         """The names of all tensors that a model of so many layers may have."""
@@ -168,7 +172,7 @@ def check_architecture(tensors):
 
 def check_tied(tensors):
     """Raises a ValueError if the head that predicts tokens has a table of its own."""
-    shapes, name = tensors.checkpoint.shapes, tensors.architecture.tied
+    shapes, name = tensors.checkpoint.shapes, tensors.spelled(tensors.architecture.tied)
     if name not in shapes:
         return
     embedding = tensors.of("Embedding-Token")[0].name

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_ptuning.backend import default_jit_compile, seed_dropout
-from keras_ptuning.checks import check_integer
+from keras_ptuning.checks import check_integer, check_path, check_positive
 from keras_ptuning.files import read_json, replacing, sweep
 
 STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
@@ -87,6 +87,8 @@ def pretrain(
         - Muon: [Liu et al., 2025](https://arxiv.org/abs/2502.16982).
     """
     check_integer("epochs", epochs, 1)
+    check_path("folder", folder)
+    check_positive("learning_rate", learning_rate)
     if dataset.steps is None:
         raise ValueError(
             "The dataset needs `steps`, the number of batches after which the state is written: "

@@ -7,9 +7,9 @@ import math
 import keras
 import numpy as np
 
-from keras_ptuning.checks import check_integer
+from keras_ptuning.checks import check_integer, check_list
 from keras_ptuning.text.masking import mask_tokens
-from keras_ptuning.text.tokenizers import is_special
+from keras_ptuning.text.tokenizers import is_special, warn_of_unknown
 
 
 def pack(lengths, room):
@@ -75,7 +75,7 @@ class PackedDataset(keras.utils.PyDataset):
         `causal`, `ceil(predict_rate * (length - 1))`.
 
     Raises:
-        TypeError: if one of the texts is not a string.
+        TypeError: if `texts` is not a list, or one of them not a string.
         ValueError: if there are no texts, or a number makes no sense.
 
     Example:
@@ -123,10 +123,12 @@ class PackedDataset(keras.utils.PyDataset):
         self._special = np.array([is_special(token) for token in tokenizer.vocab])
         self._ordinary_ids = np.flatnonzero(~self._special)
         # One flat row of tokens; documents are stretches of it.
+        texts = list(check_list("texts", texts))
         encoded = tokenizer.token_ids(texts)
         lengths = np.array([len(ids) for ids in encoded])
         if not lengths.any():
             raise ValueError(f"There is nothing to learn from in the {len(encoded)} texts given.")
+        warn_of_unknown(encoded, tokenizer)
         ends = np.cumsum(lengths)
         tokens = np.fromiter(itertools.chain.from_iterable(encoded), "int32", ends[-1])
         words = None

@@ -5,6 +5,7 @@ import itertools
 import re
 import string
 
+from keras_ptuning.checks import as_texts, check_list
 from keras_ptuning.text.tokenizers import Tokenizer
 
 
@@ -27,6 +28,8 @@ def build_vocab(texts, min_count=10, max_size=None, unused=99, do_lower_case=Tru
         A list of tokens, for `Tokenizer`; one a line, it is a `vocab.txt`.
 
     Raises:
+        TypeError: if `texts` is one string, a table, a set or a dictionary, or one of them is not
+            a string; its number is named.
         ValueError: if `max_size` has no room for what is always there.
 
     Example:
@@ -43,10 +46,11 @@ def build_vocab(texts, min_count=10, max_size=None, unused=99, do_lower_case=Tru
     special += ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     backend = Tokenizer(special, do_lower_case)._backend
     words = collections.Counter()
-    texts = iter(texts)
+    texts, done = iter(check_list("texts", texts)), 0
     while batch := list(itertools.islice(texts, 1000)):
         # A line break ends a word, as the end of a text does.
-        text = backend.normalizer.normalize_str("\n".join(batch))
+        text = backend.normalizer.normalize_str("\n".join(as_texts(batch, done)))
+        done += len(batch)
         words.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text))
     letters = string.digits + string.ascii_lowercase
     letters += "" if do_lower_case else string.ascii_uppercase

@@ -98,6 +98,8 @@ class ClozeDataset(keras.utils.PyDataset):
         examples: List of `Example`.
         template: The `Template` that made them.
         label_ids: Integer array of shape `(len(examples),)`, or `None`.
+        sample_weight: Float array of shape `(len(examples),)`, how much each label counts, or
+            `None`. Defaults to `None`.
         batch_size: Integer.
         shuffle: Whether to bucket and shuffle. Otherwise the order is that of `examples`.
         seed: Integer; what all randomness here depends on.
@@ -108,7 +110,16 @@ class ClozeDataset(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, examples, template, label_ids=None, *, batch_size, shuffle, seed=0, mask_rate=0.0
+        self,
+        examples,
+        template,
+        label_ids=None,
+        sample_weight=None,
+        *,
+        batch_size,
+        shuffle,
+        seed=0,
+        mask_rate=0.0,
     ):
         super().__init__()
         check_integer("batch_size", batch_size, 1)
@@ -119,6 +130,7 @@ class ClozeDataset(keras.utils.PyDataset):
         self.examples = examples
         self.template = template
         self.label_ids = label_ids
+        self.sample_weight = sample_weight
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
@@ -128,6 +140,13 @@ class ClozeDataset(keras.utils.PyDataset):
         # The number of rows of a batch is a multiple of this: the first text stands in, without a
         # label, and `is_text` is 0. Of these rows, only one of several equal parts is made here.
         self.fill, self.part = 1, (0, 1)
+
+    def __repr__(self):
+        labels = "without labels" if self.label_ids is None else "with labels"
+        return (
+            f"<{type(self).__name__}: {len(self.examples)} texts {labels}, {len(self)} batches of "
+            f"{self.batch_size}, of {self.template!r}>"
+        )
 
     @property
     def has_unlabeled(self):
@@ -206,8 +225,11 @@ class ClozeDataset(keras.utils.PyDataset):
         x = model_inputs(examples, length)
         if self.label_ids is None:
             return (x,)
+        labels = [self.label_ids[rows]]
+        if self.sample_weight is not None:
+            labels.append(self.sample_weight[rows])
         if not self.mask_rate:
-            return x, self.label_ids[rows]
+            return (x, *labels)
         rng = np.random.default_rng([self.seed, self.epoch, index])
         maskable = pad([e.maskable for e in examples], length)
         if self.template.causal:
@@ -223,7 +245,7 @@ class ClozeDataset(keras.utils.PyDataset):
                 self.template.ordinary_ids,
                 rng,
             )
-        return x, self.label_ids[rows]
+        return (x, *labels)
 
     def subset(self, rows):
         """Some of the texts, with all settings as they are here.
@@ -238,6 +260,7 @@ class ClozeDataset(keras.utils.PyDataset):
             [self.examples[i] for i in rows],
             self.template,
             self.label_ids[rows],
+            None if self.sample_weight is None else self.sample_weight[rows],
             batch_size=self.batch_size,
             shuffle=self.shuffle,
             seed=self.seed,

@@ -1,13 +1,15 @@
 """Pattern + labels: text -> arrays, and scores -> labels."""
 
+import copy
 import itertools
 import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from keras_ptuning.checks import as_list, check_list, check_text
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset, Example, model_inputs, pad_words
-from keras_ptuning.text.tokenizers import Tokenizer, is_special, truncate_longest
+from keras_ptuning.text.tokenizers import Tokenizer, is_special, truncate_longest, warn_of_unknown
 
 _PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\})")
 _VIRTUAL = re.compile(r"\[u([1-9][0-9]*)\]")
@@ -80,13 +82,17 @@ class Template:
         causal: Whether the model is a causal language model (GPT). The masks stand last then:
             they are where the model goes on, and never written. Defaults to `False`.
 
+    The parameters of scikit-learn's estimators may reach into it, e.g. `template__pattern` in a
+    grid search. `set_params` changes it for datasets to come, and not for models that have it.
+
     Raises:
         TypeError: if the pattern or a word is not a string, or `maxlen` not an integer.
         ValueError: if the pattern has no `[MASK]`, no `{text}`, an unknown part, words that the
             vocabulary lacks, or masks that no word needs; if it is causal, and something follows a
             mask; if there are fewer than two labels; if a label word is not in the vocabulary, has
             more tokens than there are masks, or stands for two labels; if a token is to learn and
-            to stay fixed; or if `maxlen` leaves no room for text.
+            to stay fixed; if `maxlen` leaves no room for text; or if the pattern, a label or a word
+            has half of a surrogate pair.
 
     Example:
 
@@ -122,9 +128,8 @@ class Template:
                 "A cloze needs a vocabulary with [MASK]. Received one of "
                 f"{tokenizer.vocab_size} tokens without it."
             )
-        if not isinstance(pattern, str):
-            raise TypeError(f"The pattern must be a string. Received: {pattern!r}.")
-        if not isinstance(maxlen, int | np.integer):
+        check_text("The pattern", pattern)
+        if not isinstance(maxlen, int | np.integer) or isinstance(maxlen, bool):
             raise TypeError(f"`maxlen` must be an integer. Received: {maxlen!r}.")
         self.pattern = pattern
         self.tokenizer = tokenizer
@@ -225,13 +230,12 @@ class Template:
         if not isinstance(labels, dict) or len(labels) < 2:
             raise ValueError(
                 "`labels` must be a dictionary of at least two labels and their words, e.g. "
-                f'{{"负面": "不", "正面": "很"}}. Received: {labels!r}.'
+                f'{{"负面": "不", "正面": "很"}}. Received: {labels!r:.60} of type '
+                f"{type(labels).__name__}."
             )
         self.labels = {}
         for label, words in labels.items():
-            label = label.item() if isinstance(label, np.generic) else label
-            if not isinstance(label, str | int):
-                raise ValueError(f"Labels must be strings or integers. Received: {label!r}.")
+            label = _as_label(label)
             words = [words] if isinstance(words, str) else words
             if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
                 raise TypeError(
@@ -239,6 +243,8 @@ class Template:
                 )
             if not words:
                 raise ValueError(f"The label {label!r} has no word.")
+            for word in words:
+                check_text(f"The word of the label {label!r}", word)
             self.labels[label] = list(words)
         label_tokens = self._label_tokens()
         self.label_token_ids = list(label_tokens.values())
@@ -321,17 +327,18 @@ class Template:
             An integer array of shape `(len(labels),)`.
 
         Raises:
+            TypeError: if `labels` is not a list.
             ValueError: if one of them is not a label of this template, or not among its
                 candidates; its index is named.
         """
         if candidates is None and self.labels is None:
             raise ValueError("The template has no labels of its own: give `candidates` too.")
         ids = []
-        for i, label in enumerate(labels):
+        for i, label in enumerate(check_list("labels", labels)):
             label = label.item() if isinstance(label, np.generic) else label
             names = self.label_names or list(candidates[i])
             index = self._label_index if self.labels else {n: k for k, n in enumerate(names)}
-            if not isinstance(label, str | int) or label not in index:
+            if not _is_label(label) or label not in index:
                 owner = "the template" if self.labels else "its text"
                 raise ValueError(
                     f"Label {i} is {label!r} of type {type(label).__name__}, which {owner} "
@@ -340,16 +347,17 @@ class Template:
             ids.append(index[label])
         return np.array(ids, dtype="int32")
 
-    def _examples(self, texts, candidates=None):
-        """Encodes texts, or pairs of texts, to a list of `Example`."""
+    def _examples(self, texts, candidates=None, to_learn=False):
+        """Encodes texts, or pairs of texts, to a list of `Example`.
+
+        If they are `to_learn` from, there is a warning where the vocabulary lacks much of them.
+        """
         if candidates is not None and self.labels:
             raise ValueError(
                 f"The template has its own labels, {self.label_names}; for candidates make it with "
                 "`labels=None`."
             )
-        texts = _as_texts(texts)
-        if not texts:
-            raise ValueError("There are no texts to encode. Received: an empty list.")
+        texts = as_list("texts", texts)
         if "text_b" in self.slots:
             for i, pair in enumerate(texts):
                 if not isinstance(pair, tuple | list | np.ndarray) or len(pair) != 2:
@@ -361,6 +369,8 @@ class Template:
         else:
             columns = {"text": texts}
         encoded = [self.tokenizer.token_ids(columns[slot]) for slot in self.slots]
+        if to_learn:
+            warn_of_unknown(itertools.chain(*encoded), self.tokenizer, stacklevel=4)
         words = [None] * len(texts) if self.labels else self._read_candidates(candidates, texts)
         return [
             self._example(slot_ids, own_words)
@@ -368,12 +378,11 @@ class Template:
         ]
 
     def _read_candidates(self, candidates, texts):
-        if candidates is None or isinstance(candidates, str):
+        if candidates is None:
             raise ValueError(
                 "The template has no labels of its own, so each text needs candidates: "
-                f"`candidates=[['很', '不'], ...]`. Received: candidates={candidates!r}."
+                "`candidates=[['很', '不'], ...]`. Received: candidates=None."
             )
-        candidates = list(candidates)
         if len(candidates) != len(texts):
             raise ValueError(
                 "There must be one list of candidates for each text. Received: "
@@ -390,9 +399,17 @@ class Template:
                 raise ValueError(
                     f"Text {i} needs at least two candidates, each once. Received: {list(own)}."
                 )
-            words.append(
-                [self._word_to_ids(word, f"among the candidates of text {i}") for word in own]
-            )
+            ids = [self._word_to_ids(word, f"among the candidates of text {i}") for word in own]
+            alike = {}
+            for word, word_ids in zip(own, map(tuple, ids), strict=True):
+                if word_ids in alike:
+                    raise ValueError(
+                        f"The candidates {alike[word_ids]!r} and {word!r} of text {i} become the "
+                        "same tokens, so that no model tells them apart: "
+                        f"{[self.tokenizer.id_to_token(n) for n in word_ids]}."
+                    )
+                alike[word_ids] = word
+            words.append(ids)
         return words
 
     def _example(self, slot_ids, own_words):
@@ -460,13 +477,15 @@ class Template:
             add `candidate_ids` and `candidate_slots`. With `labels`, a tuple of this and an
             integer array of shape `(len(texts),)`.
 
+        With labels, there is a warning where the vocabulary lacks a third of the texts' tokens.
+
         Raises:
-            TypeError: if `texts` is not a list of strings (or pairs).
+            TypeError: if `texts` is not a list of strings (or pairs), or `labels` not a list.
             ValueError: if a label is unknown, there are more or fewer labels than texts, no
-                texts at all, or candidates are missing.
+                texts at all, or candidates are missing or alike.
         """
-        candidates = candidates if candidates is None else list(candidates)
-        examples = self._examples(texts, candidates)
+        candidates = candidates if candidates is None else as_list("candidates", candidates)
+        examples = self._examples(texts, candidates, to_learn=labels is not None)
         x = model_inputs(examples, max(len(e.token_ids) for e in examples))
         if labels is None:
             return x
@@ -482,6 +501,7 @@ class Template:
         mask_rate=None,
         candidates=None,
         unlabeled=None,
+        sample_weight=None,
     ):
         """Makes batches for `fit`, `evaluate` and `predict`.
 
@@ -501,18 +521,21 @@ class Template:
             unlabeled: Optional list of further texts, to train on through the auxiliary task
                 alone. They stand without the template's words, as in PET; but with all of it if
                 it has tokens that learn, which learn from them too, or is causal.
+            sample_weight: Optional list of numbers from 0 on, one for each of `texts`: how much
+                its label counts in the loss.
 
         Returns:
-            A `ClozeDataset`.
+            A `ClozeDataset`. If it is to learn from, there is a warning where the vocabulary lacks
+            a third of the texts' tokens.
 
         Raises:
-            TypeError: if `texts` is not a list of strings (or pairs).
+            TypeError: if `texts` is not a list of strings (or pairs), or `labels` not a list.
             ValueError: if a label is unknown, there are more or fewer labels than texts, no
-                texts at all, or candidates are missing; if soft labels are no probabilities; if
-                `batch_size`, `seed` or `mask_rate` make no sense; if there are unlabelled texts,
-                and nothing to learn from them.
+                texts at all, or candidates are missing or alike; if soft labels are no
+                probabilities; if `batch_size`, `seed`, `mask_rate` or `sample_weight` make no
+                sense; if there are unlabelled texts, and nothing to learn from them.
 
-        Example, the regimes of PET with `model = build_ptuning_model(..., trainable="all")`:
+        Example, the regimes of PET with `model = build_ptuning_model(..., tune="all")`:
 
         ```python
         model.predict(template.dataset(texts))  # zero-shot
@@ -528,8 +551,8 @@ class Template:
             mask_rate = 0.0
         elif mask_rate is None:
             mask_rate = 1.0 if self.causal else 0.15
-        candidates = candidates if candidates is None else list(candidates)
-        unlabeled = [] if unlabeled is None else _as_texts(unlabeled)
+        candidates = candidates if candidates is None else as_list("candidates", candidates)
+        unlabeled = [] if unlabeled is None else list(check_list("unlabeled", unlabeled))
         if unlabeled and texts is None:
             if labels is not None or candidates is not None:
                 raise ValueError(
@@ -538,9 +561,12 @@ class Template:
                 )
             examples, label_ids = [], np.zeros(0, "int32")
         else:
-            examples, label_ids = self._examples(texts, candidates), None
+            examples = self._examples(texts, candidates, to_learn=labels is not None)
+            label_ids = None
             if labels is not None:
                 label_ids = self._checked_label_ids(labels, examples, candidates)
+        if sample_weight is not None:
+            sample_weight = _checked_weights(sample_weight, label_ids, len(examples))
         if unlabeled:
             learned = mask_rate or not self.is_cloze
             if label_ids is None or label_ids.ndim > 1 or not learned or not self.labels:
@@ -552,10 +578,14 @@ class Template:
             further = self._unlabeled_examples(unlabeled)
             examples = examples + further
             label_ids = np.concatenate([label_ids, np.full(len(further), UNLABELED, "int32")])
+            if sample_weight is not None:
+                sample_weight = np.pad(sample_weight, (0, len(further)), constant_values=1)
         return ClozeDataset(
             examples,
-            self,
+            # Later changes of the template by `set_params` are not for these texts.
+            copy.copy(self),
             label_ids,
+            sample_weight,
             batch_size=batch_size,
             shuffle=label_ids is not None if shuffle is None else shuffle,
             seed=seed,
@@ -564,15 +594,16 @@ class Template:
 
     def _unlabeled_examples(self, texts):
         if self.causal or self.tuned_names or not self.is_cloze:
-            return self._examples(texts)
+            return self._examples(texts, to_learn=True)
         plain = PlainText(self.label_names, self.tokenizer, self.maxlen, "text_b" in self.slots)
         # The batches have answer positions, though nothing is asked here.
         nowhere = np.zeros(self.num_masks, "int32")
-        return [e._replace(mask_positions=nowhere) for e in plain._examples(texts)]
+        examples = plain._examples(texts, to_learn=True)
+        return [e._replace(mask_positions=nowhere) for e in examples]
 
     def _checked_label_ids(self, labels, examples, candidates):
         soft = isinstance(labels, np.ndarray) and labels.ndim == 2
-        labels = labels if soft else list(labels)
+        labels = labels if soft else as_list("labels", labels)
         if len(labels) != len(examples):
             raise ValueError(
                 "There must be one label for each text. Received: "
@@ -604,7 +635,7 @@ class Template:
         """
         scores = np.asarray(scores)
         if self.labels is None:
-            names = [] if candidates is None else list(candidates)
+            names = [] if candidates is None else as_list("candidates", candidates)
             most = max(map(len, names), default=0)
             if scores.ndim != 2 or len(names) != len(scores) or scores.shape[1] != most:
                 raise ValueError(
@@ -620,15 +651,65 @@ class Template:
             )
         return [self.label_names[i] for i in scores.argmax(axis=1)]
 
+    def get_params(self, deep=True):
+        """The arguments of this template, as scikit-learn asks for them."""
+        return {
+            "pattern": self.pattern,
+            "labels": self.labels,
+            "tokenizer": self.tokenizer,
+            "maxlen": self.maxlen,
+            "causal": self.causal,
+        }
+
+    def set_params(self, **params):
+        """Changes arguments, as scikit-learn does it. A model that has this template keeps its own.
+
+        Args:
+            **params: Arguments of the class, by name.
+
+        Returns:
+            The template itself.
+
+        Raises:
+            ValueError: if there is no such argument; or as the class raises, and then nothing has
+                changed.
+
+        Example:
+
+        ```python
+        grid = {"template__pattern": ["[MASK]满意。{text}", "{text}总之很[MASK]。"]}
+        search = GridSearchCV(PromptClassifier(template), grid).fit(texts, labels)
+        search.best_params_  # {'template__pattern': '[MASK]满意。{text}'}
+        ```
+        """
+        unknown = params.keys() - self.get_params().keys()
+        if unknown:
+            raise ValueError(
+                f"A {type(self).__name__} has no {sorted(unknown)}. Expected some of "
+                f"{list(self.get_params())}."
+            )
+        self.__dict__ = type(self)(**{**self.get_params(), **params}).__dict__
+        return self
+
+    def __sklearn_clone__(self):
+        # `set_params` replaces what they share, and changes none of it.
+        return copy.copy(self)
+
+    def __repr__(self):
+        words = self.labels if self.is_cloze else self.label_names
+        causal = ", causal=True" if self.causal else ""
+        return (
+            f"{type(self).__name__}({self.pattern!r}, {_shortened(words)}, "
+            f"maxlen={self.maxlen}{causal})"
+        )
+
     def get_config(self):
         """Everything needed to make the same template again, ready for JSON."""
         return {
-            "pattern": self.pattern,
+            **self.get_params(),
             # Pairs, since JSON would turn integer labels into strings.
             "labels": self.labels and [[label, words] for label, words in self.labels.items()],
             "tokenizer": self.tokenizer.get_config(),
-            "maxlen": self.maxlen,
-            "causal": self.causal,
         }
 
     @classmethod
@@ -649,16 +730,39 @@ def _label_numbers(labels):
     return sorted({int(token[2:-1]) for token in _LABEL_TOKEN.findall(text)})
 
 
-def _as_texts(texts):
-    if isinstance(texts, str):
-        raise TypeError(f"Expected a list of texts. Received: the one string {texts!r:.80}.")
-    # A table iterates over its column names; one column of it is fine.
-    if texts is None or isinstance(texts, Mapping) or hasattr(texts, "columns"):
-        raise TypeError(
-            "Expected a list of texts, e.g. one column of a table. Received: "
-            f"{'None' if texts is None else type(texts).__name__}."
+def _is_label(label):
+    """Whether something may be a label: a string or an integer."""
+    return isinstance(label, str | int) and not isinstance(label, bool)
+
+
+def _as_label(label):
+    """A label of a template, checked."""
+    label = label.item() if isinstance(label, np.generic) else label
+    if not _is_label(label):
+        raise ValueError(
+            f"Labels must be strings or integers. Received: {label!r} of type "
+            f"{type(label).__name__}."
         )
-    return list(texts)
+    check_text("A label", str(label))
+    return label
+
+
+def _checked_weights(sample_weight, label_ids, count):
+    if label_ids is None:
+        raise ValueError("`sample_weight` is how much labels count, and there are no `labels`.")
+    weights = np.array(as_list("sample_weight", sample_weight))
+    good = weights.shape == (count,) and weights.dtype.kind in "fiu"
+    if not good or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(
+            f"`sample_weight` must be {count} finite numbers from 0 on, one for each of `texts`. "
+            f"Received: shape {weights.shape}, beginning with {weights[:3].tolist()}."
+        )
+    return weights.astype("float32")
+
+
+def _shortened(value, most=60):
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class PlainText(Template):
@@ -667,13 +771,13 @@ class PlainText(Template):
     Has the methods of `Template`; nothing is masked.
 
     Args:
-        labels: List of at least two labels, strings or integers.
+        labels: List of at least two labels, strings or integers, in this order.
         tokenizer: A `Tokenizer`, or what `Tokenizer` takes as its vocabulary.
         maxlen: Integer, the greatest number of tokens of an encoded text. Defaults to `128`.
         pairs: Whether each text is a pair, `[CLS] text [SEP] text_b [SEP]`. Defaults to `False`.
 
     Raises:
-        TypeError: if `maxlen` is not an integer.
+        TypeError: if `labels` is not a list, or `maxlen` not an integer.
         ValueError: if there are fewer than two labels, one of them twice or of another type; or
             if `maxlen` leaves no room for text.
 
@@ -695,15 +799,10 @@ class PlainText(Template):
         super().__init__("{text}[SEP]{text_b}" if pairs else "{text}", labels, tokenizer, maxlen)
 
     def _read_labels(self, labels):
-        received = labels
-        if isinstance(labels, str) or not hasattr(labels, "__iter__"):
-            labels = []
-        labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
-        known = all(isinstance(label, str | int) for label in labels)
-        if not known or len(set(labels)) != len(labels) or len(labels) < 2:
+        labels = [_as_label(label) for label in check_list("labels", labels)]
+        if len(set(labels)) != len(labels) or len(labels) < 2:
             raise ValueError(
-                "Expected a list of at least two labels, strings or integers, each once. Received: "
-                f"{received!r}."
+                f"Expected a list of at least two labels, each once. Received: {labels!r}."
             )
         self.label_names = labels
         self.num_labels = len(labels)
@@ -711,14 +810,18 @@ class PlainText(Template):
         self._label_index = {label: i for i, label in enumerate(labels)}
         self.label_token_ids = []
 
-    def get_config(self):
-        """Everything needed to make the same one again, ready for JSON."""
+    def get_params(self, deep=True):
+        """The arguments, as scikit-learn asks for them."""
         return {
             "labels": self.label_names,
-            "tokenizer": self.tokenizer.get_config(),
+            "tokenizer": self.tokenizer,
             "maxlen": self.maxlen,
             "pairs": "text_b" in self.slots,
         }
+
+    def get_config(self):
+        """Everything needed to make the same one again, ready for JSON."""
+        return {**self.get_params(), "tokenizer": self.tokenizer.get_config()}
 
     @classmethod
     def from_config(cls, config):

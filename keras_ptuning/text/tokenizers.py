@@ -5,13 +5,15 @@ import os
 import re
 import sys
 import unicodedata
+import warnings
 
 import numpy as np
 import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from keras_ptuning.assets import NAMES
-from keras_ptuning.files import check_file, find_local, find_one, read_json
+from keras_ptuning.checks import as_texts, check_list, check_path, check_text
+from keras_ptuning.files import check_file, find_local, find_one, iterate_lines, read_json
 
 _DROPPED = r"[\x{0}\x{FFFD}\p{Cf}[\p{Cc}&&[^\t\n\r]]]+"
 _SPACES = r"[\t\n\r\p{Zs}\p{Zl}\p{Zp}]+"
@@ -27,6 +29,12 @@ _CHINESE_WORD = re.compile(
 # Share of Chinese words that makes a vocabulary one of words: those of characters have next to
 # none, and WoBERT's and RoFormer's more than half.
 _WORDS = 0.01
+# Share of words with a capital letter, among those of Latin letters, that makes a vocabulary cased.
+_CASED = 0.05
+# What the configuration of a tokenizer may say, beside a vocabulary.
+_CONFIG = "tokenizer_config.json"
+# Share of tokens that the vocabulary lacks from which on a warning says so.
+_UNKNOWN = 1 / 3
 
 
 def find_vocab(path):
@@ -55,8 +63,10 @@ def load_vocab(path):
     """Reads a vocabulary into a list of tokens.
 
     Args:
-        path: Path of a `vocab.txt` (one token a line), in UTF-8, or of a `tokenizer.json` of
-            Hugging Face, which must be of the kind WordPiece.
+        path: Path of a `vocab.txt`, in UTF-8, or of a `tokenizer.json` of Hugging Face, which must
+            be of the kind WordPiece. A `vocab.txt` has one token a line, or on all lines
+            `token<TAB>number`, where the numbers are the ids, or counts, which are left out. Empty
+            lines at its end are left out.
 
     Returns:
         A list of strings; the position of a token is its id.
@@ -73,17 +83,19 @@ def load_vocab(path):
     )
     if str(path).endswith(".json"):
         return _load_json_vocab(path)
-    try:
-        with open(path, encoding="utf-8", newline="\n") as lines:
-            # A token may itself be a kind of space, so an all-space line stays.
-            tokens = [line.strip() or line.rstrip("\r\n") for line in lines]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"The vocabulary {str(path)!r} is not UTF-8 text: {error}. Expected one token a line."
-        ) from None
-    if not tokens:
+    lines = [line.rstrip("\r\n") for line in iterate_lines(path)]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
         raise ValueError(f"The vocabulary {str(path)!r} is empty. Expected one token a line.")
-    return tokens
+    numbered = [re.fullmatch(r"(.+)\t([0-9]+)", line) for line in lines]
+    if all(numbered):
+        numbers = [int(match[2]) for match in numbered]
+        lines = [match[1] for match in numbered]
+        if sorted(numbers) == list(range(len(lines))):
+            lines = [lines[i] for i in np.argsort(numbers)]
+    # A token may itself be a kind of space, so an all-space line stays.
+    return [line.strip() or line for line in lines]
 
 
 def _load_json_vocab(path):
@@ -107,7 +119,10 @@ def _load_json_vocab(path):
 
 def _fill_holes(ids):
     """The tokens of `{token: id}` by their ids; the few ids without one get one of their own."""
-    size = max(ids.values(), default=-1) + 1
+    numbers = list(ids.values())
+    if not all(type(i) is int and i >= 0 for i in numbers) or len(set(numbers)) != len(numbers):
+        raise ValueError("its tokens must have different ids, which are integers from 0 on")
+    size = max(numbers, default=-1) + 1
     if size > 1.1 * len(ids):
         return _in_order(ids)
     tokens = [f"[none{i}]" for i in range(size)]
@@ -145,6 +160,9 @@ class Tokenizer:
     - half of a surrogate pair is dropped, the Greek final sigma is lower-cased to a plain one, and
       characters newer than Python's tables of Unicode are known.
 
+    There is a warning where a cased vocabulary is lower-cased, and where a `tokenizer_config.json`
+    beside the vocabulary says that texts are to be read otherwise than here.
+
     Args:
         vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
             of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
@@ -153,8 +171,8 @@ class Tokenizer:
             has its last id.
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
-            What files beside the vocabulary say is not read: that of `bert-base-chinese` says
-            the opposite, of a vocabulary in lower case.
+            Files beside the vocabulary do not set it: that of `bert-base-chinese` says the
+            opposite, of a vocabulary in lower case.
         pre_tokenize: How to split a text into words first, for vocabularies of words (RoFormer,
             WoBERT). Words that stand in the vocabulary become one token; others are tokenized as
             usual. `"jieba"` for `jieba.lcut(text, HMM=False)`, as those models were trained, or
@@ -169,9 +187,10 @@ class Tokenizer:
 
     Raises:
         FileNotFoundError: if `vocab` names a file that does not exist, or a folder without one.
+        TypeError: if `vocab` is none of these, or a token not a string.
         ValueError: if `vocab` lacks `[PAD]` (as id 0), `[UNK]`, `[CLS]` or `[SEP]`, is a
-            dictionary with gaps, or a file of another kind of vocabulary; or if `pre_tokenize` is
-            something else.
+            dictionary with gaps, or a file of another kind of vocabulary; if a token has half of a
+            surrogate pair; or if `pre_tokenize` is something else.
         ImportError: if `pre_tokenize` is `"jieba"`, and jieba is not installed.
 
     Example:
@@ -192,11 +211,18 @@ class Tokenizer:
     def __init__(self, vocab, do_lower_case=True, pre_tokenize=None):
         if isinstance(vocab, dict):
             tokens = _in_order(vocab)
-        elif isinstance(vocab, list | tuple):
-            tokens = list(vocab)
+        elif isinstance(vocab, str | os.PathLike):
+            check_path("vocab", vocab)
+            path = find_local(vocab)
+            path = find_vocab(path) if os.path.isdir(path) else path
+            tokens = load_vocab(path)
+            _warn_of_config(path, do_lower_case)
         else:
-            vocab = find_local(vocab)
-            tokens = load_vocab(find_vocab(vocab) if os.path.isdir(vocab) else vocab)
+            tokens = list(check_list("vocab", vocab))
+        for i, token in enumerate(tokens):
+            check_text(f"Token {i} of the vocabulary", token)
+        if do_lower_case:
+            _warn_of_capitals(tokens)
         if pre_tokenize is None:
             words = sum(_CHINESE_WORD.fullmatch(token) is not None for token in tokens)
             pre_tokenize = "jieba" if words >= max(1, _WORDS * len(tokens)) else False
@@ -263,16 +289,9 @@ class Tokenizer:
             A list of lists of integers.
 
         Raises:
-            TypeError: if one of `texts` is not a string; its index is named.
+            TypeError: if `texts` is not a list, or one of them not a string; its index is named.
         """
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(
-                    f"Texts must be strings. Received: text {i} is {text!r} of type "
-                    f"{type(text).__name__}."
-                )
-        # Half of a surrogate pair, as broken JSON has it, is no character in UTF-8.
-        texts = [text.encode("utf-8", "ignore").decode("utf-8") for text in texts]
+        texts = as_texts(texts)
         if self._split_words is not None:
             return [self._word_ids(text) for text in texts]
         return [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]
@@ -290,6 +309,7 @@ class Tokenizer:
             (`"ok"`, `"##ay"`) are one word, whatever `split_words` says.
 
         Raises:
+            TypeError: if `texts` is not a list, or one of them not a string; its index is named.
             ValueError: if the tokenizer has `pre_tokenize`.
 
         Example:
@@ -304,7 +324,7 @@ class Tokenizer:
                 "The tokens of a tokenizer with `pre_tokenize` are words already; leave out "
                 "`split_words`."
             )
-        texts = [text.encode("utf-8", "ignore").decode("utf-8") for text in texts]
+        texts = as_texts(texts)
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         numbers = []
         for text, encoding in zip(texts, encodings, strict=True):
@@ -430,6 +450,65 @@ class Tokenizer:
             # As files say that were written before there was a default that looks.
             config["pre_tokenize"] = False
         return cls(**config)
+
+
+def _warn_of_capitals(tokens):
+    """Warns where a vocabulary is cased, for texts that are lower-cased."""
+    latin = [t for t in tokens if not is_special(t) and re.search("[A-Za-z]", t)]
+    cased = [token for token in latin if re.search("[A-Z]", token)]
+    if len(cased) > _CASED * len(latin):
+        warnings.warn(
+            f"{len(cased)} of the {len(latin)} words of Latin letters in the vocabulary have "
+            f"capital letters, such as {cased[:3]}, and texts are lower-cased, so that these are "
+            "never found. If the checkpoint is a cased one, use `Tokenizer(..., "
+            "do_lower_case=False)`.",
+            stacklevel=3,
+        )
+
+
+def _warn_of_config(path, do_lower_case):
+    """Warns where the configuration beside a vocabulary says that texts are read otherwise."""
+    path = os.path.join(os.path.dirname(path), _CONFIG)
+    if not os.path.isfile(path):
+        return
+    try:
+        found = read_json(path, path)
+    except (OSError, ValueError):
+        return
+    # Lower-casing is left to the vocabulary: whether it is cased is seen there.
+    ours = {"tokenize_chinese_chars": True, "strip_accents": bool(do_lower_case)}
+    ours |= {} if do_lower_case else {"do_lower_case": False}
+    says = {
+        key: found[key]
+        for key, value in ours.items()
+        if isinstance(found, dict) and isinstance(found.get(key), bool) and found[key] != value
+    }
+    if says:
+        warnings.warn(
+            f"The file {path!r} says {says}, and texts are read with "
+            f"{ {key: ours[key] for key in says} }. This file is not followed: see "
+            "`do_lower_case` of `Tokenizer`.",
+            stacklevel=3,
+        )
+
+
+def warn_of_unknown(token_ids, tokenizer, stacklevel=3):
+    """Warns where the vocabulary lacks many of the tokens of texts, which is no good to learn from.
+
+    Args:
+        token_ids: Iterable of lists of integers, one for each text.
+        tokenizer: The `Tokenizer` that made them.
+        stacklevel: As in `warnings.warn`. Defaults to `3`.
+    """
+    counts = [(ids.count(tokenizer.unk_id), len(ids)) for ids in token_ids]
+    unknown, total = (sum(column) for column in zip(*counts, strict=True))
+    if total and unknown >= _UNKNOWN * total:
+        warnings.warn(
+            f"The vocabulary lacks {unknown} of the {total} tokens of these texts: they become "
+            "[UNK]. Is it the vocabulary of another language or script, e.g. of simplified "
+            "characters for traditional ones, or cased?",
+            stacklevel=stacklevel,
+        )
 
 
 def truncate_longest(sequences, room):

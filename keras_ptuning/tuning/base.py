@@ -1,10 +1,12 @@
 """What all models here share: a template's data in, one score for each label out."""
 
 import contextlib
+import copy
 import math
 import os
 import re
 import warnings
+from collections.abc import Mapping, Sequence, Set
 
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ from keras import ops
 
 from keras_ptuning.backend import (
     as_batches,
+    check_name,
     compiles_each_shape,
     count_replicas,
     default_jit_compile,
@@ -19,6 +22,8 @@ from keras_ptuning.backend import (
     for_all_workers,
     predict_with_one_graph,
 )
+from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.checks import as_list
 from keras_ptuning.files import replacing
 from keras_ptuning.methods import (
     All,
@@ -30,9 +35,10 @@ from keras_ptuning.methods import (
 )
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, max_length, read_config
-from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.templates import PlainText, Template
-from keras_ptuning.tuning.nan import StopAtNaN
+from keras_ptuning.text.tokenizers import load_vocab
+from keras_ptuning.tuning.nan import StopAtNaN, learning_rates
 from keras_ptuning.tuning.tuned_file import write_tuned
 
 
@@ -56,6 +62,23 @@ class LabelAccuracy(keras.metrics.SparseCategoricalAccuracy):
         if sample_weight is not None:
             weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         super().update_state(ops.maximum(y_true, 0), y_pred, weights)
+
+
+def check_template(template, checkpoint_path, fits, expected):
+    """Raises a TypeError if the builder of a model was not given a template that fits.
+
+    Args:
+        template, checkpoint_path: The builder's arguments.
+        fits: Whether the template is of the right class.
+        expected: String, what it should be.
+    """
+    if isinstance(checkpoint_path, Template):
+        raise TypeError(
+            "The template came as `checkpoint_path`, the second argument. Give it by name: "
+            f"`template=template`. Received: checkpoint_path={checkpoint_path!r}."
+        )
+    if not fits:
+        raise TypeError(f"`template` must be {expected}. Received: template={template!r}.")
 
 
 def _is_soft(y):
@@ -93,8 +116,10 @@ class LabelModel(keras.Model):
         )
         if kwargs.get("keep_tokens") is not None:
             kwargs["keep_tokens"] = [int(i) for i in kwargs["keep_tokens"]]
+        check_name(name)
         super().__init__(name=name, dtype=kwargs["dtype"])
-        self.template = template
+        # Later changes of the template by `set_params` are not for this model.
+        self.template = copy.copy(template)
         self.init_config = {"config": config, **kwargs}
         self.methods = read_methods(tune, template)
         self._check_template({**read_config(config, model=kwargs.get("model")), **kwargs})
@@ -129,8 +154,34 @@ class LabelModel(keras.Model):
                 f"has {positions} positions. Use `maxlen={positions}` or less in the template."
             )
 
+    def _check_vocabulary(self, checkpoint):
+        """Refuses tokens in another order than that of the vocabulary beside the checkpoint."""
+        if checkpoint is None:
+            return
+        try:
+            path = find_vocab(checkpoint.path)
+            own = load_vocab(path)
+        except (OSError, ValueError):
+            # There is none, or several, or one of another kind.
+            return
+        keep_tokens = self.init_config.get("keep_tokens")
+        if keep_tokens is not None:
+            own = [own[i] for i in keep_tokens if 0 <= i < len(own)]
+        # Of a token that is there twice, the last counts.
+        own = {token: i for i, token in enumerate(own)}
+        given = {token: i for i, token in enumerate(self.template.tokenizer.vocab)}
+        moved = [token for token, i in given.items() if own.get(token, i) != i]
+        if moved:
+            raise ValueError(
+                f"The vocabulary of the template has {len(moved)} tokens in other places than "
+                f"{path!r}, which is beside the checkpoint, such as {moved[0]!r}: "
+                f"{given[moved[0]]} in place of {own[moved[0]]}. They would have the vectors of "
+                f"other tokens. Use the vocabulary of the checkpoint: Tokenizer({path!r})."
+            )
+
     def _build_backbone(self, checkpoint, **kwargs):
         """The transformer, with the methods attached."""
+        self._check_vocabulary(checkpoint)
         settings = {key: value for key, value in self.init_config.items() if key != "config"}
         return build_tuned_backbone(
             self.init_config["config"],
@@ -185,7 +236,21 @@ class LabelModel(keras.Model):
             (method.merge if merged else method.unmerge)(self.backbone)
         self.is_merged = merged
         # What was compiled has the other computation.
+        self._forget_compiled()
+
+    def _forget_compiled(self):
         self.train_function = self.test_function = self.predict_function = None
+
+    @contextlib.contextmanager
+    def _at_work(self):
+        """For `fit`, `evaluate` and `predict` of Keras."""
+        try:
+            with self._scope():
+                yield
+        except BaseException:
+            # TensorFlow keeps what it compiled half, and then refuses to compile the rest.
+            self._forget_compiled()
+            raise
 
     @contextlib.contextmanager
     def _unmerged(self):
@@ -359,7 +424,8 @@ class LabelModel(keras.Model):
                 accuracy of the labels.
 
         Raises:
-            ValueError: if a loss is given, or a dictionary has not the names of all methods.
+            ValueError: if a loss is given, a dictionary has not the names of all methods, or a
+                learning rate is negative or not finite.
         """
         if loss is not None:
             raise ValueError(
@@ -378,6 +444,11 @@ class LabelModel(keras.Model):
                 optimizer = type(optimizer).from_config(optimizer.get_config())
             kwargs.setdefault("metrics", [LabelAccuracy()])
             super().compile(optimizer=optimizer, **kwargs)
+            rates = learning_rates(self.optimizer)
+            if not all(0 <= rate < math.inf for rate in rates):
+                raise ValueError(
+                    f"A learning rate must be finite, and not below 0. Received: {rates}."
+                )
             if self.distribution is not None and self.trainable_variables:
                 self.optimizer.build(self.trainable_variables)
 
@@ -401,16 +472,43 @@ class LabelModel(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, *, validation_data=None, **kwargs):
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        *,
+        validation_data=None,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
         """Trains the model, as `keras.Model.fit` does.
 
         A dataset's epochs go on where its last training stopped, so that its batches and masks
         differ each time; set `dataset.epoch = 0` to repeat them.
 
+        Args:
+            x: What `template.dataset` makes; or, with `y`, what `template.encode` makes.
+            y, batch_size, sample_weight: As in `keras.Model.fit`, for arrays. A dataset has its
+                own.
+            epochs, **kwargs: As in `keras.Model.fit`.
+            validation_data: A dataset with labels, or a tuple `(x, y)`, as `template.encode` makes
+                it.
+            class_weight: How much a text counts in the loss, by its label: a dictionary from labels
+                to numbers from 0 on, e.g. `{"负面": 3.0}`, and 1 for those that are left out; or
+                `"balanced"`, as in scikit-learn, so that all labels count the same together.
+
+        Returns:
+            A `keras.callbacks.History`.
+
         Raises:
             FloatingPointError: if the loss, or a weight, is not finite. The model has the weights
                 of the best epoch then, by `val_loss` or else `loss`.
-            ValueError: if nothing would be trained, or the data are those of another template.
+            TypeError: if the data are texts, not what the template makes of them.
+            ValueError: if nothing would be trained, the data are those of another template, or
+                `class_weight` is not of its labels.
         """
         if not self.trainable_variables:
             raise ValueError(f"Nothing would be trained: {self.nothing_trains}.")
@@ -437,23 +535,21 @@ class LabelModel(keras.Model):
                 raise ValueError(
                     f"This model learns nothing from texts without a label. {self.unlabeled_advice}"
                 )
-            if self.distribution is not None and kwargs.get("class_weight"):
-                raise ValueError(
-                    "Several devices share batches in which some rows have no label: leave out "
-                    "`class_weight`."
-                )
-            if x.has_unlabeled and kwargs.get("class_weight"):
-                raise ValueError(
-                    "Texts without a label are in no class: leave out `class_weight`, or these "
-                    "texts."
-                )
-        with self._scope():
+        self._check(x, "fit")
+        y = self._checked_labels(y, x, sample_weight)
+        if validation_data is not None:
+            validation_data = self._checked_validation(validation_data)
+        with self._weighted(x, y, sample_weight, class_weight) as sample_weight, self._at_work():
+            if self.compiled and not self.optimizer.built:
+                # Here, since TensorFlow lets no variables be made where a call has failed.
+                self.optimizer.build(self.trainable_variables)
             history = super().fit(
-                self._checked(x, "fit"),
-                self._checked_labels(y, x),
+                self._as_batches(x),
+                y,
                 batch_size,
                 epochs,
-                validation_data=self._checked(validation_data, "evaluate"),
+                validation_data=validation_data,
+                sample_weight=sample_weight,
                 callbacks=callbacks,
                 **kwargs,
             )
@@ -465,41 +561,118 @@ class LabelModel(keras.Model):
         """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too."""
         if not self.compiled:
             self.compile()
-        x, y = self._checked(x, "evaluate"), self._checked_labels(y, x)
-        with self._scope():
-            return super().evaluate(x, y, batch_size, **kwargs)
+        self._check(x, "evaluate")
+        y = self._checked_labels(y, x, kwargs.get("sample_weight"))
+        with self._at_work():
+            return super().evaluate(self._as_batches(x), y, batch_size, **kwargs)
 
     def predict(self, x, batch_size=None, **kwargs):
+        self._check(x, "predict")
         if not isinstance(x, ClozeDataset):
-            with self._scope():
+            with self._at_work():
                 return super().predict(x, batch_size, **kwargs)
         if kwargs.get("steps"):
             raise ValueError("To predict some of the texts, make a dataset of these; not `steps`.")
         # Only the last batch may need to be filled up: what is predicted for these rows is cut off.
         dataset, order = x.by_length(count_replicas(self.distribution))
-        batches = self._checked(dataset, "predict")
+        batches = self._as_batches(dataset)
         if compiles_each_shape() and len(dataset) > 1:
             # The last batch would have another shape.
             dataset.fill = dataset.batch_size
-        if self.distribution is None:
-            predict_with_one_graph(self, batches)
-        with self._scope():
+        with self._at_work():
+            if self.distribution is None:
+                predict_with_one_graph(self, batches)
             sorted_scores = super().predict(batches, **kwargs)[: len(order)]
         scores = sorted_scores.copy()
         scores[order] = sorted_scores
         return scores
 
-    def _checked_labels(self, y, x):
+    @contextlib.contextmanager
+    def _weighted(self, x, y, sample_weight, class_weight):
+        """Puts `class_weight` into the weights of the texts: of a dataset, or as returned."""
+        if class_weight is None:
+            yield sample_weight
+            return
+        dataset = x if isinstance(x, ClozeDataset) else None
+        factors = self._class_factors(class_weight, y if dataset is None else dataset.label_ids)
+        own = sample_weight if dataset is None else dataset.sample_weight
+        weights = factors if own is None else factors * np.asarray(own, "float32")
+        if dataset is None:
+            yield weights
+            return
+        dataset.sample_weight = weights
+        try:
+            yield None
+        finally:
+            dataset.sample_weight = own
+
+    def _class_factors(self, class_weight, label_ids):
+        """How much each text counts by its label; 1 where it has none."""
+        names = self.template.label_names
+        if names is None or label_ids is None:
+            raise ValueError(
+                "`class_weight` needs the labels of a template: `template.dataset(texts, labels)`."
+            )
+        if isinstance(class_weight, Mapping):
+            unknown = [label for label in class_weight if label not in names]
+            if unknown:
+                raise ValueError(
+                    f"`class_weight` must have labels of the template, some of {names}. Received: "
+                    f"{unknown}."
+                )
+            numbers = np.array(list(class_weight.values()))
+            if numbers.dtype.kind not in "fiu" or not (np.isfinite(numbers) & (numbers >= 0)).all():
+                raise ValueError(
+                    "The weights in `class_weight` must be finite numbers from 0 on. Received: "
+                    f"{class_weight!r}."
+                )
+        elif not isinstance(class_weight, str) or class_weight != "balanced":
+            raise ValueError(
+                "`class_weight` must be a dictionary from labels to numbers, or 'balanced'. "
+                f"Received: {class_weight!r:.60}."
+            )
+        if label_ids.ndim == 2:
+            label_ids = label_ids.argmax(axis=1)
+        labeled = label_ids != UNLABELED
+        if isinstance(class_weight, Mapping):
+            weights = np.array([class_weight.get(name, 1.0) for name in names])
+        else:
+            counts = np.bincount(label_ids[labeled], minlength=len(names))
+            weights = labeled.sum() / np.maximum(np.count_nonzero(counts) * counts, 1)
+        return np.where(labeled, weights[label_ids], 1.0).astype("float32")
+
+    def _checked_validation(self, data):
+        """What Keras is to validate with."""
+        if isinstance(data, tuple | list) and len(data) in (2, 3) and isinstance(data[0], Mapping):
+            x, y, *weights = data
+            self._check(x, "evaluate")
+            return (x, self._checked_labels(y, x, *weights), *weights)
+        self._check(data, "evaluate")
+        return self._as_batches(data)
+
+    def _checked_labels(self, y, x, sample_weight=None):
         """Refuses labels that would train wrongly without a word; returns them flat."""
+        if isinstance(x, ClozeDataset) and (y is not None or sample_weight is not None):
+            raise ValueError(
+                "A dataset has the labels and the weights of its texts: leave out `y` and "
+                "`sample_weight`, and use `template.dataset(texts, labels, sample_weight=...)`."
+            )
         if y is None:
+            if isinstance(x, Mapping):
+                raise ValueError(
+                    "Training and evaluation need labels: `x, y = template.encode(texts, labels)`."
+                )
             return None
-        y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(y)
-        if y.shape not in ((len(y),), (len(y), 1)):
-            raise ValueError(f"`y` must have the shape (n,). Received: shape {y.shape}.")
-        if y.dtype.kind not in "iub":
+        y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(as_list("y", y))
+        if y.ndim == 0 or y.shape[1:] not in ((), (1,)):
+            raise ValueError(
+                f"`y` must have the shape (n,). Received: shape {y.shape}. Probabilities of labels "
+                "go into `template.dataset(texts, probabilities)`."
+            )
+        if y.dtype.kind not in "iu":
             raise TypeError(
                 "`y` must be the numbers of the labels, as `template.label_ids(labels)` gives "
-                f"them. Received: numbers of the type {y.dtype}, beginning with {y[:3].tolist()}."
+                f"them. Received: the type {y.dtype}, beginning with {y[:3].tolist()}."
             )
         names = self.template.label_names
         count = x["candidate_ids"].shape[1] if names is None else len(names)
@@ -511,10 +684,25 @@ class LabelModel(keras.Model):
             )
         return y.reshape(-1)
 
-    def _checked(self, data, purpose):
-        """Refuses a dataset of another template; returns what Keras is to iterate over."""
+    def _check(self, data, purpose):
+        """Refuses data that are not what the model's template makes."""
         if not isinstance(data, ClozeDataset):
-            return data
+            arrays = {"token_ids", "segment_ids"}
+            arrays |= {"mask_positions"} if self.template.is_cloze else set()
+            if isinstance(data, Mapping):
+                wrong = not arrays <= data.keys()
+            else:
+                # Of other kinds there are iterators and datasets of Keras and its backends.
+                wrong = data is None or isinstance(data, str | bytes | Sequence | Set)
+                wrong = wrong or hasattr(data, "__array__") or hasattr(data, "columns")
+            if wrong:
+                make = "(texts)" if purpose == "predict" else "(texts, labels)"
+                raise TypeError(
+                    f"`{purpose}` takes what the template makes of texts: "
+                    f"`template.dataset{make}`. Received: {data!r:.60} of type "
+                    f"{type(data).__name__}."
+                )
+            return
         if purpose != "predict" and data.label_ids is None:
             raise ValueError(
                 "Training and evaluation need labels: `template.dataset(texts, labels)`."
@@ -538,6 +726,11 @@ class LabelModel(keras.Model):
                 "The dataset has longer texts than the model was made for. Received: "
                 f"maxlen={data.template.maxlen} instead of {self.template.maxlen}."
             )
+
+    def _as_batches(self, data):
+        """What Keras is to iterate over."""
+        if not isinstance(data, ClozeDataset):
+            return data
         data.fill, data.part = count_replicas(self.distribution), find_part(self.distribution)
         return as_batches(data)
 

@@ -7,7 +7,7 @@ from keras_ptuning.backend import build_model, sum_over_replicas
 from keras_ptuning.methods import named_weights
 from keras_ptuning.models import find_application, find_model
 from keras_ptuning.text.templates import PlainText
-from keras_ptuning.tuning.base import LabelModel
+from keras_ptuning.tuning.base import LabelModel, check_template
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -114,9 +114,10 @@ def build_classifier(config_path, checkpoint_path=None, template=None, tune="all
 
 
 def find_classifier(config_path, checkpoint_path, template, model):
-    if not isinstance(template, PlainText):
-        raise TypeError(
-            "`template` must be a `PlainText`, e.g. PlainText(['负面', '正面'], 'bert-mini-zh'). "
-            f"Received: template={template!r}."
-        )
+    check_template(
+        template,
+        checkpoint_path,
+        isinstance(template, PlainText),
+        "a `PlainText`, e.g. PlainText(['负面', '正面'], 'bert-mini-zh')",
+    )
     return find_model(config_path, checkpoint_path, model)

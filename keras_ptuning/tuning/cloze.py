@@ -11,7 +11,7 @@ from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
-from keras_ptuning.tuning.base import LabelModel
+from keras_ptuning.tuning.base import LabelModel, check_template
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -287,11 +287,12 @@ def build_ptuning_model(
         - [Su, 2021](https://kexue.fm/archives/8295): frozen model, masked stop-gradient, and the
           auxiliary task in place of an LSTM.
     """
-    if not getattr(template, "is_cloze", False):
-        raise TypeError(
-            "`template` must be a `Template`, e.g. build_ptuning_model('bert-mini-zh', "
-            f"template=template). Received: template={template!r}."
-        )
+    check_template(
+        template,
+        checkpoint_path,
+        getattr(template, "is_cloze", False),
+        "a `Template`, e.g. build_ptuning_model('bert-mini-zh', template=template)",
+    )
     config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
     return build_model(
         ClozeModel,

@@ -56,11 +56,15 @@ class StopAtNaN(keras.callbacks.Callback):
         self.error = FloatingPointError(
             f"The loss is {logs['loss']}, or a weight is not finite, after step {self.step} "
             f"(epoch {epoch + 1}, batch {self.batch + 1}{texts}), with a learning rate of "
-            f"{self._learning_rates()}. The model has the weights from {kept}. Compile it again, "
+            f"{self._describe_rates()}. The model has the weights from {kept}. Compile it again, "
             "with a smaller learning rate."
         )
 
-    def _learning_rates(self):
-        optimizers = getattr(self.model.optimizer, "optimizers", [self.model.optimizer])
-        rates = [float(ops.convert_to_numpy(o.learning_rate)) for o in optimizers]
-        return " and ".join(f"{rate:.2g}" for rate in rates)
+    def _describe_rates(self):
+        return " and ".join(f"{rate:.2g}" for rate in learning_rates(self.model.optimizer))
+
+
+def learning_rates(optimizer):
+    """The learning rate of an optimizer as it is now, in a list; or of each optimizer in one."""
+    optimizers = getattr(optimizer, "optimizers", [optimizer])
+    return [float(ops.convert_to_numpy(o.learning_rate)) for o in optimizers]

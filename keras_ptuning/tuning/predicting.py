@@ -6,13 +6,12 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable
 
 import keras
 import numpy as np
 
 from keras_ptuning.backend import is_shared
-from keras_ptuning.checks import check_integer, refuse_table
+from keras_ptuning.checks import check_integer, check_list
 from keras_ptuning.files import (
     LABELED,
     check_target,
@@ -102,11 +101,9 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
             )
         path, texts = texts, _plain_lines(texts)
         count = count_texts(path)
-    elif isinstance(texts, Iterable):
-        refuse_table("texts", texts)
-        count = len(texts) if hasattr(texts, "__len__") else None
     else:
-        raise TypeError(f"Expected a path or an iterable of texts. Received: texts={texts!r:.60}.")
+        check_list("texts", texts)
+        count = len(texts) if hasattr(texts, "__len__") else None
     texts = _checked(texts, "text_b" in template.slots)
     for path in files[1:]:
         check_target(path)

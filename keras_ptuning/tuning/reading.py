@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from keras import ops
 
+from keras_ptuning.checks import check_path
 from keras_ptuning.files import replacing
 from keras_ptuning.text.tokenizers import is_special
 
@@ -179,7 +180,7 @@ def plot_prompt(model, path=None, k=5):
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the model has no virtual tokens.
+        ValueError: if the model has no virtual tokens, or `path` another ending.
 
     Example:
 
@@ -192,8 +193,17 @@ def plot_prompt(model, path=None, k=5):
         from matplotlib import pyplot
     except ImportError:
         raise ImportError("Plots need matplotlib: pip install matplotlib") from None
+    if path is not None:
+        check_path("path", path)
+        known = matplotlib.figure.Figure().canvas.get_supported_filetypes()
+        ending = os.path.splitext(path)[1].lower().removeprefix(".")
+        if ending not in known:
+            raise ValueError(
+                f"The path of a plot must end in one of {sorted(known)}, such as 'prompt.png'. "
+                f"Received: path={os.fspath(path)!r}."
+            )
     entries = describe_prompt(model, k)
-    is_svg = path is not None and os.fspath(path).lower().endswith(".svg")
+    is_svg = path is not None and ending == "svg"
     words = "".join(token for entry in entries for token, _ in entry["nearest"])
     fonts = ["sans-serif"]
     if _width(words) > len(words):

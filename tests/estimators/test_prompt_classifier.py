@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import warnings
 import zipfile
 
 import keras
@@ -172,7 +173,7 @@ def test_one_label_more_than_was_seen(make, make_template, reviews):
         ({}, {"texts": zip("书" * 24, "好" * 24, strict=True)}, TypeError, "Texts must be strings"),
         ({}, {"labels": np.linspace(0, 1, 24)}, ValueError, "Label 0 is 0.0 of type float"),
         ({}, {"texts": np.zeros((24, 3))}, TypeError, "Texts must be strings"),
-        ({}, {"texts": "一句话"}, TypeError, "a list of texts"),
+        ({}, {"texts": "一句话"}, TypeError, "`texts` must be a list"),
         ({}, {"unlabeled": ["书"]}, ValueError, "use `auxiliary=True`"),
     ],
 )
@@ -277,3 +278,70 @@ def test_find_checkpoint(small_bert, tmp_path):
         find_checkpoint(os.path.join(os.path.dirname(weights), "other.ckpt"))
     template = Template("[u1][MASK]{text}", {0: "不", 1: "很"}, vocab, maxlen=64)
     assert build_ptuning_model(*find_checkpoint(weights)[:2], template).prompt.shape == (1, 32)
+
+
+def test_a_single_text_of_a_label_gives_one_warning(make, reviews):
+    """Without it, nothing would say that there is no validation and no early stopping."""
+    texts, labels = reviews
+    labels = ["负面"] * 23 + ["正面"]
+    with pytest.warns(UserWarning, match="single text of '正面'.*all 1 epochs") as caught:
+        classifier = make().fit(texts, labels)
+    (warning,) = [w for w in caught if w.category is UserWarning]
+    assert warning.filename == __file__
+    assert "val_loss" not in classifier.history_
+    with pytest.warns(UserWarning, match="4 texts are too few"):
+        make().fit(texts[:4], ["正面", "负面"] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make(validation_fraction=0).fit(texts, labels)
+        assert "val_loss" in make().fit(*reviews).history_
+
+
+def test_search_among_patterns(make, make_template, reviews):
+    patterns = ["[u1][MASK]满意。{text}", "[u1][u2][MASK]{text}"]
+    template = make_template(patterns[1])
+    halves = [(np.arange(12), np.arange(12, 24))]
+    search = GridSearchCV(make(template), {"template__pattern": patterns}, cv=halves)
+    search.fit(*reviews)
+    assert [p["template__pattern"] for p in search.cv_results_["params"]] == patterns
+    best = search.best_params_["template__pattern"]
+    assert search.best_estimator_.model_.template.pattern == best
+    # The template that was given stays, and so does that of a fitted model.
+    assert template.pattern == patterns[1]
+    fitted = search.best_estimator_
+    expected = fitted.predict_proba(reviews[0])
+    fitted.set_params(template__pattern=patterns[best == patterns[0]])
+    assert fitted.template.pattern != best
+    np.testing.assert_array_equal(fitted.predict_proba(reviews[0]), expected)
+    assert " object at 0x" not in repr(fitted)
+
+
+def test_verbose_reaches_predictions(make, reviews, capsys):
+    classifier = make(verbose=0).fit(*reviews)
+    classifier.score(*reviews)
+    assert capsys.readouterr().out == ""
+    classifier.set_params(verbose=2)
+    for call in (
+        lambda: classifier.predict(reviews[0]),
+        lambda: classifier.predict_proba(reviews[0]),
+        lambda: classifier.score(*reviews),
+    ):
+        call()
+        assert "1/1" in capsys.readouterr().out
+    classifier.set_params(verbose="auto").predict(reviews[0])
+    assert "1/1" in capsys.readouterr().out
+
+
+def test_class_weights(make, reviews):
+    texts, labels = reviews
+    options = {"validation_fraction": 0, "learning_rate": 1e-9, "batch_size": 24, "epochs": 1}
+
+    def loss(**kwargs):
+        return make(**options, **kwargs).fit(texts, labels).history_["loss"][0]
+
+    both = loss()
+    halves = [loss(class_weight={"负面": a, "正面": 1 - a}) for a in (0.0, 1.0)]
+    np.testing.assert_allclose(sum(halves), both, rtol=1e-4)
+    np.testing.assert_allclose(loss(class_weight="balanced"), both, rtol=1e-4)
+    with pytest.raises(ValueError, match="labels of the template"):
+        loss(class_weight={0: 1.0})

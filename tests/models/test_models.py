@@ -1,6 +1,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -399,3 +400,24 @@ def test_only_loaded_layers_start_at_zero(small_bert):
     assert np.asarray(model.get_layer("My-Dense").get_weights()[0]).std() > 0.01
     random = build_transformer_model(small_bert[0])
     assert random.get_layer("Transformer-0-FeedForward").get_weights()[0].std() > 0.01
+
+
+@pytest.mark.parametrize("name", ["bert", "albert"])
+@pytest.mark.parametrize(
+    "wrapper", ["model.", "_orig_mod.", "module.", "base_model.model.", "module._orig_mod.model."]
+)
+def test_names_in_wrappers(tmp_path, name, wrapper):
+    """As `torch.compile`, data parallelism, PEFT, and models of one's own leave them."""
+    small_checkpoints.write_hugging_face(tmp_path, name)
+    expected = build_transformer_model(tmp_path, with_mlm=True).get_weights()
+    values = {f"{wrapper}{k}": v for k, v in small_checkpoints.hugging_face_tensors(name).items()}
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    found = build_transformer_model(tmp_path, with_mlm=True)
+    for a, b in zip(found.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # A head of its own is still seen.
+    table = next(key for key in values if re.search(r"word_embeddings\.weight", key))
+    values[wrapper + type(found.transformer).tied] = values[table] + 1
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    with pytest.raises(ValueError, match="table of its own"):
+        build_transformer_model(tmp_path, with_mlm=True)

@@ -1,12 +1,14 @@
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import LABELS
+from sklearn.base import clone
 from small_bert import vocabulary
 
-from keras_ptuning import PlainText, Template, Tokenizer
+from keras_ptuning import PackedDataset, PlainText, Template, Tokenizer
 
 
 def tokens(template, text):
@@ -93,7 +95,7 @@ def test_columns_of_arrays_and_tables(make_template):
         x, y = template.encode(texts, labels)
         np.testing.assert_array_equal(x["token_ids"], expected[0]["token_ids"])
         np.testing.assert_array_equal(y, expected[1])
-    with pytest.raises(TypeError, match=r"one column of a table.* DataFrame"):
+    with pytest.raises(TypeError, match=r"one column of a table.*DataFrame"):
         template.encode(table)
 
 
@@ -142,6 +144,7 @@ def test_config_survives_json(make_template):
         ({"labels": {"a": "很"}}, "at least two labels"),
         ({"labels": {"a": [], "b": "好"}}, "'a' has no word"),
         ({"labels": {None: "不", "b": "好"}}, "strings or integers"),
+        ({"labels": {False: "不", True: "好"}}, "integers. Received: False of type bool"),
         ({"maxlen": 11}, "the template alone takes 11 tokens .* at least 12"),
     ],
 )
@@ -174,13 +177,14 @@ def test_vocabulary_without_mask():
     ("texts", "labels", "error", "message"),
     [
         (["书", None], None, TypeError, "text 1 is None"),
-        ("书贵", None, TypeError, "one string '书贵'"),
-        (None, None, TypeError, "list of texts.* None"),
+        ("书贵", None, TypeError, "must be a list.*'书贵'"),
+        (None, None, TypeError, "must be a list.*None"),
         ({"text": ["书"]}, None, TypeError, "one column of a table.* dict"),
-        ([], [], ValueError, "no texts"),
+        ([], [], ValueError, "`texts` must not be empty"),
         (["书", "贵"], ["正面"], ValueError, "2 texts and 1 labels"),
         (["书", "贵"], ["正面", "中性"], ValueError, "Label 1 is '中性'.*负面.*正面"),
         (["书", "贵"], ["正面", None], ValueError, "Label 1 is None"),
+        (["书", "贵"], [True, False], ValueError, "Label 0 is True of type bool"),
     ],
 )
 @pytest.mark.parametrize("method", ["encode", "dataset"])
@@ -259,6 +263,8 @@ def test_candidates(make_template):
         (None, [["很", "不"], []], "Text 1 needs at least two candidates"),
         (None, [["很", "不"], ["很", "很"]], "Text 1 needs at least two candidates, each once"),
         (None, [["很", "不"], ["很", "坏"]], "'坏' among the candidates of text 1 is not in the"),
+        (None, [["很", "不"], ["OK", "ok"]], "'OK' and 'ok' of text 1 become the same tokens"),
+        (None, [["很", "很\u200b"], ["很", "不"]], "of text 0 become the same tokens"),
         (
             None,
             [["很", "不"], ["很", "不满意"]],
@@ -315,12 +321,12 @@ def test_unlabeled_pairs_and_no_labels_at_all(make_template):
     tokens = [template.tokenizer.id_to_token(i) for i in x["token_ids"][0][:6]]
     assert tokens == ["[CLS]", "书", "[SEP]", "屏", "幕", "[SEP]"]
     assert x["segment_ids"][0][:6].tolist() == [0, 0, 0, 1, 1, 1] and y.tolist() == [-1]
-    with pytest.raises(ValueError, match="no texts to encode"):
+    with pytest.raises(ValueError, match="`texts` must not be empty"):
         template.dataset([], [], unlabeled=[("书", "屏幕")])
     with pytest.raises(ValueError, match="no `texts` that they belong to"):
         template.dataset(labels=["正面"], unlabeled=[("书", "屏幕")])
     for wrong in ("屏幕不好", pd.DataFrame({"a": ["书"], "b": ["贵"]})):
-        with pytest.raises(TypeError, match="Expected a list of texts"):
+        with pytest.raises(TypeError, match="`unlabeled` must be a list"):
             template.dataset(unlabeled=wrong)
 
 
@@ -342,8 +348,11 @@ def test_plain_text(tokenizer):
     assert not {"masked_token_ids", "auxiliary_ids"} & set(inputs)
     again = PlainText.from_config(plain.get_config())
     assert again.get_config() == plain.get_config()
-    for labels in (["a"], ["a", "a"], ["a", 1.5], "ab", None):
-        with pytest.raises(ValueError, match="at least two labels, strings or integers, each once"):
+    for labels in (["a"], ["a", "a"], []):
+        with pytest.raises(ValueError, match="at least two labels, each once"):
+            PlainText(labels, tokenizer)
+    for labels in (["a", 1.5], [0, True], [None, "a"]):
+        with pytest.raises(ValueError, match=r"must be strings or integers\. Received"):
             PlainText(labels, tokenizer)
 
 
@@ -368,3 +377,92 @@ def test_label_tokens_beyond_the_vocabulary():
     template = Template("[u1][u2][MASK]{text}", labels, vocab)
     assert template.tuned_names == ["[u1]", "[u2]", "[v2]", "[v3]"]
     assert template.label_token_ids == [9, 10] and template.virtual_ids == [1, 11]
+
+
+def test_repr_is_short_and_has_no_address(make_template, tokenizer):
+    template = make_template("[u1][MASK]。{text}", {0: "不", 1: "很"})
+    assert repr(template) == "Template('[u1][MASK]。{text}', {0: ['不'], 1: ['很']}, maxlen=64)"
+    words = "很不满意好差理想这趟北京之旅我感觉错"
+    assert len(repr(make_template("[MASK]{text}", {word: word for word in words}))) < 120
+    causal = Template("{text}[MASK]", None, tokenizer, causal=True)
+    assert repr(causal) == "Template('{text}[MASK]', None, maxlen=128, causal=True)"
+    plain = PlainText(["a", "b"], tokenizer)
+    assert repr(plain) == "PlainText('{text}', ['a', 'b'], maxlen=128)"
+    assert repr(plain.dataset(["书"] * 5, batch_size=2)) == (
+        f"<ClozeDataset: 5 texts without labels, 3 batches of 2, of {plain!r}>"
+    )
+    assert "1 texts with labels" in repr(plain.dataset(["书"], ["a"]))
+
+
+def test_set_params(make_template, tokenizer):
+    template = make_template()
+    copied = clone(template)
+    dataset = template.dataset(["书"], ["正面"])
+    assert template.set_params(pattern="{text}很[MASK]", labels={"a": "好", "b": "差"}) is template
+    # As one that was made so: numbers, ids and places too.
+    made = Template("{text}很[MASK]", {"a": "好", "b": "差"}, tokenizer, maxlen=64)
+    assert template.get_config() == made.get_config() and template.virtual_ids == []
+    assert template.label_ids(["b"]).tolist() == [1]
+    # What has the old one keeps it.
+    assert copied.pattern == make_template().pattern and copied.label_ids(["正面"]).tolist() == [1]
+    assert dataset.template.pattern == copied.pattern
+    before = template.get_config()
+    for params, message in (
+        ({"pattern": "{text}"}, r"at least one \[MASK\]"),
+        (
+            {"maxlen": 9, "patern": "[MASK]{text}"},
+            r"has no \['patern'\]. Expected .*maxlen",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            template.set_params(**params)
+        assert template.get_config() == before
+    plain = PlainText(["a", "b"], tokenizer).set_params(maxlen=9, pairs=True)
+    assert plain.maxlen == 9 and plain.slots == ["text", "text_b"]
+    assert clone(plain).get_config() == plain.get_config()
+
+
+def test_many_unknown_tokens_give_one_warning(make_template):
+    """Of texts to learn from; predictions of a million texts give none."""
+    template = make_template()
+    for learn in (
+        lambda: template.dataset(["滿意嗎书", "书贵"], ["正面", "负面"]),
+        lambda: template.encode(["滿意嗎书", "书贵"], ["正面", "负面"]),
+        lambda: template.dataset(["书贵"], ["正面"], unlabeled=["滿意嗎书", "书贵"]),
+        lambda: make_template("[MASK]{text}").dataset(unlabeled=["滿意嗎书", "书贵"]),
+        lambda: PackedDataset(["滿意嗎书", "书贵"], template.tokenizer),
+    ):
+        with pytest.warns(UserWarning, match=r"lacks 2 of the 6 tokens") as caught:
+            learn()
+        assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        template.dataset(["滿意嗎书"])
+        template.encode(["滿"])
+        template.dataset(["滿书贵贵", "书"], ["正面", "负面"])
+        template.dataset(["", ""], ["正面", "负面"])
+
+
+def test_sample_weight_goes_with_its_text(make_template):
+    texts, labels = ["书" * n for n in range(1, 8)], ["正面"] * 7
+    weights = np.arange(7)
+    for mask_rate, unlabeled in ((0, None), (0.15, None), (0.15, ["贵贵"])):
+        dataset = make_template().dataset(
+            texts, labels, 3, mask_rate=mask_rate, sample_weight=weights, unlabeled=unlabeled
+        )
+        for batch in dataset:
+            lengths = (batch[0]["token_ids"] == dataset.template.tokenizer.token_to_id("书")).sum(1)
+            expected = np.where(batch[1] < 0, 1, lengths - 1)
+            np.testing.assert_array_equal(batch[2], expected)
+    part = dataset.subset(np.array([6, 0]))
+    assert part.sample_weight.tolist() == [6, 0]
+
+
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1, -1], [1, np.nan], [1, np.inf], ["a", "b"], [[1], [2]], [True, False]]
+)
+def test_bad_sample_weights(make_template, weights):
+    with pytest.raises(ValueError, match="`sample_weight` must be 2 finite numbers from 0 on"):
+        make_template().dataset(["书", "贵"], ["正面", "负面"], sample_weight=weights)
+    with pytest.raises(ValueError, match="there are no `labels`"):
+        make_template().dataset(["书", "贵"], sample_weight=weights)

@@ -3,12 +3,14 @@ import json
 import random
 import sys
 import unicodedata
+import warnings
 
 import pytest
 from small_bert import vocabulary
 
 from keras_ptuning import Tokenizer
 from keras_ptuning.pretraining.vocabularies import build_vocab
+from keras_ptuning.text.tokenizers import load_vocab
 
 
 def test_encode_decode(tokenizer):
@@ -95,7 +97,7 @@ def test_bad_vocabulary_files(tmp_path):
     with pytest.raises(ValueError, match="is empty"):
         Tokenizer(tmp_path / "empty.txt")
     (tmp_path / "gbk.txt").write_bytes("[PAD]\n很\n".encode("gbk"))
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match=r"gbk\.txt, line 2: expected text in UTF-8"):
         Tokenizer(tmp_path / "gbk.txt")
 
 
@@ -339,3 +341,86 @@ def test_an_id_without_a_token(tmp_path):
     assert tokenizer.vocab_size == len(vocabulary())
     assert tokenizer.token_to_id("好") == vocabulary().index("好")
     assert tokenizer.tokenize("很") == ["[UNK]"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda tokens: "\n".join(tokens),
+        lambda tokens: "\ufeff" + "\n".join(tokens),
+        lambda tokens: "\r\n".join([*tokens, "", "\n"]),
+        lambda tokens: "\n".join(f"{token}\t{i}" for i, token in enumerate(tokens)),
+        # Numbers that are ids say the order.
+        lambda tokens: "\n".join(f"{token}\t{i}" for i, token in reversed([*enumerate(tokens)])),
+        lambda tokens: "\ufeff" + "".join(f"{token}\t77\r\n" for token in tokens),
+    ],
+    ids=["plain", "byte order mark", "blank end", "ids", "ids in another order", "counts"],
+)
+def test_vocabulary_files(tmp_path, write):
+    # A token may be a kind of space, or nothing, in the middle.
+    tokens = [*vocabulary(), "\u3000", "好"]
+    (tmp_path / "vocab.txt").write_bytes(write(tokens).encode())
+    assert load_vocab(tmp_path / "vocab.txt") == tokens
+
+
+def test_lines_of_which_some_have_a_number_are_tokens(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join([*vocabulary(), "好\t5"]), "utf-8")
+    assert load_vocab(tmp_path / "vocab.txt")[-1] == "好\t5"
+
+
+@pytest.mark.parametrize(
+    ("change", "added"),
+    [
+        ({"很": 0}, []),
+        ({"很": -1}, []),
+        ({"很": True}, []),
+        ({"很": 7.0}, []),
+        ({}, [{"id": 6, "content": "[new]"}]),
+        ({}, [{"id": -1, "content": "[new]"}]),
+    ],
+)
+def test_ids_that_overwrite_another_token(tmp_path, change, added):
+    ids = {**{token: i for i, token in enumerate(vocabulary())}, **change}
+    path = write_json(tmp_path / "tokenizer.json", {"type": "WordPiece", "vocab": ids}, added)
+    with pytest.raises(ValueError, match=r"tokenizer\.json' cannot be read.*different ids"):
+        Tokenizer(path)
+
+
+CASED = [*vocabulary(), "Good", "OK", "##S"]
+
+
+def test_a_cased_vocabulary_that_is_lower_cased():
+    with pytest.warns(UserWarning, match=r"3 of the \d+ words .*'Good'.*do_lower_case=False"):
+        Tokenizer(CASED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Tokenizer(CASED, do_lower_case=False)
+        # A few are no sign, and special tokens and virtual ones none at all.
+        Tokenizer([*vocabulary(), *(f"word{i}" for i in range(40)), "A", "[unusedA]"])
+
+
+@pytest.mark.parametrize(
+    ("config", "do_lower_case", "message"),
+    [
+        # As bert-base-chinese says, of a vocabulary in lower case.
+        ('{"do_lower_case": false}', True, None),
+        ('{"do_lower_case": true, "strip_accents": null}', True, None),
+        ('{"do_lower_case": false, "tokenize_chinese_chars": true}', False, None),
+        ('{"do_lower_case": true}', False, r"\{'do_lower_case': True\}.*\{'do_lower_case': False"),
+        ('{"tokenize_chinese_chars": false}', True, r"\{'tokenize_chinese_chars': False\}"),
+        ('{"strip_accents": false}', True, r"\{'strip_accents': False\}"),
+        ("[]", False, None),
+        ("[" * 100_000, False, None),
+        ('{"do_lower_case": "yes"}', False, None),
+    ],
+)
+def test_a_configuration_that_is_not_followed(tmp_path, config, do_lower_case, message):
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary()), "utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(config, "utf-8")
+    if message is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Tokenizer(tmp_path, do_lower_case)
+    else:
+        with pytest.warns(UserWarning, match=message):
+            Tokenizer(tmp_path, do_lower_case)

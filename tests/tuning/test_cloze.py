@@ -12,11 +12,14 @@ from keras import ops
 from small_bert import CONFIG, tensors, vocabulary, write_small_bert, write_tensors
 
 from keras_ptuning import (
+    PlainText,
     Prompt,
     Template,
     Tokenizer,
+    build_classifier,
     build_ptuning_model,
     build_transformer_model,
+    build_vat_classifier,
     load_tuned,
 )
 from keras_ptuning.datasets import load_sentiment
@@ -128,7 +131,7 @@ def test_label_normalization(make_model, make_template, reviews):
     np.testing.assert_allclose(model.train_on_batch(x, y)[0], expected, rtol=1e-4)
 
 
-def test_sample_and_class_weights(make_model, make_template, reviews):
+def test_sample_weights(make_model, make_template, reviews):
     model = make_model(auxiliary=False)
     model.compile(keras.optimizers.SGD(0.0))
     x, y = make_template().encode(*reviews)
@@ -137,10 +140,6 @@ def test_sample_and_class_weights(make_model, make_template, reviews):
     for column in (weights, weights[:, None]):
         found = model.train_on_batch(x, y, sample_weight=column)[0]
         np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
-    dataset = make_template().dataset(*reviews, batch_size=24, mask_rate=0)
-    found = model.fit(dataset, class_weight={0: 3.0, 1: 0.5}, verbose=0).history["loss"][0]
-    expected = (losses * np.where(y == 0, 3.0, 0.5)).mean()
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_masks_are_seen_in_training_only(make_model, make_template, reviews):
@@ -596,6 +595,10 @@ def test_several_label_tokens_of_one_label_differ(make_model, make_template):
         (pd.Series([0] * 23 + [7]), ValueError, r"from 0 to 1.*Received: \[7\]"),
         (ops.convert_to_tensor([2] * 24), ValueError, r"from 0 to 1"),
         (np.linspace(0, 1, 24), TypeError, "type float64"),
+        ([True, False] * 12, TypeError, "type bool"),
+        ("正面", TypeError, "`y` must be a list"),
+        ({0, 1}, TypeError, "`y` must be a list"),
+        (pd.DataFrame({"label": [0] * 24}), TypeError, "`y` must be a list, e.g. one column"),
     ],
 )
 def test_bad_label_numbers(make_model, make_template, reviews, y, error, message):
@@ -622,3 +625,229 @@ def test_options_of_a_prompt_that_is_not_there(make_model, make_template):
         make_model(template, tune="prompt")
     with pytest.raises(ValueError, match=r"each of \['all'\].*'prompt'"):
         make_model(template, tune="all").compile({"all": "adam", "prompt": "sgd"})
+
+
+@pytest.fixture
+def weighting(make_model, make_template, reviews):
+    """A model that does not change, its template, and the loss of each review without weights."""
+    model, template = make_model(auxiliary=False), make_template()
+    model.compile(keras.optimizers.SGD(0.0))
+    x, y = template.encode(*reviews)
+    losses = -np.take_along_axis(model.predict(x, verbose=0), y[:, None], axis=1)[:, 0]
+    return model, template, x, y, losses
+
+
+def fitted_loss(model, *data, **kwargs):
+    return model.fit(*data, verbose=0, **kwargs).history["loss"][0]
+
+
+def test_class_weights_are_by_label(weighting, reviews):
+    model, template, x, _, _ = weighting
+    texts, labels = reviews[0], ["负面"] * 20 + ["正面"] * 4
+    y, weights = template.label_ids(labels), np.linspace(0, 2, 24)
+    scores = model.predict(x, verbose=0)
+    losses = -np.take_along_axis(scores, y[:, None], axis=1)[:, 0]
+    dataset = template.dataset(texts, labels, 24, mask_rate=0, sample_weight=weights)
+    for class_weight, expected in (
+        ({"负面": 3.0, "正面": 0.5}, [3.0, 0.5]),
+        ({"正面": 0}, [1, 0]),
+        # 20 of one and 4 of the other.
+        ("balanced", [24 / 2 / 20, 24 / 2 / 4]),
+    ):
+        weighted = losses * np.array(expected)[y]
+        found = fitted_loss(model, x, y, class_weight=class_weight)
+        np.testing.assert_allclose(found, weighted.mean(), rtol=1e-4)
+        found = fitted_loss(model, dataset, class_weight=class_weight)
+        np.testing.assert_allclose(found, (weighted * weights).mean(), rtol=1e-4)
+        # They are those of one call.
+        np.testing.assert_array_equal(dataset.sample_weight, weights.astype("float32"))
+    found = fitted_loss(model, x, y, class_weight="balanced", sample_weight=weights)
+    np.testing.assert_allclose(found, (weighted * weights).mean(), rtol=1e-4)
+    dataset = template.dataset(texts, labels, 24, mask_rate=0)
+    found = fitted_loss(model, dataset, class_weight="balanced")
+    np.testing.assert_allclose(found, weighted.mean(), rtol=1e-4)
+    assert dataset.sample_weight is None
+
+
+def test_class_weights_of_soft_labels_and_without_labels(make_model, make_template, reviews):
+    template, model = make_template(), make_model(auxiliary=False)
+    model.compile(keras.optimizers.SGD(0.0))
+    soft = np.array([[0.9, 0.1], [0.2, 0.8]])
+    log_p = model.predict(template.encode(["书贵", "屏幕"]), verbose=0)
+    expected = (-(soft * log_p).sum(axis=1) * [3, 1]).mean()
+    dataset = template.dataset(["书贵", "屏幕"], soft, mask_rate=0)
+    found = fitted_loss(model, dataset, class_weight={"负面": 3})
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    # Texts without a label are in no class, and learn as before.
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.0))
+    mixed = template.dataset(*reviews, 32, unlabeled=["书贵" * 3] * 4)
+    found = []
+    for class_weight in ({"负面": 0, "正面": 0}, None):
+        mixed.epoch = 0
+        found.append(fitted_loss(model, mixed, class_weight=class_weight))
+    assert 0 < found[0] < found[1]
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "message"),
+    [
+        (
+            {0: 3.0, 1: 0.5},
+            r"of the template, some of \['负面', '正面'\]. Received: \[0, 1\]",
+        ),
+        ({"负面": -1.0}, "finite numbers from 0 on"),
+        ({"负面": float("nan")}, "finite numbers from 0 on"),
+        ({"负面": "3"}, "finite numbers from 0 on"),
+        ("balance", "dictionary from labels to numbers, or 'balanced'. Received: 'balance'"),
+        ([3.0, 0.5], "dictionary from labels to numbers"),
+    ],
+)
+def test_bad_class_weights(weighting, reviews, class_weight, message):
+    model, template, *_ = weighting
+    with pytest.raises(ValueError, match=message):
+        model.fit(template.dataset(*reviews), class_weight=class_weight)
+
+
+RAW = {
+    "texts": ["书贵", "屏幕"],
+    "pairs": [("书", "贵"), ("屏", "幕")],
+    "array of texts": np.array(["书贵", "屏幕"]),
+    "series": pd.Series(["书贵", "屏幕"]),
+    "table": pd.DataFrame({"text": ["书贵", "屏幕"]}),
+    "one text": "书贵",
+    "set": {"书贵", "屏幕"},
+    "token ids": np.ones((2, 8), "int32"),
+    "dictionary of texts": {"text": ["书贵", "屏幕"]},
+    "empty dictionary": {},
+    "nothing": None,
+}
+
+
+def test_raw_texts_lead_to_the_dataset(make_model, make_template, reviews):
+    model, dataset = make_model(), make_template().dataset(*reviews)
+    model.compile()
+    for name, data in RAW.items():
+        calls = [(model.predict, (data,), {})]
+        for method in (model.fit, model.evaluate):
+            for y in ((), (["正面", "负面"],), (np.array([0, 1]),)):
+                calls.append((method, (data, *y), {}))
+        calls.append((model.fit, (dataset,), {"validation_data": (data, ["正面", "负面"])}))
+        if data is not None:
+            calls.append((model.fit, (dataset,), {"validation_data": data}))
+        for call, args, kwargs in calls:
+            with pytest.raises(TypeError, match=r"`template\.dataset\(texts.*Received"):
+                call(*args, **kwargs)
+                pytest.fail(name)
+
+
+def test_labels_where_they_do_not_belong(weighting, reviews):
+    model, template, x, y, _ = weighting
+    dataset = template.dataset(*reviews)
+    for call in (
+        lambda: model.fit(dataset, y),
+        lambda: model.fit(dataset, sample_weight=np.ones(24)),
+        lambda: model.evaluate(dataset, y),
+        lambda: model.evaluate(dataset, sample_weight=np.ones(24)),
+    ):
+        with pytest.raises(ValueError, match="A dataset has the labels"):
+            call()
+    for call in (lambda: model.fit(x), lambda: model.evaluate(x)):
+        with pytest.raises(ValueError, match=r"x, y = template\.encode\(texts, labels\)"):
+            call()
+    with pytest.raises(ValueError, match=r"from 0 to 1.*\[2"):
+        model.fit(dataset, validation_data=(x, y + 1), verbose=0)
+    found = model.fit(dataset, validation_data=(x, y), verbose=0).history["val_loss"][0]
+    np.testing.assert_allclose(found, model.evaluate(x, y, verbose=0)[0], rtol=1e-5)
+
+
+def test_a_template_in_the_place_of_the_checkpoint(small_bert, make_template, tokenizer):
+    template, plain = make_template(), PlainText(["负面", "正面"], tokenizer)
+    for build, wrong in (
+        (build_ptuning_model, template),
+        (build_classifier, plain),
+        (build_vat_classifier, plain),
+    ):
+        for kwargs in ({}, {"template": wrong}):
+            with pytest.raises(TypeError, match=r"as `checkpoint_path`.*`template=template`"):
+                build(small_bert[0], wrong, **kwargs)
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_the_next_call_after_a_wrong_one_works(make_model, make_template, reviews, auxiliary):
+    template = make_template()
+    expected = make_model(auxiliary=auxiliary)
+    expected.compile()
+    model = make_model(auxiliary=auxiliary)
+    model.set_weights(expected.get_weights())
+    model.compile()
+    x, y = template.encode(*reviews)
+    long = {**x, "token_ids": np.zeros((24, 99), "int32"), "segment_ids": np.zeros((24, 99))}
+    nowhere = {**x, "mask_positions": np.zeros((24, 1, 1, 1), "int32")}
+    for wrong in (long, nowhere, {**x, "token_ids": x["token_ids"][:, :3]}):
+        for call in (
+            lambda wrong=wrong: model.fit(wrong, y, verbose=0),
+            lambda wrong=wrong: model.evaluate(wrong, y, verbose=0),
+            lambda wrong=wrong: model.predict(wrong, verbose=0),
+        ):
+            with pytest.raises(Exception):  # noqa: B017
+                call()
+    losses = [
+        m.fit(template.dataset(*reviews, mask_rate=0), epochs=2, verbose=0).history["loss"]
+        for m in (expected, model)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    a, b = (m.evaluate(x, y, verbose=0) for m in (expected, model))
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_learning_rates_of_optimizers(make_model):
+    model = make_model()
+    for rate in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"finite, and not below 0. Received: \[.*\]"):
+            model.compile(keras.optimizers.Adam(rate))
+    # A rise begins at 0.
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, 9, warmup_target=1.0, warmup_steps=3)
+    model.compile(keras.optimizers.Adam(schedule))
+
+
+def test_names_that_tensorflow_cannot_take(small_bert, make_model):
+    if keras.backend.backend() != "tensorflow":
+        assert make_model(name="情感").name == "情感"
+        return
+    for name in ("情感", "my model", "_model"):
+        for make in (make_model, lambda **k: build_transformer_model(*small_bert[:2], **k)):
+            with pytest.raises(ValueError, match=rf"letters A to Z .*Received: name='{name}'"):
+                make(name=name)
+    assert make_model(name="model-2.b").name == "model-2.b"
+
+
+def test_a_vocabulary_in_another_order_than_the_checkpoints_own(small_bert, tmp_path):
+    paths = write_small_bert(tmp_path)
+    tokens = vocabulary()
+    swapped = list(tokens)
+    swapped[30], swapped[31] = tokens[31], tokens[30]
+    own = Template("[u1][MASK]{text}", LABELS, swapped, maxlen=64)
+    with pytest.raises(ValueError, match=r"2 tokens in other places .*vocab\.txt.*30 in place"):
+        build_ptuning_model(*paths[:2], own)
+    # Tokens of one's own in place of unused ones are fine, and so are all where there is no file.
+    renamed = ["[my]" if token == "[unused5]" else token for token in tokens]
+    build_ptuning_model(*paths[:2], Template("[my][MASK]{text}", LABELS, renamed, maxlen=64))
+    keep = [0, *range(20, 60)]
+    kept = Template("[MASK]{text}", LABELS, [tokens[i] for i in keep], maxlen=64)
+    build_ptuning_model(*paths[:2], kept, keep_tokens=keep)
+    with pytest.raises(ValueError, match="in other places than"):
+        build_ptuning_model(*paths[:2], kept, keep_tokens=[0, *range(21, 60), 20])
+    os.remove(paths[2])
+    build_ptuning_model(*paths[:2], own)
+
+
+def test_a_template_that_changes_is_another_for_the_model(make_model, make_template, reviews):
+    template = make_template("[MASK]满意。{text}")
+    model, before = make_model(template), template.dataset(reviews[0])
+    expected = model.predict(before, verbose=0)
+    template.set_params(pattern="很[MASK]。{text}")
+    assert model.template.pattern == "[MASK]满意。{text}"
+    np.testing.assert_array_equal(model.predict(before, verbose=0), expected)
+    with pytest.raises(ValueError, match="another template than the model's"):
+        model.predict(template.dataset(reviews[0]))

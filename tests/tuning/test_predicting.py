@@ -138,7 +138,7 @@ def test_bad_input(tmp_path, model, texts):
     out = tmp_path / "out.jsonl"
     with pytest.raises(FileNotFoundError, match=r"no text file .*missing"):
         predict_to_file(model, tmp_path / "missing", out)
-    with pytest.raises(TypeError, match="Expected a path or an iterable"):
+    with pytest.raises(TypeError, match="`texts` must be a list"):
         predict_to_file(model, 3, out)
     with pytest.raises(FileNotFoundError, match="no folder"):
         predict_to_file(model, texts, tmp_path / "no" / "out.jsonl")

@@ -270,3 +270,9 @@ def test_plot_without_matplotlib(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         plot_prompt(model)
+
+
+@pytest.mark.parametrize("path", ["plot", "plot.", "plot.doc", ".png"])
+def test_a_plot_needs_an_ending(model, tmp_path, path):
+    with pytest.raises(ValueError, match=r"must end in one of \[.*'png'.*Received: path='.*plot"):
+        plot_prompt(model, tmp_path / "plots" / path)
