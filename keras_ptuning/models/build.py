@@ -14,7 +14,7 @@ from keras_ptuning.checkpoints import (
 )
 from keras_ptuning.files import find_local, replacing_all
 from keras_ptuning.models.architectures import architecture_of, find_architecture
-from keras_ptuning.models.config import load_config, read_config
+from keras_ptuning.models.config import check_setting, load_config, read_config
 from keras_ptuning.models.heads import untrained_evidence
 from keras_ptuning.models.weights import (
     NamedTensors,
@@ -137,6 +137,9 @@ def make_transformer(config, checkpoint=None, model=None, application=None, **kw
     unknown = [key for key in kwargs if key not in known]
     if unknown:
         raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
+    for argument, _, check, expected in architecture.config_entries(config).values():
+        if argument in kwargs:
+            check_setting(f"`{argument}`", kwargs[argument], check, expected)
     transformer = architecture(
         **{
             **read_config(config, model=model),

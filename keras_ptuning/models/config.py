@@ -55,6 +55,16 @@ def load_config(path):
     return config
 
 
+def check_setting(name, value, check, expected):
+    """Raises a ValueError if a setting of a model is not what its entry says it must be."""
+    try:
+        good = check(value) and not isinstance(value, bool)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{name} must be {expected}. Received: {value!r:.60}.")
+
+
 def read_config(config, path=None, model=None):
     """Reads a model's configuration into the arguments of a transformer.
 
@@ -93,14 +103,8 @@ def read_config(config, path=None, model=None):
         raise ValueError(f"{name} lacks {', '.join(missing)}. Received: {sorted(config)}.")
     settings = {}
     for key, (argument, default, check, expected) in entries.items():
-        value = config.get(key, default)
-        try:
-            good = check(value) and not isinstance(value, bool)
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            raise ValueError(f"{name}: {key} must be {expected}. Received: {value!r}.")
-        settings[argument] = value
+        settings[argument] = config.get(key, default)
+        check_setting(f"{name}: {key}", settings[argument], check, expected)
     if settings["hidden_size"] % settings["num_attention_heads"]:
         keys = {entry[0]: key for key, entry in entries.items()}
         raise ValueError(

@@ -5,7 +5,7 @@ import itertools
 import re
 import string
 
-from keras_ptuning.checks import as_texts, check_list
+from keras_ptuning.checks import as_texts, check_integer, check_list
 from keras_ptuning.text.tokenizers import Tokenizer
 
 
@@ -42,6 +42,8 @@ def build_vocab(texts, min_count=10, max_size=None, unused=99, do_lower_case=Tru
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3, and its release of
           `chinese_L-12_H-768_A-12`.
     """
+    check_integer("min_count", min_count, 1)
+    check_integer("unused", unused, 0)
     special = ["[PAD]", *(f"[unused{i}]" for i in range(1, unused + 1))]
     special += ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     backend = Tokenizer(special, do_lower_case)._backend
@@ -63,6 +65,7 @@ def build_vocab(texts, min_count=10, max_size=None, unused=99, do_lower_case=Tru
     tokens = [t for t, n in counts.items() if n >= min_count and t not in always]
     tokens.sort(key=lambda token: (-counts[token], token))
     if max_size is not None:
+        check_integer("max_size", max_size, 1)
         if max_size < len(special) + len(always):
             raise ValueError(
                 f"`max_size` must be at least {len(special) + len(always)}: special tokens, "

@@ -674,6 +674,11 @@ class LabelModel(keras.Model):
                 "`y` must be the numbers of the labels, as `template.label_ids(labels)` gives "
                 f"them. Received: the type {y.dtype}, beginning with {y[:3].tolist()}."
             )
+        if isinstance(x, Mapping) and len(y) != len(x["token_ids"]):
+            raise ValueError(
+                f"`y` must have a label for each text. Received: {len(y)} labels of "
+                f"{len(x['token_ids'])} texts."
+            )
         names = self.template.label_names
         count = x["candidate_ids"].shape[1] if names is None else len(names)
         outside = y[(y < 0) | (y >= count)]

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, sum_over_replicas
+from keras_ptuning.checks import check_path
 from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
@@ -179,6 +180,7 @@ class ClozeModel(LabelModel):
         transformers.AutoModelForMaskedLM.from_pretrained("my_bert")
         ```
         """
+        check_path("folder", folder)
         apart = [method for method in self.methods if not method.merges]
         if apart:
             raise ValueError(
