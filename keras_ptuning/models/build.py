@@ -6,12 +6,15 @@ import json
 import os
 import warnings
 
+import numpy as np
+
 from keras_ptuning.checkpoints import (
     find_weights,
     open_checkpoint,
     write_safetensors,
     write_tensorflow,
 )
+from keras_ptuning.checks import check_finite
 from keras_ptuning.files import replacing
 from keras_ptuning.models.architectures import architecture_of, find_architecture
 from keras_ptuning.models.config import load_config, read_config
@@ -299,8 +302,9 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
             the size. Defaults to `"float32"`.
 
     Raises:
-        ValueError: if the model has layers that such a checkpoint has no names for, or the
-            vocabulary is not of the size that the configuration says.
+        ValueError: if the model has layers that such a checkpoint has no names for, the
+            vocabulary is not of the size that the configuration says, or a weight is not finite;
+            nothing is written then.
 
     Example:
 
@@ -335,13 +339,19 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
         layout: checkpoint_tensors(model.layers, table)
         for layout, table in architecture.tables().items()
     }
+    weights = written.get("hugging_face", written.get("google"))
+    with np.errstate(over="ignore"):
+        check_finite(
+            ((f"The tensor {name!r}", value.astype(dtype)) for name, value in weights.items()),
+            f"Nothing was written. Received: dtype={dtype!r}. Train again, with a smaller learning "
+            "rate, or use dtype='float32'.",
+        )
     os.makedirs(folder, exist_ok=True)
     config_text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     for name, text in (("config.json", config_text), ("vocab.txt", "\n".join(vocab) + "\n")):
         path = os.path.join(folder, name)
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-    weights = written.get("hugging_face", written.get("google"))
     write_safetensors(os.path.join(folder, "model.safetensors"), weights, dtype)
     if "google" in written:
         with contextlib.suppress(ImportError):
