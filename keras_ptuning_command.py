@@ -92,12 +92,11 @@ def _import_keras():
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-    return keras
 
 
 def _predict(options):
-    keras = _import_keras()
-    from keras_ptuning.files import check_keras_file
+    _import_keras()
+    from keras_ptuning import load_model
     from keras_ptuning.tuning.predicting import count_predictions, count_texts, predict_to_file
 
     if os.path.exists(options.out):
@@ -108,8 +107,7 @@ def _predict(options):
                 "it to predict them again."
             )
             return 0
-    check_keras_file(options.path)
-    model = keras.models.load_model(options.path)
+    model = load_model(options.path)
     if not hasattr(model, "template"):
         raise ValueError(f"{options.path} has a model without a template, not one of keras_ptuning")
     predict_to_file(model, options.texts, options.out, options.batch_size)

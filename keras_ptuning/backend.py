@@ -174,6 +174,38 @@ def predict_with_one_graph(model, batches):
         model.predict_function.get_concrete_function([batches.element_spec])
 
 
+def for_any_backend(config):
+    """A configuration out of a saved file, without the classes that one backend alone has.
+
+    On PyTorch, Keras writes down its optimizers as those of this backend.
+    """
+    if isinstance(config, list | tuple):
+        return [for_any_backend(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    config = {name: for_any_backend(value) for name, value in config.items()}
+    if str(config.get("module")).startswith("keras.src.backend.torch.optimizers."):
+        config |= {"module": "keras.optimizers", "registered_name": None}
+    return config
+
+
+def export_arguments(format, axes):
+    """What Keras has to be told to export a model whose inputs share some of their axes.
+
+    Args:
+        format: The format of `keras.Model.export`.
+        axes: Dictionary from the names of inputs to the names of their axes.
+
+    Returns:
+        A dictionary of arguments. For JAX it says which axes are equal; Keras takes all of them
+        but the batch for different ones.
+    """
+    if keras.backend.backend() != "jax" or format != "tf_saved_model":
+        return {}
+    shapes = {name: f"({', '.join(own)})" for name, own in axes.items()}
+    return {"jax2tf_kwargs": {"polymorphic_shapes": [shapes]}}
+
+
 # Where TensorFlow is told which of several processes it is.
 WORKERS = "TF_CONFIG"
 

@@ -108,3 +108,50 @@ def check_text(what, value):
             f"{what} has half of a surrogate pair, as broken JSON has it, which no file can hold. "
             f"Received: {value!a:.60}."
         ) from None
+
+
+def check_finite(arrays, advice):
+    """Refuses NaN and infinite numbers, and what is no number.
+
+    Args:
+        arrays: Iterable of pairs `(name, array)`. Each array is read once.
+        advice: String, what to do, for the message.
+
+    Raises:
+        ValueError: if one of them has such a number.
+    """
+    for name, array in arrays:
+        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+            raise ValueError(f"{name} must be numbers. Received: {array!r:.60}.")
+        # A sum takes one pass and no memory. Only where it says no is each number looked at: a sum
+        # can overflow.
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(array.sum()) or np.isfinite(array).all()
+        if not finite:
+            raise ValueError(f"{name} has numbers that are not finite (NaN, infinity). {advice}")
+
+
+def check_entries(what, config, kinds):
+    """Refuses a configuration whose entries are not the data that they should be.
+
+    A saved file holds data. Where a class takes a path too, a path in a file would open any file.
+
+    Args:
+        what: String, what the configuration is of.
+        config: What should be a dictionary.
+        kinds: Dictionary from the names of entries to a type, or a tuple of types. An entry that
+            is missing is `None`.
+
+    Raises:
+        ValueError: if an entry is of another type.
+    """
+    entries = config if isinstance(config, dict) else {}
+    for name, kind in kinds.items():
+        if not isinstance(entries.get(name), kind):
+            several = kind if isinstance(kind, tuple) else (kind,)
+            expected = " or ".join(one.__name__ for one in several)
+            raise ValueError(
+                f"The configuration of {what} is damaged, or not one that this library wrote. "
+                f"Expected {name!r} to be of the type {expected}. Received: "
+                f"{entries.get(name, config)!r:.60}."
+            )

@@ -100,3 +100,50 @@ except ImportError as error:
     )
     assert done.returncode == 0, done.stderr
     assert "pip install tensorflow" in done.stdout
+
+
+USE = """
+import sys
+import keras, numpy as np
+import keras_ptuning
+from keras_ptuning import Template, build_ptuning_model
+path, config, checkpoint, vocab, out = sys.argv[1:]
+texts, labels = ["书贵", "屏幕很好", "房间服务", "慢"], [0, 1, 0, 1]
+def predict():
+    return model.predict(model.template.dataset(texts), verbose=0)
+if path:
+    model = keras_ptuning.load_model(path + ".keras")
+    np.testing.assert_allclose(predict(), np.load(path + ".npy"), atol=1e-4)
+else:
+    template = Template("[u1][u2][MASK]{text}", {0: "不", 1: "很"}, vocab, maxlen=64)
+    model = build_ptuning_model(config, checkpoint, template, tune=["prompt", "lora"])
+    optimizers = {"prompt": keras.optimizers.AdamW(0.01), "lora": "adam"}
+    model.compile(optimizers, run_eagerly=True)
+if out:
+    model.fit(model.template.dataset(texts, labels, batch_size=2), verbose=0)
+    model.save(out + ".keras")
+    np.save(out + ".npy", predict())
+print(int(model.optimizer.iterations), sorted(type(v).__name__ for v in model.optimizer.optimizers))
+"""
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="PyTorch is not installed")
+def test_files_of_one_backend_load_on_the_others(small_bert, tmp_path):
+    """PyTorch's on TensorFlow, which trains on; and that file on all others."""
+
+    def use(backend, path, out):
+        done = subprocess.run(
+            [sys.executable, "-c", USE, path, *small_bert, out],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    use("torch", "", first)
+    # Two steps each, and the optimizers that there were.
+    assert "4 ['Adam', 'AdamW']" in use("tensorflow", first, second)
+    for backend in set(BACKENDS) - {"tensorflow"}:
+        assert "4 ['Adam', 'AdamW']" in use(backend, second, "")

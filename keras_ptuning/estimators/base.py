@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from keras_ptuning.files import check_archive, check_file, parse_json, replacing
 from keras_ptuning.text.templates import Template
+from keras_ptuning.tuning.loading import load_model
 
 # Beside Keras's own files in the archive that `model.save` writes.
 PARAMETERS = "classifier.json"
@@ -115,7 +116,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
     def save(self, filepath):
         """Saves the classifier in one file, its model included.
 
-        `keras.models.load_model` loads the same file, as the model alone.
+        `keras_ptuning.load_model` loads the same file, as the model alone.
 
         Args:
             filepath: Path of the file to write, e.g. `"sentiment.keras"`.
@@ -132,6 +133,21 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
             self.model_.save(temporary)
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.writestr(PARAMETERS, json.dumps(parameters, default=lambda v: v.item()))
+
+    def export(self, filepath, *args, **kwargs):
+        """Exports the model for other programs, as `ClozeModel.export` does.
+
+        Its scores are in the order of the template's labels, which `classes_` may not be.
+
+        Args:
+            filepath: Path of what to write.
+            *args, **kwargs: As in `ClozeModel.export`.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        check_is_fitted(self)
+        self.model_.export(filepath, *args, **kwargs)
 
     @classmethod
     def load(cls, filepath):
@@ -164,7 +180,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
                 f"The file {str(filepath)!r} is damaged, or was not written by "
                 f"`{cls.__name__}.save` ({error})."
             ) from None
-        model = keras.models.load_model(filepath)
+        model = load_model(filepath)
         classifier = cls(**{**parameters, **cls._templates_from_json(parameters, model)})
         classifier.model_ = model
         classifier.classes_ = np.array(sorted(model.template.label_names))

@@ -6,12 +6,15 @@ import json
 import os
 import warnings
 
+import numpy as np
+
 from keras_ptuning.checkpoints import (
     find_weights,
     open_checkpoint,
     write_safetensors,
     write_tensorflow,
 )
+from keras_ptuning.checks import check_finite
 from keras_ptuning.files import find_local, replacing_all
 from keras_ptuning.models.architectures import architecture_of, find_architecture
 from keras_ptuning.models.config import check_setting, load_config, read_config
@@ -315,8 +318,9 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     Raises:
         OSError: if the files cannot be written.
         ValueError: if the model has layers that such a checkpoint has no names for; if the
-            vocabulary is not of the size that the configuration says; or if the folder has files of
-            another checkpoint, which would be mixed with the new ones. Nothing is written then.
+            vocabulary is not of the size that the configuration says; if a weight is not finite; or
+            if the folder has files of another checkpoint, which would be mixed with the new ones.
+            Nothing is written then.
 
     Example:
 
@@ -356,6 +360,12 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
         "vocab.txt": "\n".join(vocab) + "\n",
     }
     weights = written.get("hugging_face", written.get("google"))
+    with np.errstate(over="ignore"):
+        check_finite(
+            ((f"The tensor {name!r}", value.astype(dtype)) for name, value in weights.items()),
+            f"Nothing was written. Received: dtype={dtype!r}. Train again, with a smaller learning "
+            "rate, or use dtype='float32'.",
+        )
     with replacing_all(folder, OTHERS) as temporary:
         for name, text in texts.items():
             with open(os.path.join(temporary, name), "w", encoding="utf-8") as file:

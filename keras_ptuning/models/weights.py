@@ -5,6 +5,7 @@ import hashlib
 import keras
 import numpy as np
 
+from keras_ptuning.checks import check_finite
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.names import layout_of, spellings, tensors_of
 
@@ -77,7 +78,8 @@ def fingerprint(model, but=()):
         for variable in pretrained_weights(layer):
             if id(variable) in trained:
                 continue
-            value = keras.ops.convert_to_numpy(variable)
+            # So it does not depend on the type that the model has been built in.
+            value = keras.ops.convert_to_numpy(variable).astype("float32", copy=False)
             digest.update(f"{layer.name} {value.shape} {value.dtype}".encode())
             digest.update(value.tobytes())
     return digest.hexdigest()
@@ -254,6 +256,8 @@ def load_weights(layers, tensors, keep_tokens=None):
                 f"The tensor {tensor.name!r} of the checkpoint {path!r} is damaged, or not of a "
                 f"model's weights. Expected floating-point numbers. Received: {value.dtype}."
             )
+        name = f"The tensor {tensor.name!r} of the checkpoint {path!r}"
+        check_finite([(name, value)], "It is damaged: copy or download it again.")
         if keep_tokens is not None and layer_name in PER_TOKEN:
             value = value[keep_tokens]
         variable.assign(np.ascontiguousarray(value))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_ptuning.checks import as_list, check_list, check_text
+from keras_ptuning.checks import as_list, check_entries, check_finite, check_list, check_text
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset, Example, model_inputs, pad_words
 from keras_ptuning.text.tokenizers import Tokenizer, is_special, truncate_longest, warn_of_unknown
 
@@ -631,9 +631,10 @@ class Template:
             A list of `n` labels.
 
         Raises:
-            ValueError: if `scores` has another shape.
+            ValueError: if `scores` has another shape, or numbers that are not finite.
         """
         scores = np.asarray(scores)
+        check_finite([("`scores`", scores)], "The model that predicted them is damaged.")
         if self.labels is None:
             names = [] if candidates is None else as_list("candidates", candidates)
             most = max(map(len, names), default=0)
@@ -714,13 +715,23 @@ class Template:
 
     @classmethod
     def from_config(cls, config):
-        """Makes a template from what `get_config` returned."""
-        tokenizer = config["tokenizer"]
-        if isinstance(tokenizer, dict):
-            tokenizer = Tokenizer.from_config(tokenizer)
-        labels = config["labels"] and dict(config["labels"])
+        """Makes a template from what `get_config` returned.
+
+        Raises:
+            ValueError: if it has entries of other types.
+        """
+        kinds = {"pattern": str, "labels": (list, tuple, type(None)), "maxlen": int}
+        check_entries("a template", config, kinds)
+        tokenizer = _tokenizer_of(config)
+        labels = config.get("labels") and dict(config["labels"])
         causal = config.get("causal", False)
         return cls(config["pattern"], labels, tokenizer, config["maxlen"], causal)
+
+
+def _tokenizer_of(config):
+    """The tokenizer of a template's configuration, which may have it ready."""
+    tokenizer = config.get("tokenizer")
+    return tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_config(tokenizer)
 
 
 def _label_numbers(labels):
@@ -825,5 +836,10 @@ class PlainText(Template):
 
     @classmethod
     def from_config(cls, config):
-        """Makes one from what `get_config` returned."""
-        return cls(**{**config, "tokenizer": Tokenizer.from_config(config["tokenizer"])})
+        """Makes one from what `get_config` returned.
+
+        Raises:
+            ValueError: if it has entries of other types.
+        """
+        check_entries("a plain text", config, {"labels": (list, tuple), "maxlen": int})
+        return cls(**{**config, "tokenizer": _tokenizer_of(config)})

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from keras_ptuning.assets import NAMES
-from keras_ptuning.checks import as_texts, check_list, check_path, check_text
+from keras_ptuning.checks import as_texts, check_entries, check_list, check_path, check_text
 from keras_ptuning.files import check_file, find_local, find_one, iterate_lines, read_json
 
 _DROPPED = r"[\x{0}\x{FFFD}\p{Cf}[\p{Cc}&&[^\t\n\r]]]+"
@@ -439,7 +439,13 @@ class Tokenizer:
 
     @classmethod
     def from_config(cls, config):
-        """Makes a tokenizer from what `get_config` returned."""
+        """Makes a tokenizer from what `get_config` returned.
+
+        Raises:
+            ValueError: if the vocabulary is not a list: a configuration may come out of a file,
+                and a path in it would be opened.
+        """
+        check_entries("a tokenizer", config, {"vocab": (list, tuple)})
         config = dict(config)
         # A name out of a file is never imported: only this one function is known by name.
         if config.get("pre_tokenize") == "jieba.lcut":

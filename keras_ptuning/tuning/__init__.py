@@ -3,7 +3,7 @@
 from keras_ptuning.tuning.calibration import calibrate
 from keras_ptuning.tuning.classifier import TextClassifier, build_classifier
 from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
-from keras_ptuning.tuning.loading import load_tuned
+from keras_ptuning.tuning.loading import load_model, load_tuned
 from keras_ptuning.tuning.predicting import predict_to_file
 from keras_ptuning.tuning.reading import describe_prompt, plot_prompt, prompt_table
 from keras_ptuning.tuning.vat import VATClassifier, build_vat_classifier
@@ -17,6 +17,7 @@ __all__ = [
     "build_vat_classifier",
     "calibrate",
     "describe_prompt",
+    "load_model",
     "load_tuned",
     "plot_prompt",
     "predict_to_file",

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import math
 import os
 import re
@@ -18,12 +19,14 @@ from keras_ptuning.backend import (
     compiles_each_shape,
     count_replicas,
     default_jit_compile,
+    export_arguments,
     find_part,
     for_all_workers,
+    for_any_backend,
     predict_with_one_graph,
 )
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list
+from keras_ptuning.checks import as_list, check_entries, check_finite
 from keras_ptuning.files import replacing
 from keras_ptuning.methods import (
     All,
@@ -34,34 +37,20 @@ from keras_ptuning.methods import (
     read_methods,
 )
 from keras_ptuning.methods.method import assign
-from keras_ptuning.models import Transformer, fingerprint, max_length, read_config
+from keras_ptuning.models import Transformer, fingerprint, load_config, max_length, read_config
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.templates import PlainText, Template
 from keras_ptuning.text.tokenizers import load_vocab
+from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
 from keras_ptuning.tuning.nan import StopAtNaN, learning_rates
-from keras_ptuning.tuning.tuned_file import write_tuned
+from keras_ptuning.tuning.tuned_file import (
+    vocabulary_fingerprint,
+    without_vocabulary,
+    write_tuned,
+)
 
-
-@keras.saving.register_keras_serializable(package="keras_ptuning")
-class LabelAccuracy(keras.metrics.SparseCategoricalAccuracy):
-    """How often the best label is the right one, or the most probable of soft labels.
-
-    Texts without a label do not count.
-    """
-
-    def __init__(self, name="accuracy", dtype=None):
-        super().__init__(name=name, dtype=dtype)
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        if _is_soft(y_true):
-            labeled = ops.any(y_true > 0, axis=-1)
-            y_true = ops.argmax(y_true, axis=-1)
-        else:
-            labeled = ops.reshape(y_true, (-1,)) >= 0
-        weights = ops.cast(labeled, "float32")
-        if sample_weight is not None:
-            weights = weights * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        super().update_state(ops.maximum(y_true, 0), y_pred, weights)
+# What to do where a prediction is no number.
+DAMAGED = "Its weights are damaged, or overflow in half precision: load good ones, or train again."
 
 
 def check_template(template, checkpoint_path, fits, expected):
@@ -81,11 +70,6 @@ def check_template(template, checkpoint_path, fits, expected):
         raise TypeError(f"`template` must be {expected}. Received: template={template!r}.")
 
 
-def _is_soft(y):
-    """Whether these labels are probabilities of all labels, not numbers of single ones."""
-    return len(y.shape) == 2 and "float" in keras.backend.standardize_dtype(y.dtype)
-
-
 class LabelModel(keras.Model):
     """A Keras model that reads what `template.dataset` makes and scores the template's labels.
 
@@ -102,6 +86,10 @@ class LabelModel(keras.Model):
     # What to do about texts without labels.
     learns_from_unlabeled = False
     unlabeled_advice = "Leave these texts out."
+    # While `save` writes: the vocabulary is kept with the weights then.
+    _vocabulary_apart = False
+    # What makes the model out of a vocabulary, and compiles it, where a file is being loaded.
+    _make = _compile = None
 
     def __init__(self, config, template, tune=None, name=None, **kwargs):
         fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length", "pad_id"}
@@ -111,15 +99,15 @@ class LabelModel(keras.Model):
                 f"A {type(self).__name__} sets {sorted(fixed)} itself; leave them out."
             )
         # Written down, so that a saved model keeps the policy that was global when it was made.
-        kwargs["dtype"] = keras.dtype_policies.get(
-            kwargs.get("dtype") or keras.config.dtype_policy()
-        )
+        kwargs["dtype"] = _policy(kwargs.get("dtype") or keras.config.dtype_policy())
         if kwargs.get("keep_tokens") is not None:
             kwargs["keep_tokens"] = [int(i) for i in kwargs["keep_tokens"]]
         check_name(name)
         super().__init__(name=name, dtype=kwargs["dtype"])
         # Later changes of the template by `set_params` are not for this model.
         self.template = copy.copy(template)
+        # A saved model has what is in the configuration, not where that was.
+        config = load_config(config)
         self.init_config = {"config": config, **kwargs}
         self.methods = read_methods(tune, template)
         self._check_template({**read_config(config, model=kwargs.get("model")), **kwargs})
@@ -261,9 +249,86 @@ class LabelModel(keras.Model):
         if merged:
             self.merge()
 
-    def load_weights(self, filepath, **kwargs):
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Saves the weights; the file of that name is replaced only by a complete one.
+
+        Raises:
+            FileExistsError: if there is such a file, and `overwrite` is `False`.
+            ValueError: if a weight is not finite; nothing is written then.
+        """
+        self.check_weights("Nothing was written. Train again, with a smaller learning rate.")
+        if not overwrite and os.path.exists(filepath):
+            raise FileExistsError(f"The file {filepath!r} exists, and `overwrite` is False.")
+        if kwargs:
+            # Several files.
+            super().save_weights(filepath, overwrite, **kwargs)
+            return
+        with replacing(filepath) as temporary:
+            super().save_weights(temporary)
+
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        """Loads the weights that `save_weights` wrote.
+
+        Args:
+            filepath: Path of the file.
+            skip_mismatch: Whether to load what fits, with a warning about the rest.
+            **kwargs: Other arguments of `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: if they belong to another template, other labels or another vocabulary;
+                nothing is loaded then. If the weights do not fit, or are not finite.
+        """
+        single = str(filepath).endswith((".weights.h5", ".weights.json"))
+        if single and not skip_mismatch and not kwargs:
+            # What belongs to the model itself comes first: it says which template it was.
+            skipped = [*self._flatten_layers(include_self=False), getattr(self, "optimizer", None)]
+            super().load_weights(filepath, objects_to_skip=skipped)
         with self._unmerged():
-            super().load_weights(filepath, **kwargs)
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        self.check_weights(f"The model now has the weights of {str(filepath)!r}: load others.")
+
+    def check_weights(self, advice):
+        """Refuses weights that are not finite, with a word on what to do."""
+        weights = ((f"The weight {v.path!r}", ops.convert_to_numpy(v)) for v in self.weights)
+        check_finite(weights, advice)
+
+    def save_own_variables(self, store):
+        meaning = json.dumps(self._meaning(), ensure_ascii=False)
+        store["template"] = np.frombuffer(meaning.encode(), "uint8")
+        if self._vocabulary_apart:
+            vocabulary = json.dumps(self.template.tokenizer.vocab)
+            store["vocabulary"] = np.frombuffer(vocabulary.encode(), "uint8")
+
+    def load_own_variables(self, store):
+        if self._make is not None:
+            if "vocabulary" not in store:
+                raise ValueError("The file has no vocabulary: it is damaged.")
+            make, compile_model, self._make = self._make, self._compile, None
+            make(json.loads(bytes(store["vocabulary"])))
+            if compile_model is not None:
+                compile_model()
+        # Files of version 0.1.0 do not say.
+        if "template" not in store:
+            return
+        theirs, ours = json.loads(bytes(store["template"])), self._meaning()
+        for name, value in ours.items():
+            if theirs[name] != value:
+                raise ValueError(
+                    "These weights belong to another template than the model's, and would mean "
+                    f"something else here. Received: {name} {theirs[name]!r} instead of "
+                    f"{value!r}. Build the model with the template that they were saved with."
+                )
+
+    def _meaning(self):
+        """What the weights mean nothing without, as JSON has it."""
+        template, tokenizer = self.template, self.template.tokenizer
+        return {
+            "pattern": template.pattern,
+            "labels": template.labels and [[k, words] for k, words in template.labels.items()],
+            "causal": template.causal,
+            "vocabulary": vocabulary_fingerprint(tokenizer.vocab),
+            "do_lower_case": tokenizer.do_lower_case,
+        }
 
     def make_train_function(self, force=False):
         if self.is_merged:
@@ -394,7 +459,7 @@ class LabelModel(keras.Model):
 
     def label_losses(self, y, scores, sample_weight=None):
         """The cross-entropy of each text, 0 where it has no label; and which texts have one."""
-        if _is_soft(y):
+        if is_soft(y):
             chosen = ops.cast(y, scores.dtype)
         else:
             y = ops.reshape(ops.cast(y, "int32"), ops.shape(scores)[:1])
@@ -421,11 +486,12 @@ class LabelModel(keras.Model):
                 of a classifier.
             loss: Must be `None`: the model has its own.
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
-                accuracy of the labels.
+                accuracy of the labels. Others of Keras get probabilities, such as
+                `keras.metrics.F1Score("macro")`; texts without a label do not count.
 
         Raises:
             ValueError: if a loss is given, a dictionary has not the names of all methods, or a
-                learning rate is negative or not finite.
+                learning rate is negative or not finite, or a metric cannot mean here what it says.
         """
         if loss is not None:
             raise ValueError(
@@ -443,6 +509,9 @@ class LabelModel(keras.Model):
                 optimizer = keras.optimizers.get(optimizer)
                 optimizer = type(optimizer).from_config(optimizer.get_config())
             kwargs.setdefault("metrics", [LabelAccuracy()])
+            for name in kwargs.keys() & {"metrics", "weighted_metrics"}:
+                if kwargs[name]:
+                    kwargs[name] = for_labels(kwargs[name], self.template.num_labels)
             super().compile(optimizer=optimizer, **kwargs)
             rates = learning_rates(self.optimizer)
             if not all(0 <= rate < math.inf for rate in rates):
@@ -469,8 +538,20 @@ class LabelModel(keras.Model):
 
     def compile_from_config(self, config):
         # Keras leaves this to models with a `compile` of their own.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        arguments = keras.saving.deserialize_keras_object(for_any_backend(config))
+
+        def compile_model():
+            self.compile(**arguments)
+            self.optimizer.build(self.trainable_variables)
+
+        if self._make is None:
+            compile_model()
+        else:
+            self._compile = compile_model
+
+    def get_build_config(self):
+        # All is built when the model is made.
+        return None
 
     def fit(
         self,
@@ -558,16 +639,36 @@ class LabelModel(keras.Model):
         return history
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too."""
+        """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too.
+
+        Raises:
+            ValueError: if the loss is not finite, or the data are those of another template.
+        """
         if not self.compiled:
             self.compile()
+        in_training = "_use_cached_eval_dataset" in kwargs
         self._check(x, "evaluate")
         y = self._checked_labels(y, x, kwargs.get("sample_weight"))
         with self._at_work():
-            return super().evaluate(self._as_batches(x), y, batch_size, **kwargs)
+            found = super().evaluate(self._as_batches(x), y, batch_size, **kwargs)
+        # `fit` has its own way to stop.
+        if not in_training:
+            loss = np.ravel(found["loss"] if isinstance(found, dict) else found)[:1]
+            check_finite([("The loss", loss)], DAMAGED)
+        return found
 
     def predict(self, x, batch_size=None, **kwargs):
+        """Predicts the log-probability of each label, in the order of the texts.
+
+        Raises:
+            ValueError: if a score is not finite, or the data are those of another template.
+        """
         self._check(x, "predict")
+        scores = self._predict(x, batch_size, **kwargs)
+        check_finite([("What the model predicts", scores)], DAMAGED)
+        return scores
+
+    def _predict(self, x, batch_size, **kwargs):
         if not isinstance(x, ClozeDataset):
             with self._at_work():
                 return super().predict(x, batch_size, **kwargs)
@@ -739,8 +840,65 @@ class LabelModel(keras.Model):
         data.fill, data.part = count_replicas(self.distribution), find_part(self.distribution)
         return as_batches(data)
 
+    def export(self, filepath, format="tf_saved_model", *args, input_signature=None, **kwargs):
+        """Exports the model for other programs, as `keras.Model.export` does.
+
+        What is exported reads a dictionary of arrays, those of `template.encode(texts)` that are
+        named in `export_inputs`, and returns the log-probabilities of the labels, in the order of
+        `template.label_names`. Any number of texts of any length fits, where the format allows
+        it. What was merged stays merged.
+
+        Args:
+            filepath: Path of what to write; with TensorFlow's format, a folder.
+            format: `"tf_saved_model"`, or another that Keras exports, such as `"onnx"` or
+                `"litert"`, where the packages for it are installed.
+            *args: Other arguments of `keras.Model.export`.
+            input_signature: As in `keras.Model.export`. Defaults to the inputs of the template.
+            **kwargs: Other arguments of `keras.Model.export`.
+
+        Example:
+
+        ```python
+        model.export("served")
+        served = tf.saved_model.load("served")
+        inputs = template.encode(["物流很快，包装也好。"])
+        served.serve({name: inputs[name] for name in model.export_inputs})
+        ```
+
+        Reference:
+            - https://keras.io/api/models/model_saving_apis/export/
+        """
+        if input_signature is None:
+            axes = self._export_axes()
+            input_signature = [
+                {
+                    name: keras.InputSpec(shape=(None,) * len(own), dtype="int32", name=name)
+                    for name, own in axes.items()
+                }
+            ]
+            kwargs = {**export_arguments(format, axes), **kwargs}
+        super().export(filepath, format, *args, input_signature=input_signature, **kwargs)
+
+    @property
+    def export_inputs(self):
+        """The names of the inputs of an exported model."""
+        return list(self._export_axes())
+
+    def _export_axes(self):
+        """The inputs of an exported model, and the names of their axes."""
+        return {name: ("batch", "length") for name in ("token_ids", "segment_ids")}
+
     def save(self, filepath, overwrite=True, **kwargs):
-        """Saves the whole model; the file of that name is replaced only by a complete one."""
+        """Saves the whole model; the file of that name is replaced only by a complete one.
+
+        `keras_ptuning.load_model` loads it, and `keras.models.load_model` after
+        `import keras_ptuning`.
+
+        Raises:
+            FileExistsError: if there is such a file, and `overwrite` is `False`.
+            ValueError: if the name does not end in .keras, or the file could not be loaded again,
+                or a weight is not finite; nothing is written then.
+        """
         if not os.fspath(filepath).endswith(".keras"):
             raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
         if not overwrite and os.path.exists(filepath):
@@ -753,8 +911,13 @@ class LabelModel(keras.Model):
                 f"No method of the model made {unknown[0]!r}, so a .keras file could not be read. "
                 "Build the model with `tune=LoRA(...)` in place of `enable_lora`."
             )
+        self.check_weights("Nothing was written. Train again, with a smaller learning rate.")
         with replacing(filepath) as temporary:
-            super().save(temporary, **kwargs)
+            self._vocabulary_apart = True
+            try:
+                super().save(temporary, **kwargs)
+            finally:
+                self._vocabulary_apart = False
 
     def get_config(self):
         model = self.init_config.get("model")
@@ -767,22 +930,64 @@ class LabelModel(keras.Model):
                     "a name of its own, in `architecture`. Or save the weights with "
                     f"`save_weights`. Received: model={model!r}."
                 )
+        template = self.template.get_config()
         return {
             **settings,
             **self._options(),
             "tune": [method_to_config(method) for method in self.methods],
             "dtype": self.dtype_policy.name,
-            "template": self.template.get_config(),
+            # Keras prints the configuration of a file that it cannot load.
+            "template": without_vocabulary(template) if self._vocabulary_apart else template,
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
         config = _current_config(config)
-        kind = Template if "pattern" in config["template"] else PlainText
-        template = kind.from_config(config["template"])
+        kinds = {"config": dict, "template": dict, "tune": (list, tuple)}
+        check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint_path": type(None)})
         methods = [method_from_config(method) for method in config["tune"]]
-        return cls(**{**config, "template": template, "tune": methods})
+        tokenizer = config["template"].get("tokenizer")
+        apart = isinstance(tokenizer, dict) and isinstance(tokenizer.get("vocab"), str)
+
+        def arguments(template):
+            kind = Template if "pattern" in template else PlainText
+            return {**config, "template": kind.from_config(template), "tune": methods}
+
+        if not apart:
+            return cls(**arguments(config["template"]))
+        # The vocabulary comes with the weights, and without it there is no model. So what Keras
+        # gets now is made when it loads the weights, in `load_own_variables`.
+        model = cls.__new__(cls)
+        model.name, model.built = config.get("name"), True
+
+        def make(vocab):
+            if vocabulary_fingerprint(vocab) != tokenizer["vocab"]:
+                raise ValueError("The file has another vocabulary than its model: it is damaged.")
+            template = {**config["template"], "tokenizer": {**tokenizer, "vocab": vocab}}
+            model.__init__(**arguments(template))
+
+        model._make = make
+        return model
+
+
+def _policy(dtype):
+    """A dtype policy that training can use.
+
+    The steps of an optimizer are too small for variables in half precision: with bfloat16 nothing
+    changes, and with float16 all overflows. A mixed policy has its variables in float32.
+    """
+    policy = keras.dtype_policies.get(dtype)
+    if policy.name not in ("bfloat16", "float16"):
+        return policy
+    mixed = f"mixed_{policy.name}"
+    warnings.warn(
+        f"Variables of the type {policy.name} cannot be trained, so the model computes in "
+        f"{policy.name} and keeps its variables in float32. Use dtype={mixed!r} to say so. "
+        f"Received: dtype={policy.name!r}.",
+        stacklevel=6,
+    )
+    return keras.dtype_policies.get(mixed)
 
 
 def _current_config(config):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_ptuning.checks import check_finite
+
 
 def calibrate(scores, reference):
     """Takes out of a cloze's scores what the label words get without regard to the text.
@@ -21,7 +23,8 @@ def calibrate(scores, reference):
         An array of shape `(n, num_labels)`, log-probabilities among the labels.
 
     Raises:
-        ValueError: if the shapes do not fit, or there are no reference texts.
+        ValueError: if the shapes do not fit, there are no reference texts, or a number is not
+            finite.
 
     Example:
 
@@ -48,6 +51,8 @@ def calibrate(scores, reference):
             "Expected scores of shape (n, num_labels) and (m, num_labels), m at least 1. Received: "
             f"shapes {scores.shape} and {reference.shape}."
         )
+    arrays = [("`scores`", scores), ("`reference`", reference)]
+    check_finite(arrays, "The model that predicted them is damaged.")
     log_prior = np.log(np.exp(_log_softmax(reference)).mean(axis=0))
     return _log_softmax(_log_softmax(scores) - log_prior)
 

@@ -150,6 +150,15 @@ class ClozeModel(LabelModel):
         count = sum_over_replicas(answers + auxiliary.get("auxiliary_count", 0.0))
         return total / ops.maximum(count, 1.0)
 
+    def _export_axes(self):
+        axes = {**super()._export_axes(), "mask_positions": ("batch", "answers")}
+        if self.template.causal:
+            axes["reach"] = axes["token_ids"]
+        if self.template.labels is None:
+            words = ("batch", "candidates", "tokens")
+            axes |= {"candidate_ids": words, "candidate_slots": words}
+        return axes
+
     def _options(self):
         return {"normalization": self.normalization, "auxiliary": self.auxiliary}
 

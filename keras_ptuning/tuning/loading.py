@@ -1,8 +1,14 @@
-"""Loading a tuned file onto its checkpoint."""
+"""Loading files: a tuned one onto its checkpoint, and a whole model."""
+
+import zipfile
+
+import keras
 
 from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.files import check_keras_file
 from keras_ptuning.methods import method_from_config
 from keras_ptuning.text import PlainText, Template, Tokenizer
+from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.classifier import build_classifier
 from keras_ptuning.tuning.cloze import build_ptuning_model
 from keras_ptuning.tuning.tuned_file import damaged, read_tuned, vocabulary_fingerprint
@@ -85,4 +91,44 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
         model.load_tensors(tensors)
     except ValueError as error:
         raise damaged(filepath, error) from None
+    return model
+
+
+def load_model(filepath, **kwargs):
+    """Loads a whole model.
+
+    This is `keras.models.load_model`, which loads such files too once `keras_ptuning` is imported,
+    with errors that are easier to read. A file that was saved with one backend loads with all.
+
+    Args:
+        filepath: Path of a `.keras` file that `save` of a model or of a classifier wrote.
+        **kwargs: Other arguments of `keras.models.load_model`.
+
+    Returns:
+        A `ClozeModel`, `TextClassifier` or `VATClassifier`, as it was saved; compiled, and ready to
+        continue its training.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or not a `.keras` file, or has weights that are not finite.
+
+    Example:
+
+    ```python
+    model.save("model.keras")
+
+    model = load_model("model.keras")
+    model.template.decode(model.predict(model.template.dataset(["物流很快，包装也好。"])))
+    ```
+    """
+    # Keras says of other files that there are none.
+    check_keras_file(filepath)
+    try:
+        model = keras.models.load_model(filepath, **kwargs)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(
+            f"The file {str(filepath)!r} is damaged, or not a model that `save` wrote ({error})."
+        ) from None
+    if isinstance(model, LabelModel):
+        model.check_weights(f"The file {str(filepath)!r} cannot be used: save the model again.")
     return model

@@ -49,6 +49,11 @@ class StopAtNaN(keras.callbacks.Callback):
         self.model.stop_training = True
         for variable, value in zip(self.model.trainable_variables, self.best, strict=True):
             variable.assign(value)
+        try:
+            self.model.check_weights("It was so before this training: load good weights first.")
+        except ValueError as error:
+            self.error = error
+            return
         texts = "" if self.texts is None else f", the texts {self.texts}"
         kept = "before this training"
         if self.best_epoch is not None:

@@ -66,7 +66,7 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
     Example:
 
     ```python
-    model = keras.models.load_model("model.keras")
+    model = load_model("model.keras")
     predict_to_file(model, "million_reviews.txt", "predictions.jsonl")
 
     table = pandas.read_csv("reviews.csv")

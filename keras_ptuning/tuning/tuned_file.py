@@ -7,6 +7,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from keras_ptuning.checks import check_finite
 from keras_ptuning.files import check_file, parse_json, replacing
 
 FORMAT = "keras_ptuning tuned 1"
@@ -17,6 +18,13 @@ PROMPT_FORMAT = "keras_ptuning prompt 1"
 def vocabulary_fingerprint(vocab):
     """A SHA-256 of a vocabulary: the same tokens with the same ids."""
     return hashlib.sha256("\n".join(vocab).encode()).hexdigest()
+
+
+def without_vocabulary(config):
+    """A template's configuration with a fingerprint in place of its vocabulary, which is long."""
+    tokenizer = config["tokenizer"]
+    vocab = vocabulary_fingerprint(tokenizer["vocab"])
+    return {**config, "tokenizer": {**tokenizer, "vocab": vocab}}
 
 
 def write_tuned(filepath, tensors, content, dtype="float32"):
@@ -36,16 +44,13 @@ def write_tuned(filepath, tensors, content, dtype="float32"):
         raise ValueError(f"`dtype` must be 'float32' or 'float16'. Received: dtype={dtype!r}.")
     with np.errstate(over="ignore"):
         tensors = {name: np.ascontiguousarray(v, dtype) for name, v in sorted(tensors.items())}
-    for name, value in tensors.items():
-        if not np.isfinite(value).all():
-            raise ValueError(
-                f"{name!r} has numbers that are not finite in {dtype}, so nothing was written. "
-                "Train again, with a smaller learning rate, or use dtype='float32'."
-            )
-    tokenizer = dict(content["template"]["tokenizer"])
+    check_finite(
+        ((f"{name!r}", value) for name, value in tensors.items()),
+        f"Nothing was written. Received: dtype={dtype!r}. Train again, with a smaller learning "
+        "rate, or use dtype='float32'.",
+    )
     # A vocabulary is larger than a prompt, and the checkpoint has it anyway.
-    tokenizer["vocab"] = vocabulary_fingerprint(tokenizer["vocab"])
-    template = {**content["template"], "tokenizer": tokenizer}
+    template = without_vocabulary(content["template"])
     text = json.dumps({**content, "template": template}, ensure_ascii=False)
     header = {"format": FORMAT, "content": text, "sha256": _checksum(tensors, text)}
     # Not `save_file`, whose files only their owner may read.
@@ -77,9 +82,7 @@ def read_tuned(filepath):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if header["sha256"] != _checksum(tensors, header["content"]):
                 raise ValueError("its checksum is wrong")
-            wrong = [name for name, value in tensors.items() if not np.isfinite(value).all()]
-            if wrong:
-                raise ValueError(f"{wrong[0]!r} has numbers that are not finite")
+            check_finite(((f"{name!r}", value) for name, value in tensors.items()), "Train again.")
             content = parse_json(header["content"])
             if header["format"] == PROMPT_FORMAT:
                 tensors = {f"prompt/Embedding-Token/{k}": v for k, v in tensors.items()}

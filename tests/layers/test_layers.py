@@ -214,6 +214,20 @@ def test_attention_dropout_is_on_in_training_only():
     assert np.abs(calls[0] - calls[2]).max() > 0.01
 
 
+def test_attention_compares_in_float32():
+    """Scores of 256 and 257 are one and the same number in bfloat16."""
+    layer = MultiHeadAttention(heads=1, head_size=2, dtype="mixed_bfloat16")
+    layer.build((None, None, 2))
+    query, key, value = (
+        ops.cast(np.array(rows)[None, None], "bfloat16")
+        for rows in ([[16.0, 1.0]], [[16.0, 0.0], [16.0, 1.0]], [[0.0, 0.0], [1.0, 1.0]])
+    )
+    found = layer.attend(query, key, value, np.ones((1, 1, 1, 2), "bool"))
+    # A difference of 1, divided by the root of the head's size.
+    expected = 1 / (1 + np.exp(-1 / np.sqrt(2)))
+    np.testing.assert_allclose(to_numpy(ops.cast(found, "float32"))[0, 0], expected, atol=0.01)
+
+
 def test_too_long_for_the_positions():
     with pytest.raises(ValueError, match=r"4 positions\. Received: a sequence of 5"):
         PositionEmbedding(4)(np.zeros((1, 5, 8), "float32"))

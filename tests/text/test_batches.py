@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -195,3 +197,13 @@ def test_mask_rate_zero_adds_nothing(make_template):
 def test_bad_options(make_template, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         make_template().dataset(["书"], ["正面"], **options)
+
+
+def test_batches_come_in_random_order(long_and_short):
+    """Not pool by pool from the shortest to the longest, which training would learn from."""
+    template, texts, labels = long_and_short
+    dataset = template.dataset(texts, labels, batch_size=4)
+    longest = [x["token_ids"].shape[1] for x, _ in batches(dataset)]
+    shorter = sum(after < before for before, after in itertools.pairwise(longest))
+    # Each pool would start again from the shortest once.
+    assert len(longest) == 100 and shorter > 20

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from small_bert import CONFIG, vocabulary, write_small_bert
 
-from keras_ptuning import Template, load_tuned
+from keras_ptuning import Template, load_model, load_tuned
 from keras_ptuning.models import BERT
 
 
@@ -90,6 +90,92 @@ def test_weights_alone(trained, make_model, reviews, tmp_path):
     other.load_weights(tmp_path / "model.weights.h5")
     data = trained.template.dataset(reviews[0])
     np.testing.assert_array_equal(other.predict(data, verbose=0), trained.predict(data, verbose=0))
+
+
+@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
+def test_weights_of_another_template(trained, make_model, make_template, reviews, tmp_path, ending):
+    """They would fit, and mean something else."""
+    path = tmp_path / f"model.{ending}"
+    (trained.save_weights if ending == "weights.h5" else trained.save)(path)
+    labels = {"负面": "不", "正面": "很"}
+    for template, message in (
+        (make_template("[u1][u2][u3][u4]书[MASK][u5][u6][u7][u8]{text}"), r"pattern .* instead of"),
+        (make_template(labels={"负面": "差", "正面": "好"}), r"labels .*'不'.* instead of .*'差'"),
+        (make_template(labels=dict(reversed(labels.items()))), r"labels .* instead of"),
+    ):
+        other = make_model(template)
+        before = [w.copy() for w in other.get_weights()]
+        with pytest.raises(ValueError, match=rf"(?s)another template than .*Received: {message}"):
+            other.load_weights(path)
+        if ending == "weights.h5":
+            for now, was in zip(other.get_weights(), before, strict=True):
+                np.testing.assert_array_equal(now, was)
+    # Where texts are cut makes no difference to weights.
+    other = make_model(make_template(maxlen=32))
+    other.load_weights(path)
+    data = trained.template.dataset(reviews[0])
+    shorter = other.template.dataset(reviews[0])
+    np.testing.assert_array_equal(
+        other.predict(shorter, verbose=0), trained.predict(data, verbose=0)
+    )
+
+
+def test_weights_that_do_not_say_their_template(trained, make_model, monkeypatch, tmp_path):
+    """Files of version 0.1.0 still load."""
+    with monkeypatch.context() as patch:
+        patch.setattr(type(trained), "save_own_variables", lambda self, store: None)
+        trained.save_weights(tmp_path / "old.weights.h5")
+    other = make_model()
+    other.load_weights(tmp_path / "old.weights.h5")
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(m.prompt) for m in (trained, other)))
+
+
+def test_interrupted_weights_keep_the_old_file(trained, tmp_path, monkeypatch):
+    path = tmp_path / "a.weights.h5"
+    trained.save_weights(path)
+    before = path.read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save_weights", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        trained.save_weights(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.weights.h5"]
+    with pytest.raises(FileExistsError, match="overwrite"):
+        trained.save_weights(path, overwrite=False)
+
+
+def test_errors_do_not_print_the_vocabulary(trained, tmp_path):
+    """Keras prints the configuration where it does not know the classes of a file."""
+    trained.save(tmp_path / "model.keras")
+    code = f"import keras; keras.models.load_model({str(tmp_path / 'model.keras')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    error = done.stderr.strip().splitlines()[-1]
+    assert "Could not locate class 'ClozeModel'" in error and "keras_ptuning" in error
+    assert len(error) < 3000 and vocabulary()[-1] not in error
+    # The configuration by itself still has it.
+    again = type(trained).from_config(trained.get_config())
+    assert again.template.tokenizer.vocab == vocabulary()
+
+
+def test_custom_objects_and_no_compilation(make_model, reviews, tmp_path):
+    """What is only known while Keras loads."""
+
+    class Own(keras.optimizers.SGD):
+        pass
+
+    model = make_model()
+    model.compile(Own(0.5))
+    model.fit(model.template.dataset(*reviews), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras", custom_objects={"Own": Own})
+    assert type(loaded.optimizer) is Own and loaded.compiled
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    plain = load_model(tmp_path / "model.keras", compile=False)
+    assert not plain.compiled
+    data = model.template.dataset(reviews[0])
+    np.testing.assert_array_equal(plain.predict(data, verbose=0), model.predict(data, verbose=0))
 
 
 def test_an_architecture_of_the_users_own_is_not_saved_half(make_model, tmp_path):

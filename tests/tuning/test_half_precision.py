@@ -1,0 +1,56 @@
+"""Pure half precision is taken as the mixed policy, in which training works."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_ptuning import PlainText, build_classifier, load_tuned
+
+HALF = ["bfloat16", "float16"]
+
+
+def trained(model, data):
+    """How far the trained weights have moved."""
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.trainable_variables]
+    model.fit(data, epochs=2, verbose=0)
+    after = [ops.convert_to_numpy(v) for v in model.trainable_variables]
+    return max(np.abs(b - a).max() for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("tune", "dtype"),
+    [
+        ("prompt", "float16"),
+        *((t, "bfloat16") for t in ("prompt", "prefix", "lora", "adapter", "all")),
+    ],
+)
+def test_all_methods_train(make_model, make_template, reviews, dtype, tune):
+    with pytest.warns(UserWarning, match=f"Use dtype='mixed_{dtype}'"):
+        model = make_model(tune=tune, dtype=dtype)
+    assert {keras.backend.standardize_dtype(v.dtype) for v in model.weights} == {"float32"}
+    # Two steps, each about as long as the learning rate.
+    assert trained(model, make_template().dataset(*reviews)) == pytest.approx(0.02, abs=0.005)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_a_head_and_a_global_policy(small_bert, reviews, dtype):
+    plain = PlainText(["负面", "正面"], small_bert[2], maxlen=64)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        with pytest.warns(UserWarning, match=f"Use dtype='mixed_{dtype}'"):
+            model = build_classifier(*small_bert[:2], plain, dropout_rate=0.0)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert trained(model, plain.dataset(*reviews)) == pytest.approx(0.02, abs=0.005)
+
+
+def test_tuned_files_know_their_checkpoint_in_each_type(make_model, small_bert, tmp_path):
+    make_model().save_tuned(tmp_path / "a.tuned")
+    for dtype in ("mixed_bfloat16", "mixed_float16", "float64"):
+        model = load_tuned(tmp_path / "a.tuned", *small_bert, dtype=dtype)
+        model.save_tuned(tmp_path / "b.tuned")
+        load_tuned(tmp_path / "b.tuned", *small_bert)
+    with pytest.warns(UserWarning, match="mixed_bfloat16"):
+        load_tuned(tmp_path / "a.tuned", *small_bert, dtype="bfloat16")
