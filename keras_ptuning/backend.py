@@ -189,12 +189,13 @@ def for_any_backend(config):
     return config
 
 
-def export_arguments(format, axes):
+def export_arguments(format, axes, maxlen):
     """What Keras has to be told to export a model whose inputs share some of their axes.
 
     Args:
         format: The format of `keras.Model.export`.
-        axes: Dictionary from the names of inputs to the names of their axes.
+        axes: Dictionary from the names of inputs to the names of their axes, such as `"length"`.
+        maxlen: Integer, the greatest length.
 
     Returns:
         A dictionary of arguments. For JAX it says which axes are equal; Keras takes all of them
@@ -203,7 +204,11 @@ def export_arguments(format, axes):
     if keras.backend.backend() != "jax" or format != "tf_saved_model":
         return {}
     shapes = {name: f"({', '.join(own)})" for name, own in axes.items()}
-    return {"jax2tf_kwargs": {"polymorphic_shapes": [shapes]}}
+    # Without the limit it is not known whether there are enough positions.
+    limit = [f"length <= {maxlen}"]
+    arguments = {"polymorphic_shapes": [shapes], "polymorphic_constraints": limit}
+    # Gradients would be traced without the limit, and what is exported is not trained.
+    return {"jax2tf_kwargs": {**arguments, "with_gradient": False}}
 
 
 # Where TensorFlow is told which of several processes it is.

@@ -876,7 +876,7 @@ class LabelModel(keras.Model):
                     for name, own in axes.items()
                 }
             ]
-            kwargs = {**export_arguments(format, axes), **kwargs}
+            kwargs = {**export_arguments(format, axes, self.template.maxlen), **kwargs}
         super().export(filepath, format, *args, input_signature=input_signature, **kwargs)
 
     @property
