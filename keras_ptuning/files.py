@@ -184,6 +184,20 @@ def replacing(path):
 
 
 @contextlib.contextmanager
+def _made(folder):
+    """Has a folder, which is deleted again if it was made for nothing."""
+    new = not os.path.isdir(folder)
+    os.makedirs(folder, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        raise
+
+
+@contextlib.contextmanager
 def replacing_all(folder, clashing=()):
     """Gives a folder to write files to, which all at once take their places in `folder`.
 
@@ -210,8 +224,7 @@ def replacing_all(folder, clashing=()):
             shutil.copy(name, temporary)
     ```
     """
-    os.makedirs(folder, exist_ok=True)
-    with naming(folder), _beside(folder) as beside:
+    with naming(folder), _made(folder), _beside(folder) as beside:
         yield beside
         new = os.listdir(beside)
         staying = [n for n in clashing if n not in new and os.path.exists(os.path.join(folder, n))]

@@ -106,7 +106,7 @@ def test_bad_files(make, make_model, reviews, tmp_path):
     for name in ("model.keras", "cut.keras"):
         with pytest.raises(ValueError, match=r"was not written by `PromptClassifier\.save`"):
             PromptClassifier.load(tmp_path / name)
-    with pytest.raises(ValueError, match="damaged, or was not written"):
+    with pytest.raises(IsADirectoryError, match="Received the folder"):
         PromptClassifier.load(tmp_path)
     classifier = make(batch_size=np.int64(8)).fit(*reviews)
     with pytest.raises(ValueError, match=r"ends in \.keras\. Received: .*a\.txt"):
@@ -286,7 +286,7 @@ def test_a_single_text_of_a_label_gives_one_warning(make, reviews):
     labels = ["负面"] * 23 + ["正面"]
     with pytest.warns(UserWarning, match="single text of '正面'.*all 1 epochs") as caught:
         classifier = make().fit(texts, labels)
-    (warning,) = [w for w in caught if w.category is UserWarning]
+    (warning,) = [w for w in caught if "single text" in str(w.message)]
     assert warning.filename == __file__
     assert "val_loss" not in classifier.history_
     with pytest.warns(UserWarning, match="4 texts are too few"):

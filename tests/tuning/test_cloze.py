@@ -566,7 +566,7 @@ def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path)
 def test_not_finite_from_the_beginning(make_model, make_template, reviews):
     model = make_model(auxiliary=False)
     before = ops.convert_to_numpy(model.prompt).copy()
-    model.compile(keras.optimizers.Adam(float("nan")))
+    model.compile(keras.optimizers.Adam(epsilon=float("nan")))
     with pytest.raises(FloatingPointError, match="weights from before this training"):
         model.fit(make_template().dataset(*reviews, batch_size=8), verbose=0)
     np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), before)
