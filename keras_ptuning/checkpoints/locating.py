@@ -1,4 +1,4 @@
-"""The files of a checkpoint, which stand beside each other."""
+"""The files of a checkpoint, which are in one folder."""
 
 import os
 
@@ -24,7 +24,7 @@ WEIGHTS = (
     r".*\.index",
     r"pytorch_model\.bin",
     r"pytorch_model\.bin\.index\.json",
-    # What a trainer leaves beside the weights are no weights.
+    # What a trainer leaves in the folder of the weights are no weights.
     r"(?!training_args|optimizer|scheduler).*\.(safetensors|bin)",
 )
 # Beside a Hugging Face model, and about other things than its architecture.

@@ -59,7 +59,7 @@ def open_checkpoint(path):
     if path.endswith(_OTHERS) or not is_prefix:
         raise ValueError(
             "The format of this checkpoint is not one of those that are read: TensorFlow's, by "
-            "its prefix, e.g. `bert_model.ckpt` beside `bert_model.ckpt.index`; safetensors, "
+            "its prefix, e.g. `bert_model.ckpt` of `bert_model.ckpt.index`; safetensors, "
             "e.g. `model.safetensors`; and PyTorch's, e.g. `pytorch_model.bin`. Many releases "
             f"come in one of these too. Received: {path!r}."
         )

@@ -10,7 +10,7 @@ from keras_ptuning.files import check_archive, check_file
 
 # Before this, a file could get its code run all the same: CVE-2025-32434, CVE-2026-24747.
 SAFE_SINCE = (2, 10)
-# Bytes to read of a file before it is opened anew: about a BERT's largest tensor.
+# Bytes to read of a file before it is opened again: about a BERT's largest tensor.
 _AT_ONCE = 64 * 2**20
 
 _HOW = """Many releases have a `model.safetensors` too, which needs no PyTorch. Otherwise install \

@@ -36,7 +36,7 @@ class SafetensorsCheckpoint:
 
     def read(self, name):
         """Returns the tensor `name` as a NumPy array; of the type bfloat16, as float32."""
-        # Opened anew each time: what was read of an open file stays in memory.
+        # Opened again each time: what was read of an open file stays in memory.
         with _opened(self._files[name]) as file:
             value = file.get_tensor(name)
         return value.astype("float32") if value.dtype.name == "bfloat16" else value

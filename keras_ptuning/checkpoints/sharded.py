@@ -1,7 +1,7 @@
 """Checkpoints in several files, as Hugging Face writes large ones.
 
-An index, e.g. `model.safetensors.index.json`, says in its `weight_map` which file beside it holds
-which tensor.
+An index, e.g. `model.safetensors.index.json`, says in its `weight_map` which file of its folder
+holds which tensor.
 """
 
 import os
@@ -62,7 +62,7 @@ def _read_index(path):
         # No index needs another folder; one that names it could make any file be opened.
         if shard != os.path.basename(shard.replace("\\", "/")):
             raise ValueError(
-                f"The index {path!r} names a file that is not beside it, for the tensor "
+                f"The index {path!r} names a file that is not in its folder, for the tensor "
                 f"{name!r}. Received: {shard!r}."
             )
     return {name: os.path.join(folder, shard) for name, shard in weight_map.items()}

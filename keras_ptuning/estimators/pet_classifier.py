@@ -40,7 +40,7 @@ class PetClassifier(TextEstimator):
         generations: Integer, how often the models of the templates are trained. 1 is PET; the
             paper's iPET with `k` further generations is `k + 1`. Each but the first learns also
             from unlabelled texts with the labels that some of the others gave them, and starts from
-            the checkpoint anew. Defaults to `1`.
+            the checkpoint again. Defaults to `1`.
         growth: Integer, how many times as many texts each generation has as the one before. Where a
             label is not given so often, all texts with it are taken. Defaults to `5`.
         auxiliary: Whether the models of the templates also predict other words of their texts,
@@ -129,7 +129,7 @@ class PetClassifier(TextEstimator):
                 string.
             ValueError: if the templates do not go together, or are causal; if a label is not one of
                 theirs, texts and labels differ in number, there are no unlabelled texts, or an
-                argument makes no sense.
+                argument is out of range.
             FloatingPointError: if a loss is not finite.
         """
         self._check_arguments()
@@ -361,7 +361,7 @@ def _draw(scores, wanted, rng):
     Returns:
         `(rows, label_ids)`: which texts, each once, and the labels they were given.
     """
-    # As in the authors' program, the probability stands for the score, which may be negative.
+    # As in the authors' program, the probability is taken for the score, which may be negative.
     probabilities = _softmax(scores)
     guesses = probabilities.argmax(axis=1)
     rows = []

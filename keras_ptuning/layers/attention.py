@@ -165,7 +165,7 @@ class MultiHeadAttention(keras.layers.Layer):
 
 
 def take_positions(x, positions, axis=1):
-    """What stands at some positions of an axis; `None` stays `None`."""
+    """What is at some positions of an axis; `None` stays `None`."""
     if x is None:
         return None
     if axis == 1 and x.shape[0] == 1:

@@ -15,7 +15,7 @@ NEVER = -1e4
 class Embedding(keras.layers.ReversibleEmbedding):
     """Keras's embedding, with a dense gradient.
 
-    On TensorFlow the gradient of a lookup is a list of rows, in which a row stands as often as it
+    On TensorFlow the gradient of a lookup is a list of rows, in which a row is as often as it
     was looked up. Keras's Adam squares these each by itself, and so takes too long steps: with the
     segments of a BERT several times too long.
 

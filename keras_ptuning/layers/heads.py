@@ -1,6 +1,6 @@
 """The pieces of a cloze head: gather the positions to predict, and read label words there.
 
-Between the two stands the checkpoint's own head (`MLM-Dense`, `MLM-Norm`, the tied projection and
+Between the two is the checkpoint's own head (`MLM-Dense`, `MLM-Norm`, the tied projection and
 `MLM-Bias`), so that it runs on a few positions and not on whole sequences.
 """
 

@@ -211,7 +211,7 @@ def find_model(config_path, checkpoint_path=None, model=None):
     architecture = find_architecture(config, model)
     told = "model_type" in config or any(map(config.get, architecture.config_signs))
     if model is not None or told:
-        # Several names may stand for one architecture.
+        # One architecture may have several names.
         config["model_type"] = architecture.architecture
     read_config(config, config_path, model)
     is_folder = not isinstance(config_path, dict) and not str(config_path).endswith(".json")
@@ -310,7 +310,7 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     Args:
         model: A Keras model, as `build_transformer_model` returns it.
         folder: Path of a folder; made if need be.
-        config: Dictionary with what is to stand in the configuration, or the path of one.
+        config: Dictionary with what the configuration is to have, or the path of one.
         vocab: List of tokens, as `Tokenizer.vocab`, or the path of a `vocab.txt`.
         dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` for half
             the size. Defaults to `"float32"`.

@@ -24,7 +24,7 @@ FIXED = {
 
 
 def load_config(path):
-    """Reads a configuration file, as it stands.
+    """Reads a configuration file, as it is.
 
     Args:
         path: Path of a `bert_config.json` or `config.json`, or of a checkpoint's folder, or the
@@ -43,7 +43,7 @@ def load_config(path):
         path = find_config(path)
     name = f"The configuration {str(path)!r}"
     missing = (
-        f"{name} does not exist. A checkpoint has it beside its weights, as `bert_config.json` or "
+        f"{name} does not exist. A checkpoint has it in its folder, as `bert_config.json` or "
         f"`config.json`; the embedded checkpoints are called {' and '.join(NAMES)}."
     )
     try:
@@ -70,7 +70,7 @@ def read_config(config, path=None, model=None):
 
     Args:
         config: Path of a `bert_config.json` or `config.json`, or of a checkpoint's folder, the name
-            of an embedded checkpoint, or a dictionary with what stands in such a file.
+            of an embedded checkpoint, or a dictionary with what is in such a file.
         path: Where a dictionary comes from, for messages. Optional.
         model: The architecture, as `build_transformer_model` takes it. Optional.
 
@@ -80,7 +80,7 @@ def read_config(config, path=None, model=None):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not JSON, lacks an entry, or has one that makes no sense.
+        ValueError: if it is not JSON, lacks an entry, or has one that no model can have.
 
     Example:
 
@@ -147,7 +147,7 @@ def override(config, settings):
     """A configuration with the entries that arguments of `build_transformer_model` set otherwise.
 
     Args:
-        config: A dictionary with what stands in a configuration.
+        config: A dictionary with what is in a configuration.
         settings: Dictionary with arguments of a model, under the names that it has for them.
 
     Returns:

@@ -34,7 +34,7 @@ def inspect_checkpoint(path, model=None, application=None):
         - `architecture`, `application`: what it would be built as;
         - `layers`, `hidden_size`, `heads`, `max_length`, `parameters`: its size;
         - `vocabulary`, `unused_tokens`: how many tokens it has, and how many `[unused]` ones that
-          virtual tokens can take; `None` if there is no vocabulary beside it;
+          virtual tokens can take; `None` if there is no vocabulary in its folder;
         - `head`: `"masked"` or `"causal"`, or `None` if it cannot predict tokens;
         - `problems`: a list of sentences, what keeps it from answering a cloze; if it is empty,
           nothing does.

@@ -36,7 +36,7 @@ def pretrain(
     """Trains a language model, in a way that can be interrupted at any moment.
 
     After each epoch everything that the next one depends on is written to `folder`. Called again
-    with the same arguments, it goes on from there, and the curve is the one that it would have
+    with the same arguments, it continues from there, and the curve is the one that it would have
     been: batches, masks and dropout depend on the number of the step alone. An epoch is
     `dataset.steps` batches.
 
@@ -64,7 +64,7 @@ def pretrain(
 
     Raises:
         ValueError: if `folder` has the state of a training with other settings, or an argument
-            makes no sense.
+            is out of range.
         FloatingPointError: if the loss or a weight is not a number any more. The last good state
             stays.
 

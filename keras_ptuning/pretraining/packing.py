@@ -55,12 +55,12 @@ class PackedDataset(keras.utils.PyDataset):
     Args:
         texts: List of strings.
         tokenizer: A `Tokenizer`.
-        causal: Whether to predict each next token. Otherwise tokens are masked at random, anew
+        causal: Whether to predict each next token. Otherwise tokens are masked at random, again
             each time.
         length: Integer, tokens of a sequence. Defaults to `128`.
         batch_size: Integer. Defaults to `32`.
         steps: Integer, the number of batches that Keras takes for an epoch, which need not be one
-            pass over the texts: the next epoch goes on where the last stopped. `None` for one
+            pass over the texts: the next epoch continues where the last stopped. `None` for one
             pass, always in the same order and with the same masks, as evaluation wants it.
         predict_rate: Share of the tokens to predict: to mask, or, with `causal`, to compute the
             loss at (`1.0` for all; fewer are cheaper). Defaults to `0.15`.
@@ -76,7 +76,7 @@ class PackedDataset(keras.utils.PyDataset):
 
     Raises:
         TypeError: if `texts` is not a list, or one of them not a string.
-        ValueError: if there are no texts, or a number makes no sense.
+        ValueError: if there are no texts, or a number is out of range.
 
     Example:
 

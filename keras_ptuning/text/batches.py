@@ -14,11 +14,11 @@ PAD = 0
 # In place of a label's number, where a text has none.
 UNLABELED = -1
 # Batches are formed within a random pool of this many batches, sorted by length: large enough
-# that lengths match, small enough that each epoch mixes the examples anew.
+# that lengths match, small enough that each epoch mixes the examples again.
 POOL = 16
 # Padded lengths are multiples of this.
 LENGTH_STEP = 8
-# And of this on JAX, which compiles anew for each shape.
+# And of this on JAX, which compiles once for each shape.
 COMPILED_LENGTH_STEP = 32
 # The inputs that have a number for each token, and for each one that the auxiliary task predicts.
 PER_TOKEN = {"token_ids", "segment_ids", "reach", "masked_token_ids"}
@@ -91,7 +91,7 @@ class ClozeDataset(keras.utils.PyDataset):
 
     Each batch is padded to its longest text. With `shuffle`, texts of similar length come
     together, in batches that differ from epoch to epoch and are the same for the same `seed`, on
-    every backend. The auxiliary masks also differ from epoch to epoch; they travel beside the
+    every backend. The auxiliary masks also differ from epoch to epoch; they travel with the
     unmasked text, and only training looks at them.
 
     Args:
@@ -106,7 +106,7 @@ class ClozeDataset(keras.utils.PyDataset):
         mask_rate: Share of the ordinary tokens that the auxiliary task predicts; 0 for none.
 
     Raises:
-        ValueError: if `batch_size`, `seed` or `mask_rate` make no sense.
+        ValueError: if `batch_size`, `seed` or `mask_rate` are out of range.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class ClozeDataset(keras.utils.PyDataset):
         self.mask_rate = mask_rate
         self.lengths = np.array([len(e.token_ids) for e in examples])
         self.epoch = 0
-        # The number of rows of a batch is a multiple of this: the first text stands in, without a
+        # The number of rows of a batch is a multiple of this: the first text fills it up, without a
         # label, and `is_text` is 0. Of these rows, only one of several equal parts is made here.
         self.fill, self.part = 1, (0, 1)
 
@@ -150,7 +150,7 @@ class ClozeDataset(keras.utils.PyDataset):
 
     @property
     def has_unlabeled(self):
-        """Whether some of the texts have no label, beside others that have one."""
+        """Whether some of the texts have no label, and others have one."""
         return self.label_ids is not None and (self.label_ids == UNLABELED).any()
 
     @property
@@ -215,7 +215,7 @@ class ClozeDataset(keras.utils.PyDataset):
                 x[name] = np.pad(x[name], [(0, 0), (0, width - x[name].shape[1])])
 
     def _padded_length(self, length, step):
-        # Continuations of a causal template stand beyond its `maxlen`.
+        # Continuations of a causal template come after its `maxlen`.
         return max(length, min(math.ceil(length / step) * step, self.template.maxlen))
 
     def _batch(self, index):

@@ -39,7 +39,7 @@ def lay_out_continuations(words):
     >>> lay_out_continuations([[7], [5, 6], [5, 8, 9]])
     ([5, 8], [1, 1], [[0], [0, 1], [0, 1, 2]])
     """
-    # In this order what continues a beginning stands right after it.
+    # In this order what continues a beginning comes right after it.
     beginnings = sorted({tuple(word[:i]) for word in words for i in range(1, len(word))})
     places = {beginning: i for i, beginning in enumerate(beginnings)}
     reach = list(range(len(beginnings)))
@@ -79,8 +79,8 @@ class Template:
         maxlen: Integer, the greatest number of tokens of an encoded text, template included.
             Longer texts are cut, the longer one of a pair first; the template never is.
             Defaults to `128`.
-        causal: Whether the model is a causal language model (GPT). The masks stand last then:
-            they are where the model goes on, and never written. Defaults to `False`.
+        causal: Whether the model is a causal language model (GPT). The masks come last then:
+            they are where the model continues, and never written. Defaults to `False`.
 
     The parameters of scikit-learn's estimators may reach into it, e.g. `template__pattern` in a
     grid search. `set_params` changes it for datasets to come, and not for models that have it.
@@ -90,7 +90,7 @@ class Template:
         ValueError: if the pattern has no `[MASK]`, no `{text}`, an unknown part, words that the
             vocabulary lacks, or masks that no word needs; if it is causal, and something follows a
             mask; if there are fewer than two labels; if a label word is not in the vocabulary, has
-            more tokens than there are masks, or stands for two labels; if a token is to learn and
+            more tokens than there are masks, or means two labels; if a token is to learn and
             to stay fixed; if `maxlen` leaves no room for text; or if the pattern, a label or a word
             has half of a surrogate pair.
 
@@ -204,7 +204,7 @@ class Template:
         masks = [piece[0] == [self.mask_id] for piece in self._pieces]
         if self.causal and not all(masks[-self.num_masks :]):
             raise ValueError(
-                "A causal language model goes on where the text ends, so in a template for one "
+                "A causal language model continues where the text ends, so in a template for one "
                 "[MASK] must come last, as in '[u1][u2]{text}[u3][u4][MASK]'. "
                 f"Received: {pattern!r}."
             )
@@ -257,8 +257,8 @@ class Template:
             for word, ids in zip(words, self.word_ids[-1], strict=True):
                 if tuple(ids) in owners:
                     raise ValueError(
-                        f"The word {word!r} stands for {owners[tuple(ids)]!r} and again for "
-                        f"{label!r}. Each word can stand for one label, once."
+                        f"The word {word!r} means {owners[tuple(ids)]!r} and again for "
+                        f"{label!r}. Each word can mean one label, once."
                     )
                 owners[tuple(ids)] = label
         longest = max(len(ids) for ids in owners)
@@ -519,7 +519,7 @@ class Template:
                 causal template to `1.0`, the whole text.
             candidates: For a template without labels, a list of words for each text.
             unlabeled: Optional list of further texts, to train on through the auxiliary task
-                alone. They stand without the template's words, as in PET; but with all of it if
+                alone. They come without the template's words, as in PET; but with all of it if
                 it has tokens that learn, which learn from them too, or is causal.
             sample_weight: Optional list of numbers from 0 on, one for each of `texts`: how much
                 its label counts in the loss.
@@ -532,8 +532,8 @@ class Template:
             TypeError: if `texts` is not a list of strings (or pairs), or `labels` not a list.
             ValueError: if a label is unknown, there are more or fewer labels than texts, no
                 texts at all, or candidates are missing or alike; if soft labels are no
-                probabilities; if `batch_size`, `seed`, `mask_rate` or `sample_weight` make no
-                sense; if there are unlabelled texts, and nothing to learn from them.
+                probabilities; if `batch_size`, `seed`, `mask_rate` or `sample_weight` are out of
+                range; if there are unlabelled texts, and nothing to learn from them.
 
         Example, the regimes of PET with `model = build_ptuning_model(..., tune="all")`:
 

@@ -31,7 +31,7 @@ _CHINESE_WORD = re.compile(
 _WORDS = 0.01
 # Share of words with a capital letter, among those of Latin letters, that makes a vocabulary cased.
 _CASED = 0.05
-# What the configuration of a tokenizer may say, beside a vocabulary.
+# The configuration of a tokenizer, in the folder of its vocabulary.
 _CONFIG = "tokenizer_config.json"
 # Share of tokens that the vocabulary lacks from which on a warning says so.
 _UNKNOWN = 1 / 3
@@ -112,8 +112,8 @@ def _load_json_vocab(path):
             f"`tokenizer.json` of Hugging Face. Received: {type(error).__name__}: {error}"
         ) from None
     raise ValueError(
-        "Only vocabularies of BERT's kind are supported: WordPiece, whose pieces of a word go on "
-        f"with '##'. Received: {str(path)!r} of the kind {kind[0]!r}."
+        "Only vocabularies of BERT's kind are supported: WordPiece, whose pieces of a word "
+        f"continue with '##'. Received: {str(path)!r} of the kind {kind[0]!r}."
     )
 
 
@@ -161,20 +161,20 @@ class Tokenizer:
       characters newer than Python's tables of Unicode are known.
 
     There is a warning where a cased vocabulary is lower-cased, and where a `tokenizer_config.json`
-    beside the vocabulary says that texts are to be read otherwise than here.
+    in the vocabulary's folder says that texts are to be read otherwise than here.
 
     Args:
         vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
             of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
             `"gpt-mini-zh"`), or of a model of Hugging Face's hub; a list of tokens; or a dictionary
-            `{token: id}` whose ids are 0, 1, 2... A token that stands twice, as in some of ERNIE's,
-            has its last id.
+            `{token: id}` whose ids are 0, 1, 2... A token that is there twice, as in some of
+            ERNIE's, has its last id.
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
-            Files beside the vocabulary do not set it: that of `bert-base-chinese` says the
+            Other files in its folder do not set it: that of `bert-base-chinese` says the
             opposite, of a vocabulary in lower case.
         pre_tokenize: How to split a text into words first, for vocabularies of words (RoFormer,
-            WoBERT). Words that stand in the vocabulary become one token; others are tokenized as
+            WoBERT). Words of the vocabulary become one token; others are tokenized as
             usual. `"jieba"` for `jieba.lcut(text, HMM=False)`, as those models were trained, or
             a function from a string to a list of words, or `False` for no words. Defaults to
             `"jieba"` where at least 1% of the vocabulary is words of several Chinese
@@ -473,7 +473,7 @@ def _warn_of_capitals(tokens):
 
 
 def _warn_of_config(path, do_lower_case):
-    """Warns where the configuration beside a vocabulary says that texts are read otherwise."""
+    """Warns where the configuration in a vocabulary's folder says that texts are read otherwise."""
     path = os.path.join(os.path.dirname(path), _CONFIG)
     if not os.path.isfile(path):
         return

@@ -143,7 +143,7 @@ class LabelModel(keras.Model):
             )
 
     def _check_vocabulary(self, checkpoint):
-        """Refuses tokens in another order than that of the vocabulary beside the checkpoint."""
+        """Refuses tokens in another order than that of the checkpoint's vocabulary."""
         if checkpoint is None:
             return
         try:
@@ -162,7 +162,7 @@ class LabelModel(keras.Model):
         if moved:
             raise ValueError(
                 f"The vocabulary of the template has {len(moved)} tokens in other places than "
-                f"{path!r}, which is beside the checkpoint, such as {moved[0]!r}: "
+                f"{path!r}, that of the checkpoint, such as {moved[0]!r}: "
                 f"{given[moved[0]]} in place of {own[moved[0]]}. They would have the vectors of "
                 f"other tokens. Use the vocabulary of the checkpoint: Tokenizer({path!r})."
             )
@@ -567,7 +567,7 @@ class LabelModel(keras.Model):
     ):
         """Trains the model, as `keras.Model.fit` does.
 
-        A dataset's epochs go on where its last training stopped, so that its batches and masks
+        A dataset's epochs continue where its last training stopped, so that its batches and masks
         differ each time; set `dataset.epoch = 0` to repeat them.
 
         Args:

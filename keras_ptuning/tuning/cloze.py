@@ -167,7 +167,7 @@ class ClozeModel(LabelModel):
 
         Besides the files of `save_transformer_model` there is `template.json`: the pattern, the
         labels, and of an empty text the token ids and segment ids, and where its masks are. The
-        vectors of virtual tokens stand in the rows of these ids. Where the vocabulary had no
+        vectors of virtual tokens are in the rows of these ids. Where the vocabulary had no
         `[unused]` token for one, it is added as such. All files are replaced at once. What no
         configuration says,
         `application="unilm"` and `hierarchical_position`, has to be said again when loading it.
