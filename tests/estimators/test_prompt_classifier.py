@@ -293,6 +293,7 @@ def test_a_single_text_of_a_label_gives_one_warning(make, reviews):
         make().fit(texts[:4], ["正面", "负面"] * 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", ".* steps, which are few")
         make(validation_fraction=0).fit(texts, labels)
         assert "val_loss" in make().fit(*reviews).history_
 
