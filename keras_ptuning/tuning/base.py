@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ from keras_ptuning.backend import (
     predict_with_one_graph,
 )
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list, check_entries, check_finite
+from keras_ptuning.checks import check_entries, check_finite
 from keras_ptuning.files import replacing
 from keras_ptuning.methods import (
     All,
@@ -38,9 +38,10 @@ from keras_ptuning.methods import (
 )
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, load_config, max_length, read_config
-from keras_ptuning.text.batches import UNLABELED, ClozeDataset
+from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.text.templates import PlainText, Template
 from keras_ptuning.text.tokenizers import load_vocab
+from keras_ptuning.tuning.data import check_data, check_label_ids, weighted
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
 from keras_ptuning.tuning.nan import StopAtNaN, learning_rates
 from keras_ptuning.tuning.tuned_file import (
@@ -51,23 +52,6 @@ from keras_ptuning.tuning.tuned_file import (
 
 # What to do where a prediction is no number.
 DAMAGED = "Its weights are damaged, or overflow in half precision: load good ones, or train again."
-
-
-def check_template(template, checkpoint_path, fits, expected):
-    """Raises a TypeError if the builder of a model was not given a template that fits.
-
-    Args:
-        template, checkpoint_path: The builder's arguments.
-        fits: Whether the template is of the right class.
-        expected: String, what it should be.
-    """
-    if isinstance(checkpoint_path, Template):
-        raise TypeError(
-            "The template came as `checkpoint_path`, the second argument. Give it by name: "
-            f"`template=template`. Received: checkpoint_path={checkpoint_path!r}."
-        )
-    if not fits:
-        raise TypeError(f"`template` must be {expected}. Received: template={template!r}.")
 
 
 class LabelModel(keras.Model):
@@ -616,11 +600,14 @@ class LabelModel(keras.Model):
                 raise ValueError(
                     f"This model learns nothing from texts without a label. {self.unlabeled_advice}"
                 )
-        self._check(x, "fit")
-        y = self._checked_labels(y, x, sample_weight)
+        check_data(self.template, x, "fit")
+        y = check_label_ids(self.template, y, x, sample_weight)
         if validation_data is not None:
             validation_data = self._checked_validation(validation_data)
-        with self._weighted(x, y, sample_weight, class_weight) as sample_weight, self._at_work():
+        with (
+            weighted(self.template, x, y, sample_weight, class_weight) as sample_weight,
+            self._at_work(),
+        ):
             if self.compiled and not self.optimizer.built:
                 # Here, since TensorFlow lets no variables be made where a call has failed.
                 self.optimizer.build(self.trainable_variables)
@@ -647,8 +634,8 @@ class LabelModel(keras.Model):
         if not self.compiled:
             self.compile()
         in_training = "_use_cached_eval_dataset" in kwargs
-        self._check(x, "evaluate")
-        y = self._checked_labels(y, x, kwargs.get("sample_weight"))
+        check_data(self.template, x, "evaluate")
+        y = check_label_ids(self.template, y, x, kwargs.get("sample_weight"))
         with self._at_work():
             found = super().evaluate(self._as_batches(x), y, batch_size, **kwargs)
         # `fit` has its own way to stop.
@@ -663,7 +650,7 @@ class LabelModel(keras.Model):
         Raises:
             ValueError: if a score is not finite, or the data are those of another template.
         """
-        self._check(x, "predict")
+        check_data(self.template, x, "predict")
         scores = self._predict(x, batch_size, **kwargs)
         check_finite([("What the model predicts", scores)], DAMAGED)
         return scores
@@ -688,150 +675,14 @@ class LabelModel(keras.Model):
         scores[order] = sorted_scores
         return scores
 
-    @contextlib.contextmanager
-    def _weighted(self, x, y, sample_weight, class_weight):
-        """Puts `class_weight` into the weights of the texts: of a dataset, or as returned."""
-        if class_weight is None:
-            yield sample_weight
-            return
-        dataset = x if isinstance(x, ClozeDataset) else None
-        factors = self._class_factors(class_weight, y if dataset is None else dataset.label_ids)
-        own = sample_weight if dataset is None else dataset.sample_weight
-        weights = factors if own is None else factors * np.asarray(own, "float32")
-        if dataset is None:
-            yield weights
-            return
-        dataset.sample_weight = weights
-        try:
-            yield None
-        finally:
-            dataset.sample_weight = own
-
-    def _class_factors(self, class_weight, label_ids):
-        """How much each text counts by its label; 1 where it has none."""
-        names = self.template.label_names
-        if names is None or label_ids is None:
-            raise ValueError(
-                "`class_weight` needs the labels of a template: `template.dataset(texts, labels)`."
-            )
-        if isinstance(class_weight, Mapping):
-            unknown = [label for label in class_weight if label not in names]
-            if unknown:
-                raise ValueError(
-                    f"`class_weight` must have labels of the template, some of {names}. Received: "
-                    f"{unknown}."
-                )
-            numbers = np.array(list(class_weight.values()))
-            if numbers.dtype.kind not in "fiu" or not (np.isfinite(numbers) & (numbers >= 0)).all():
-                raise ValueError(
-                    "The weights in `class_weight` must be finite numbers from 0 on. Received: "
-                    f"{class_weight!r}."
-                )
-        elif not isinstance(class_weight, str) or class_weight != "balanced":
-            raise ValueError(
-                "`class_weight` must be a dictionary from labels to numbers, or 'balanced'. "
-                f"Received: {class_weight!r:.60}."
-            )
-        if label_ids.ndim == 2:
-            label_ids = label_ids.argmax(axis=1)
-        labeled = label_ids != UNLABELED
-        if isinstance(class_weight, Mapping):
-            weights = np.array([class_weight.get(name, 1.0) for name in names])
-        else:
-            counts = np.bincount(label_ids[labeled], minlength=len(names))
-            weights = labeled.sum() / np.maximum(np.count_nonzero(counts) * counts, 1)
-        return np.where(labeled, weights[label_ids], 1.0).astype("float32")
-
     def _checked_validation(self, data):
         """What Keras is to validate with."""
         if isinstance(data, tuple | list) and len(data) in (2, 3) and isinstance(data[0], Mapping):
             x, y, *weights = data
-            self._check(x, "evaluate")
-            return (x, self._checked_labels(y, x, *weights), *weights)
-        self._check(data, "evaluate")
+            check_data(self.template, x, "evaluate")
+            return (x, check_label_ids(self.template, y, x, *weights), *weights)
+        check_data(self.template, data, "evaluate")
         return self._as_batches(data)
-
-    def _checked_labels(self, y, x, sample_weight=None):
-        """Refuses labels that would train wrongly without a word; returns them flat."""
-        if isinstance(x, ClozeDataset) and (y is not None or sample_weight is not None):
-            raise ValueError(
-                "A dataset has the labels and the weights of its texts: leave out `y` and "
-                "`sample_weight`, and use `template.dataset(texts, labels, sample_weight=...)`."
-            )
-        if y is None:
-            if isinstance(x, Mapping):
-                raise ValueError(
-                    "Training and evaluation need labels: `x, y = template.encode(texts, labels)`."
-                )
-            return None
-        y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(as_list("y", y))
-        if y.ndim == 0 or y.shape[1:] not in ((), (1,)):
-            raise ValueError(
-                f"`y` must have the shape (n,). Received: shape {y.shape}. Probabilities of labels "
-                "go into `template.dataset(texts, probabilities)`."
-            )
-        if y.dtype.kind not in "iu":
-            raise TypeError(
-                "`y` must be the numbers of the labels, as `template.label_ids(labels)` gives "
-                f"them. Received: the type {y.dtype}, beginning with {y[:3].tolist()}."
-            )
-        if isinstance(x, Mapping) and len(y) != len(x["token_ids"]):
-            raise ValueError(
-                f"`y` must have a label for each text. Received: {len(y)} labels of "
-                f"{len(x['token_ids'])} texts."
-            )
-        names = self.template.label_names
-        count = x["candidate_ids"].shape[1] if names is None else len(names)
-        outside = y[(y < 0) | (y >= count)]
-        if outside.size:
-            raise ValueError(
-                f"`y` must be from 0 to {count - 1}, the places of "
-                f"{names or 'the candidates'}. Received: {outside[:5].tolist()}."
-            )
-        return y.reshape(-1)
-
-    def _check(self, data, purpose):
-        """Refuses data that are not what the model's template makes."""
-        if not isinstance(data, ClozeDataset):
-            arrays = {"token_ids", "segment_ids"}
-            arrays |= {"mask_positions"} if self.template.is_cloze else set()
-            if isinstance(data, Mapping):
-                wrong = not arrays <= data.keys()
-            else:
-                # Of other kinds there are iterators and datasets of Keras and its backends.
-                wrong = data is None or isinstance(data, str | bytes | Sequence | Set)
-                wrong = wrong or hasattr(data, "__array__") or hasattr(data, "columns")
-            if wrong:
-                make = "(texts)" if purpose == "predict" else "(texts, labels)"
-                raise TypeError(
-                    f"`{purpose}` takes what the template makes of texts: "
-                    f"`template.dataset{make}`. Received: {data!r:.60} of type "
-                    f"{type(data).__name__}."
-                )
-            return
-        if purpose != "predict" and data.label_ids is None:
-            raise ValueError(
-                "Training and evaluation need labels: `template.dataset(texts, labels)`."
-            )
-        if purpose == "evaluate" and data.has_unlabeled:
-            raise ValueError("Evaluation needs labels: make a dataset without `unlabeled` texts.")
-        for name in ("pattern", "labels", "label_names", "causal"):
-            theirs, ours = getattr(data.template, name), getattr(self.template, name)
-            if theirs != ours:
-                raise ValueError(
-                    "The dataset was made with another template than the model's. Received: "
-                    f"{name} {theirs!r} instead of {ours!r}."
-                )
-        if data.template.tokenizer.get_config() != self.template.tokenizer.get_config():
-            raise ValueError(
-                "The dataset was made with another vocabulary than the model's, or other settings "
-                "of its tokenizer."
-            )
-        if data.template.maxlen > self.template.maxlen:
-            raise ValueError(
-                "The dataset has longer texts than the model was made for. Received: "
-                f"maxlen={data.template.maxlen} instead of {self.template.maxlen}."
-            )
 
     def _as_batches(self, data):
         """What Keras is to iterate over."""

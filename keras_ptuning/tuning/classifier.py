@@ -7,7 +7,8 @@ from keras_ptuning.backend import build_model, sum_over_replicas
 from keras_ptuning.methods import named_weights
 from keras_ptuning.models import find_application, find_model
 from keras_ptuning.text.templates import PlainText
-from keras_ptuning.tuning.base import LabelModel, check_template
+from keras_ptuning.tuning.base import LabelModel
+from keras_ptuning.tuning.data import check_template
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")

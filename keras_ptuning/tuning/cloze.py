@@ -12,7 +12,8 @@ from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
-from keras_ptuning.tuning.base import LabelModel, check_template
+from keras_ptuning.tuning.base import LabelModel
+from keras_ptuning.tuning.data import check_template
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")

@@ -1,0 +1,166 @@
+"""What models are given: templates, the data that these make, labels and their weights."""
+
+import contextlib
+from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
+from keras import ops
+
+from keras_ptuning.checks import as_list
+from keras_ptuning.text.batches import UNLABELED, ClozeDataset
+from keras_ptuning.text.templates import Template
+
+
+def check_template(template, checkpoint_path, fits, expected):
+    """Raises a TypeError if the builder of a model was not given a template that fits.
+
+    Args:
+        template, checkpoint_path: The builder's arguments.
+        fits: Whether the template is of the right class.
+        expected: String, what it should be.
+    """
+    if isinstance(checkpoint_path, Template):
+        raise TypeError(
+            "The template came as `checkpoint_path`, the second argument. Give it by name: "
+            f"`template=template`. Received: checkpoint_path={checkpoint_path!r}."
+        )
+    if not fits:
+        raise TypeError(f"`template` must be {expected}. Received: template={template!r}.")
+
+
+def check_data(template, data, purpose):
+    """Refuses data that are not what the model's template makes."""
+    if not isinstance(data, ClozeDataset):
+        arrays = {"token_ids", "segment_ids"}
+        arrays |= {"mask_positions"} if template.is_cloze else set()
+        if isinstance(data, Mapping):
+            wrong = not arrays <= data.keys()
+        else:
+            # Of other kinds there are iterators and datasets of Keras and its backends.
+            wrong = data is None or isinstance(data, str | bytes | Sequence | Set)
+            wrong = wrong or hasattr(data, "__array__") or hasattr(data, "columns")
+        if wrong:
+            make = "(texts)" if purpose == "predict" else "(texts, labels)"
+            raise TypeError(
+                f"`{purpose}` takes what the template makes of texts: "
+                f"`template.dataset{make}`. Received: {data!r:.60} of type "
+                f"{type(data).__name__}."
+            )
+        return
+    if purpose != "predict" and data.label_ids is None:
+        raise ValueError("Training and evaluation need labels: `template.dataset(texts, labels)`.")
+    if purpose == "evaluate" and data.has_unlabeled:
+        raise ValueError("Evaluation needs labels: make a dataset without `unlabeled` texts.")
+    for name in ("pattern", "labels", "label_names", "causal"):
+        theirs, ours = getattr(data.template, name), getattr(template, name)
+        if theirs != ours:
+            raise ValueError(
+                "The dataset was made with another template than the model's. Received: "
+                f"{name} {theirs!r} instead of {ours!r}."
+            )
+    if data.template.tokenizer.get_config() != template.tokenizer.get_config():
+        raise ValueError(
+            "The dataset was made with another vocabulary than the model's, or other settings "
+            "of its tokenizer."
+        )
+    if data.template.maxlen > template.maxlen:
+        raise ValueError(
+            "The dataset has longer texts than the model was made for. Received: "
+            f"maxlen={data.template.maxlen} instead of {template.maxlen}."
+        )
+
+
+def check_label_ids(template, y, x, sample_weight=None):
+    """Refuses labels that would train wrongly without a word; returns them flat."""
+    if isinstance(x, ClozeDataset) and (y is not None or sample_weight is not None):
+        raise ValueError(
+            "A dataset has the labels and the weights of its texts: leave out `y` and "
+            "`sample_weight`, and use `template.dataset(texts, labels, sample_weight=...)`."
+        )
+    if y is None:
+        if isinstance(x, Mapping):
+            raise ValueError(
+                "Training and evaluation need labels: `x, y = template.encode(texts, labels)`."
+            )
+        return None
+    y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(as_list("y", y))
+    if y.ndim == 0 or y.shape[1:] not in ((), (1,)):
+        raise ValueError(
+            f"`y` must have the shape (n,). Received: shape {y.shape}. Probabilities of labels "
+            "go into `template.dataset(texts, probabilities)`."
+        )
+    if y.dtype.kind not in "iu":
+        raise TypeError(
+            "`y` must be the numbers of the labels, as `template.label_ids(labels)` gives "
+            f"them. Received: the type {y.dtype}, beginning with {y[:3].tolist()}."
+        )
+    if isinstance(x, Mapping) and len(y) != len(x["token_ids"]):
+        raise ValueError(
+            f"`y` must have a label for each text. Received: {len(y)} labels of "
+            f"{len(x['token_ids'])} texts."
+        )
+    names = template.label_names
+    count = x["candidate_ids"].shape[1] if names is None else len(names)
+    outside = y[(y < 0) | (y >= count)]
+    if outside.size:
+        raise ValueError(
+            f"`y` must be from 0 to {count - 1}, the places of "
+            f"{names or 'the candidates'}. Received: {outside[:5].tolist()}."
+        )
+    return y.reshape(-1)
+
+
+@contextlib.contextmanager
+def weighted(template, x, y, sample_weight, class_weight):
+    """Puts `class_weight` into the weights of the texts: of a dataset, or as returned."""
+    if class_weight is None:
+        yield sample_weight
+        return
+    dataset = x if isinstance(x, ClozeDataset) else None
+    factors = _class_factors(template, class_weight, y if dataset is None else dataset.label_ids)
+    own = sample_weight if dataset is None else dataset.sample_weight
+    weights = factors if own is None else factors * np.asarray(own, "float32")
+    if dataset is None:
+        yield weights
+        return
+    dataset.sample_weight = weights
+    try:
+        yield None
+    finally:
+        dataset.sample_weight = own
+
+
+def _class_factors(template, class_weight, label_ids):
+    """How much each text counts by its label; 1 where it has none."""
+    names = template.label_names
+    if names is None or label_ids is None:
+        raise ValueError(
+            "`class_weight` needs the labels of a template: `template.dataset(texts, labels)`."
+        )
+    if isinstance(class_weight, Mapping):
+        unknown = [label for label in class_weight if label not in names]
+        if unknown:
+            raise ValueError(
+                f"`class_weight` must have labels of the template, some of {names}. Received: "
+                f"{unknown}."
+            )
+        numbers = np.array(list(class_weight.values()))
+        if numbers.dtype.kind not in "fiu" or not (np.isfinite(numbers) & (numbers >= 0)).all():
+            raise ValueError(
+                "The weights in `class_weight` must be finite numbers from 0 on. Received: "
+                f"{class_weight!r}."
+            )
+    elif not isinstance(class_weight, str) or class_weight != "balanced":
+        raise ValueError(
+            "`class_weight` must be a dictionary from labels to numbers, or 'balanced'. "
+            f"Received: {class_weight!r:.60}."
+        )
+    if label_ids.ndim == 2:
+        label_ids = label_ids.argmax(axis=1)
+    labeled = label_ids != UNLABELED
+    if isinstance(class_weight, Mapping):
+        weights = np.array([class_weight.get(name, 1.0) for name in names])
+    else:
+        counts = np.bincount(label_ids[labeled], minlength=len(names))
+        weights = labeled.sum() / np.maximum(np.count_nonzero(counts) * counts, 1)
+    return np.where(labeled, weights[label_ids], 1.0).astype("float32")
