@@ -3,6 +3,7 @@
 import fnmatch
 import gzip
 import os
+import pathlib
 import resource
 import shutil
 import signal
