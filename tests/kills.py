@@ -35,7 +35,7 @@ from keras_ptuning.checkpoints import find_checkpoint, open_checkpoint
 from keras_ptuning.models import load_config
 from keras_ptuning.tuning import predicting
 
-TEXTS = ["书贵" * (1 + i % 5) + "屏幕"[: i % 3] for i in range(600)]
+TEXTS = ["书贵" * (1 + i % 5) + "屏幕"[: i % 3] for i in range(800)]
 
 
 def make_model(folder):
@@ -150,30 +150,36 @@ def kill_continuing(job, folder, kills):
     """Without kills; with them; and to the end."""
     rng = random.Random(0)
     for name in ("whole", *kills * ["parts"], "parts"):
-        process, lines = start(job, folder, name)
+        # Slowly, so that the work is not done before the last kill.
+        process, lines = start(job, folder, name, pause=0.1)
         if name == "whole" or not kills:
             lines.read()
             assert not os.waitpid(process, 0)[1]
             continue
         kills -= 1
         # A moment in, or after, what is written then.
-        assert all(lines.readline() for _ in range(rng.randint(1, 3)))
-        time.sleep(rng.uniform(0, 0.3))
+        assert all(lines.readline() for _ in range(rng.randint(1, 2)))
+        time.sleep(rng.uniform(0, 0.15))
         reports = kill(process, lines)
         assert not (folder / name).exists()
         print(f"Killed, with {len(reports)} steps more.")
     assert (folder / "parts").read_bytes() == (folder / "whole").read_bytes()
 
 
-def start(function, *arguments):
-    """Forks a process; returns its number and the lines that it reports."""
+def start(function, *arguments, pause=0.0):
+    """Forks a process; returns its number and the lines that it reports, each before a pause."""
     reading, writing = os.pipe()
     process = os.fork()
     if process:
         os.close(writing)
         return process, os.fdopen(reading)
+
+    def report(line):
+        os.write(writing, f"{line}\n".encode())
+        time.sleep(pause)
+
     try:
-        function(*arguments, lambda line: os.write(writing, f"{line}\n".encode()))
+        function(*arguments, report)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
