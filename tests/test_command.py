@@ -89,7 +89,7 @@ def test_predict_and_again(job, capsys, monkeypatch):
     assert "24/24" in capsys.readouterr().out
     with open(job[-1], encoding="utf-8") as file:
         assert [json.loads(line)["index"] for line in file] == list(range(24))
-    # It is found out before the model is loaded.
+    # The command sees this before it loads the model.
     os.remove(job[1])
     with pytest.raises(SystemExit) as end:
         main(job)

@@ -13,6 +13,7 @@ import zipfile
 import huggingface_hub
 import numpy as np
 import pytest
+from small_bert import CONFIG
 
 from keras_ptuning import Template, Tokenizer, build_ptuning_model, files, load_tuned
 from keras_ptuning.datasets import load_sentiment, read_documents
@@ -278,15 +279,6 @@ def test_json(tmp_path):
     assert read_json(path, "") == {"a": 1}
     with pytest.raises(FileNotFoundError, match="nothing here"):
         check_file(path / "a", "nothing here")
-
-
-CONFIG = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
 
 
 @pytest.mark.parametrize(

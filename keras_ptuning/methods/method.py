@@ -24,8 +24,7 @@ class Method:
         name: What `tune` and the files call it.
         settings: The names of its arguments.
         learning_rate: That of Adam, where `compile` is given no optimizer.
-        pretrained_rate: Whether that is the rate of a BERT-base, and smaller models take a larger
-            one, since they learn tokens or weights of the pretrained model's own kind.
+        pretrained_rate: Whether that is for a BERT-base, and smaller models take a larger one.
         merges: Whether a checkpoint can have what it trained.
     """
 

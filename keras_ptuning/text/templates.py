@@ -257,7 +257,7 @@ class Template:
             for word, ids in zip(words, self.word_ids[-1], strict=True):
                 if tuple(ids) in owners:
                     raise ValueError(
-                        f"The word {word!r} means {owners[tuple(ids)]!r} and again for "
+                        f"The word {word!r} means {owners[tuple(ids)]!r} and again "
                         f"{label!r}. Each word can mean one label, once."
                     )
                 owners[tuple(ids)] = label

@@ -229,9 +229,11 @@ class LabelModel(keras.Model):
         """For a change of weights, after which what was merged has to be merged again."""
         merged = self.is_merged
         self.unmerge()
-        yield
-        if merged:
-            self.merge()
+        try:
+            yield
+        finally:
+            if merged:
+                self.merge()
 
     def save_weights(self, filepath, overwrite=True, **kwargs):
         """Saves the weights; the file of that name is replaced only by a complete one.

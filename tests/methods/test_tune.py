@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import types
 
 import keras
 import numpy as np
@@ -247,6 +248,10 @@ def test_default_rates(make_tuned):
     model = make_tuned(Prefix(2), PLAIN)
     model.compile()
     np.testing.assert_allclose(float(model.optimizer.learning_rate), 1e-2, rtol=1e-6)
+    for size, rate in ((1024, 3.375e-4), (768, 6e-4), (384, 2.4e-3), (192, 9.6e-3)):
+        transformer = types.SimpleNamespace(hidden_size=size)
+        found = Prompt().default_learning_rate(types.SimpleNamespace(transformer=transformer))
+        np.testing.assert_allclose(found, rate, rtol=1e-6)
 
 
 # Classifiers without a cloze.
