@@ -120,9 +120,10 @@ def start_at_words(words):
     return Prompt(label_start=words)
 
 
-# The learning rates are those of the embedded checkpoints. Those of prefix-tuning, P-tuning v2, LoRA,
-# Houlsby's adapters and gpt-combined were the best of two or three on 500 further training reviews,
-# with one seed and texts of up to 64 tokens. Pfeiffer's are Houlsby's. The others are first choices.
+# The learning rates are those of the embedded checkpoints. Those of prefix-tuning, P-tuning v2,
+# LoRA, Houlsby's adapters and gpt-combined were the best of two or three on 500 further training
+# reviews, with one seed and texts of up to 64 tokens. Pfeiffer's are Houlsby's. The others are
+# first choices.
 TUNING = {
     "p-tuning": Tuning(False, "virtual", None, 1e-2),
     "warp": Tuning(False, "vectors", start_at_words, 1e-2, "labels"),
