@@ -136,7 +136,7 @@ TUNING = {
     "all-weights": Tuning(False, "virtual", "all", 5e-4),
     "gpt-p-tuning": Tuning(True, "virtual", None, 1e-2),
     "gpt-warp": Tuning(True, "vectors", start_at_words, 1e-2, "labels"),
-    "gpt-prefix-tuning": Tuning(True, "words", Prefix(20), 1e-2),
+    "gpt-prefix-tuning": Tuning(True, "words", Prefix(20), 1e-1),
     "gpt-lora": Tuning(True, "words", LoRA(), 1e-3),
     "gpt-adapter-houlsby": Tuning(True, "words", Adapter(kind="houlsby"), 1e-3),
     "gpt-adapter-pfeiffer": Tuning(True, "words", Adapter(kind="pfeiffer"), 1e-3),

@@ -239,7 +239,7 @@ def build_ptuning_model(
     Args:
         config_path: Path of a checkpoint's folder, or of the `bert_config.json` in it, or a
             dictionary with what is in one; or the name of an embedded checkpoint,
-            `"bert-mini-zh"` or `"gpt-mini-zh"`.
+            `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`.
         checkpoint_path: The weights, with an MLM head, as `keras_ptuning.build_ptuning_model` takes
             them. `None` for those in the folder; with a configuration alone they are random.
         template: A `keras_ptuning.Template` over the checkpoint's vocabulary; with

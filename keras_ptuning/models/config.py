@@ -44,7 +44,7 @@ def load_config(path):
     name = f"The configuration {str(path)!r}"
     missing = (
         f"{name} does not exist. A checkpoint has it in its folder, as `bert_config.json` or "
-        f"`config.json`; the embedded checkpoints are called {' and '.join(NAMES)}."
+        f"`config.json`; the embedded checkpoints are called {', '.join(NAMES)}."
     )
     try:
         config = read_json(path, missing)

@@ -79,7 +79,7 @@ def load_vocab(path):
         path,
         f"There is no vocabulary at {str(path)!r}. A Google-format BERT has it in `vocab.txt`, "
         "beside `bert_config.json`; the embedded checkpoints are called "
-        f"{' and '.join(NAMES)}.",
+        f"{', '.join(NAMES)}.",
     )
     if str(path).endswith(".json"):
         return _load_json_vocab(path)
@@ -166,9 +166,9 @@ class Tokenizer:
     Args:
         vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
             of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
-            `"gpt-mini-zh"`), or of a model of Hugging Face's hub; a list of tokens; or a dictionary
-            `{token: id}` whose ids are 0, 1, 2... A token that is there twice, as in some of
-            ERNIE's, has its last id.
+            `"bert-small-zh"`, `"gpt-mini-zh"`), or of a model of Hugging Face's hub; a list of
+            tokens; or a dictionary `{token: id}` whose ids are 0, 1, 2... A token that is there
+            twice, as in some of ERNIE's, has its last id.
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
             Other files in its folder do not set it: that of `bert-base-chinese` says the

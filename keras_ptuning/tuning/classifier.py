@@ -75,7 +75,7 @@ def build_classifier(config_path, checkpoint_path=None, template=None, tune="all
 
     Args:
         config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
-            an embedded checkpoint, `"bert-mini-zh"`; or path of a
+            an embedded checkpoint, `"bert-mini-zh"` or `"bert-small-zh"`; or path of a
             configuration, or a dictionary with what is in one.
         checkpoint_path: Its weights, as `build_ptuning_model` takes them; an MLM head is not
             needed. `None` for those in the folder; with a configuration alone they are random.

@@ -239,8 +239,8 @@ def build_ptuning_model(
 
     Args:
         config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
-            an embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`; or path of a
-            configuration, or a dictionary with what is in one.
+            an embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`; or path
+            of a configuration, or a dictionary with what is in one.
         checkpoint_path: The weights, with a head that predicts tokens, as
             `build_transformer_model` takes them. `None` for those in the folder; with a
             configuration alone they are random.

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from small_bert import write_tensors
 
+from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints.locating import (
     find_checkpoint,
     find_config,
@@ -293,5 +294,5 @@ def test_only_what_is_asked_for_must_be_there(tmp_path):
 
 def test_embedded_checkpoints(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for name in ("bert-mini-zh", "gpt-mini-zh"):
+    for name in NAMES:
         assert all(map(os.path.isfile, find_checkpoint(name)))

@@ -38,7 +38,7 @@ def test_they_are_small_and_complete():
     assert {p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "_"} == set(NAMES)
     for name in NAMES:
         assert set(FILES) <= {p.name for p in (folder / name).iterdir()}
-    assert sum(p.stat().st_size for p in folder.rglob("*")) < 24e6
+    assert sum(p.stat().st_size for p in folder.rglob("*")) < 80e6
 
 
 def test_a_name_is_enough_to_classify(tmp_path):
@@ -48,6 +48,14 @@ def test_a_name_is_enough_to_classify(tmp_path):
     scores = model.predict(template.dataset(sentences()), verbose=0)
     margins = (scores[:, 0] - scores[:, 1]).reshape(2, 3)
     assert margins[0].min() > margins[1].max()
+
+
+def test_the_larger_one_needs_no_threshold():
+    template = Template("[MASK]满意。{text}", {w: w for w in REVIEWS}, "bert-small-zh")
+    model = build_ptuning_model("bert-small-zh", template=template)
+    scores = model.predict(template.dataset(sentences()), verbose=0)
+    margins = (scores[:, 0] - scores[:, 1]).reshape(2, 3)
+    assert margins[0].min() > 0.5 and margins[1].max() < -0.5
 
 
 def test_a_prompt_finds_its_checkpoint_by_name(tmp_path):
@@ -108,9 +116,13 @@ def test_a_prompt_of_another_checkpoint_needs_its_vocabulary(tmp_path):
 
 
 def test_a_name_that_does_not_exist_names_those_that_do():
-    with pytest.raises(FileNotFoundError, match=r"bert-mini-zh', 'gpt-mini-zh.*'bert-mini'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"bert-mini-zh', 'bert-small-zh', 'gpt-mini-zh.*'bert-mini'"
+    ):
         build_transformer_model("bert-mini")
-    with pytest.raises(FileNotFoundError, match=r"'bert-mini'.*bert-mini-zh and gpt-mini-zh"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'bert-mini'.*bert-mini-zh, bert-small-zh, gpt-mini-zh"
+    ):
         Tokenizer("bert-mini")
 
 
@@ -128,4 +140,4 @@ def test_the_wheel_carries_them(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
     assert {f"keras_ptuning/assets/{n}/{f}" for n in NAMES for f in FILES} <= inside
-    assert wheel.stat().st_size < 24e6
+    assert wheel.stat().st_size < 64e6
