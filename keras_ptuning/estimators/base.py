@@ -1,6 +1,7 @@
 """What the scikit-learn estimators share: a fitted model that scores texts, and its file."""
 
 import json
+import math
 import os
 import warnings
 import zipfile
@@ -33,8 +34,11 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         return tags
 
-    def _train(self, model, data, epochs, **kwargs):
-        """Trains a model while the learning rate falls to 0; returns its history."""
+    def _train(self, model, data, epochs, warmup=0, **kwargs):
+        """Trains a model; returns its history.
+
+        The learning rate rises in the share `warmup` of the steps, and then falls to 0.
+        """
         steps = len(data) * epochs
         if steps < FEW_STEPS:
             warnings.warn(
@@ -43,7 +47,13 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
                 stacklevel=3,
             )
         rate = model.default_learning_rate if self.learning_rate is None else self.learning_rate
-        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+        rising = math.ceil(warmup * steps)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else rate,
+            max(steps - rising, 1),
+            warmup_target=rate if rising else None,
+            warmup_steps=rising,
+        )
         model.compile(keras.optimizers.Adam(schedule))
         return model.fit(data, epochs=epochs, verbose=self.verbose, **kwargs).history
 

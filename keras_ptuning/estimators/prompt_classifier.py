@@ -1,5 +1,6 @@
 """`PromptClassifier`: texts in, labels out, as scikit-learn does it."""
 
+import math
 import warnings
 
 import keras
@@ -17,6 +18,10 @@ from keras_ptuning.checks import (
 from keras_ptuning.estimators.base import TextEstimator
 from keras_ptuning.tuning.cloze import build_ptuning_model
 
+# The least passes over the labelled texts, and the share of the steps in which the rate rises.
+LEAST_EPOCHS = 4
+WARMUP = 0.1
+
 
 class PromptClassifier(TextEstimator):
     """Classifies texts with a template and a pretrained language model; a scikit-learn estimator.
@@ -25,17 +30,22 @@ class PromptClassifier(TextEstimator):
         template: A `Template` over the vocabulary of the checkpoint, with the labels and their
             words. Its own parameters can be searched too, e.g. `template__pattern`.
         checkpoint: Path of a checkpoint's folder, or of the weights in one; or the name of an
-            embedded checkpoint, `"bert-mini-zh"` or `"gpt-mini-zh"`. Defaults to `"bert-mini-zh"`.
-        tune, normalization, auxiliary: As in `build_ptuning_model`, but `auxiliary` defaults to
-            `False`.
-        learning_rate: Float, of Adam, falling to 0. Defaults to that of `ClozeModel.compile`,
-            which depends on the methods and the size of the model.
-        epochs: Integer, the most passes over the labelled texts. Defaults to `50`.
-        batch_size: Integer. Defaults to `32`.
+            embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`. Defaults to
+            `"bert-small-zh"`.
+        tune: As in `build_ptuning_model`, but defaults to `"lora"`, together with the tokens of the
+            template that learn. `"prompt"` trains these alone, as the articles do.
+        normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
+        auxiliary: As in `build_ptuning_model`, but defaults to `False`.
+        learning_rate: Float, of Adam, rising in the first tenth of the steps and then falling to 0.
+            Defaults to those that the methods recommend, which depend on the size of the model.
+        epochs: Integer, the most passes over the labelled texts. Defaults to 4, or to more where
+            these are less than the steps that the methods take: 60 for LoRA or the whole model,
+            250 for a prompt alone.
+        batch_size: Integer. Defaults to `16`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
             has not fallen for `patience` epochs, and the best epoch counts. 0 for neither. Where a
             label has a single text, or that share has no place for each label, there is neither,
-            and a warning. Defaults to `0.2`.
+            and a warning. Defaults to `0`: few labels are worth more in training.
         patience: Integer. Defaults to `10`.
         class_weight: How much a text counts in the loss, by its label, as in `ClozeModel.fit`: a
             dictionary from labels to numbers, or `"balanced"`. Defaults to `None`, all the same.
@@ -52,15 +62,16 @@ class PromptClassifier(TextEstimator):
     Example:
 
     ```python
-    template = Template("[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
-                        {"负面": "不", "正面": "很"}, "bert-mini-zh")
-    classifier = PromptClassifier(template, "bert-mini-zh").fit(texts, labels)
+    template = Template("[MASK]满意。{text}", {"负面": "不", "正面": "很"}, "bert-small-zh")
+    classifier = PromptClassifier(template).fit(texts, labels)
     classifier.predict(["物流很快，包装也好。"])  # array(['正面'])
     classifier.save("sentiment.keras")
     PromptClassifier.load("sentiment.keras").score(new_texts, new_labels)
     ```
 
     Reference:
+        - [Schick and Schütze, 2020](https://arxiv.org/abs/2001.07676), section 3.1.
+        - [Hu et al., 2021](https://arxiv.org/abs/2106.09685), section 4.1.
         - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
         - [Su, 2021](https://kexue.fm/archives/8295).
     """
@@ -68,15 +79,15 @@ class PromptClassifier(TextEstimator):
     def __init__(
         self,
         template,
-        checkpoint="bert-mini-zh",
+        checkpoint="bert-small-zh",
         *,
-        tune=None,
-        normalization="vocabulary",
+        tune="lora",
+        normalization="labels",
         auxiliary=False,
         learning_rate=None,
-        epochs=50,
-        batch_size=32,
-        validation_fraction=0.2,
+        epochs=None,
+        batch_size=16,
+        validation_fraction=0.0,
         patience=10,
         class_weight=None,
         random_state=0,
@@ -121,7 +132,8 @@ class PromptClassifier(TextEstimator):
                 f"template={template!r}."
             )
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0)):
-            check_integer(name, getattr(self, name), least)
+            if name != "epochs" or self.epochs is not None:
+                check_integer(name, getattr(self, name), least)
         check_integer("random_state", self.random_state, 0, GREATEST_SEED)
         check_verbose(self.verbose)
         if self.learning_rate is not None:
@@ -170,10 +182,15 @@ class PromptClassifier(TextEstimator):
             auxiliary=self.auxiliary,
         )
         self.model_, self.classes_ = model, classes
+        epochs = self.epochs
+        if epochs is None:
+            steps = min((method.steps for method in model.methods), default=0)
+            epochs = max(LEAST_EPOCHS, math.ceil(steps / len(data)))
         self.history_ = self._train(
             model,
             data,
-            self.epochs,
+            epochs,
+            warmup=WARMUP,
             validation_data=validation,
             class_weight=self.class_weight,
             callbacks=callbacks,
@@ -193,8 +210,8 @@ class PromptClassifier(TextEstimator):
                 if names:
                     why = f"There is a single text of {' and of '.join(map(repr, names))}"
                 warnings.warn(
-                    f"{why}, so that none are held out: training takes all {self.epochs} epochs, "
-                    "without early stopping. Give more texts, or `validation_fraction=0`.",
+                    f"{why}, so that none are held out: training takes all of its epochs, without "
+                    "early stopping. Give more texts, or `validation_fraction=0`.",
                     stacklevel=3,
                 )
             return np.arange(len(label_ids)), None
@@ -212,4 +229,5 @@ class PromptClassifier(TextEstimator):
 
     @staticmethod
     def _templates_from_json(parameters, model):
-        return {"template": model.template, "tune": model.methods}
+        # As a plain list: Keras's own would be copied with the whole model.
+        return {"template": model.template, "tune": list(model.methods)}

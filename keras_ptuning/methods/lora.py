@@ -37,6 +37,7 @@ class LoRA(Method):
 
     name = "lora"
     settings = ("rank", "alpha", "layers")
+    steps = 60
     merges = True
 
     def __init__(self, rank=8, alpha=16, layers=("query", "value")):

@@ -24,6 +24,7 @@ class Method:
         name: What `tune` and the files call it.
         settings: The names of its arguments.
         learning_rate: That of Adam, where `compile` is given no optimizer.
+        steps: How many steps of training a few labels take.
         pretrained_rate: Whether that is for a BERT-base, and smaller models take a larger one.
         merges: Whether a checkpoint can have what it trained.
     """
@@ -31,6 +32,7 @@ class Method:
     name = None
     settings = ()
     learning_rate = 1e-3
+    steps = 250
     pretrained_rate = False
     merges = False
 
@@ -109,6 +111,7 @@ class All(Method):
 
     name = "all"
     learning_rate = 3e-5
+    steps = 60
     pretrained_rate = True
     merges = True
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_ptuning.backend import default_jit_compile, seed_dropout
 from keras_ptuning.checks import check_integer, check_path, check_positive
-from keras_ptuning.files import read_json, replacing, sweep
+from keras_ptuning.files import lock, read_json, replacing, sweep
 
 STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
 COLUMNS = ("step", "tokens", "loss", "learning_rate", "seconds", "val_loss", "perplexity")
@@ -65,6 +65,7 @@ def pretrain(
     Raises:
         ValueError: if `folder` has the state of a training with other settings, or an argument
             is out of range.
+        BlockingIOError: if another process trains in the same folder.
         FloatingPointError: if the loss or a weight is not a number any more. The last good state
             stays.
 
@@ -113,6 +114,19 @@ def pretrain(
     }
     os.makedirs(folder, exist_ok=True)
     _claim(folder, settings)
+    with open(os.path.join(folder, SETTINGS), encoding="utf-8") as file:
+        if lock(file) is False:
+            raise BlockingIOError(
+                f"Another process trains in the folder {str(folder)!r} now. Wait until it has "
+                "ended, or give another folder."
+            )
+        return _train(model, dataset, folder, held_out, settings, callbacks)
+
+
+def _train(model, dataset, folder, held_out, settings, callbacks):
+    epochs, optimizer = settings["epochs"], settings["optimizer"]
+    learning_rate, warmup = settings["learning_rate"], settings["warmup"]
+    weight_decay = settings["weight_decay"]
     for path in (folder, *pathlib.Path(folder).glob("step-*")):
         sweep(path)
     steps = epochs * dataset.steps

@@ -703,8 +703,9 @@ class LabelModel(keras.Model):
 
         Args:
             filepath: Path of what to write; with TensorFlow's format, a folder.
-            format: `"tf_saved_model"`, or another that Keras exports, such as `"onnx"` or
-                `"litert"`, where the packages for it are installed.
+            format: `"tf_saved_model"`, or another that Keras exports, such as `"onnx"`, which on
+                TensorFlow needs the packages `onnx` and `tf2onnx`. A file for `"litert"` runs only
+                where LiteRT is linked with TensorFlow's select operators.
             *args: Other arguments of `keras.Model.export`.
             input_signature: As in `keras.Model.export`. Defaults to the inputs of the template.
             **kwargs: Other arguments of `keras.Model.export`.

@@ -284,13 +284,13 @@ def test_a_single_text_of_a_label_gives_one_warning(make, reviews):
     """Without it, nothing would say that there is no validation and no early stopping."""
     texts, labels = reviews
     labels = ["负面"] * 23 + ["正面"]
-    with pytest.warns(UserWarning, match="single text of '正面'.*all 1 epochs") as caught:
-        classifier = make().fit(texts, labels)
+    with pytest.warns(UserWarning, match="single text of '正面'.*all of its epochs") as caught:
+        classifier = make(validation_fraction=0.2).fit(texts, labels)
     (warning,) = [w for w in caught if "single text" in str(w.message)]
     assert warning.filename == __file__
     assert "val_loss" not in classifier.history_
     with pytest.warns(UserWarning, match="4 texts are too few"):
-        make().fit(texts[:4], ["正面", "负面"] * 2)
+        make(validation_fraction=0.2).fit(texts[:4], ["正面", "负面"] * 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", ".* steps, which are few")
@@ -346,3 +346,11 @@ def test_class_weights(make, reviews):
     np.testing.assert_allclose(loss(class_weight="balanced"), both, rtol=1e-4)
     with pytest.raises(ValueError, match="labels of the template"):
         loss(class_weight={0: 1.0})
+
+
+@pytest.mark.parametrize("tune, epochs", [("lora", 10), ("prompt", 42), (["all", "prompt"], 10)])
+def test_steps_depend_on_the_methods(make, reviews, tune, epochs):
+    """24 texts are 6 batches; 60 steps for LoRA and the whole model, 250 for a prompt alone."""
+    classifier = make(tune=tune, epochs=None, batch_size=4).fit(*reviews)
+    assert len(classifier.history_["loss"]) == epochs
+    assert make(epochs=None, batch_size=1).fit(*reviews).model_.optimizer.iterations == 4 * 24

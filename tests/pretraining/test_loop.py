@@ -195,6 +195,19 @@ def test_a_finished_training_is_not_repeated(make_dataset, make_held_out, tmp_pa
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_one_training_at_a_time_in_a_folder(make_dataset, tmp_path):
+    refused = []
+
+    def second(epoch, logs):
+        with pytest.raises(BlockingIOError, match="Another process trains in the folder"):
+            pretrain(make_model(), make_dataset(), 1, tmp_path)
+        refused.append(epoch)
+
+    first = keras.callbacks.LambdaCallback(on_epoch_begin=second)
+    pretrain(make_model(), make_dataset(), 1, tmp_path, callbacks=[first])
+    assert refused == [0]
+
+
 def test_other_settings_are_refused(make_dataset, tmp_path):
     pretrain(make_model(), make_dataset(), 1, tmp_path)
     with open(tmp_path / "curve.csv", encoding="utf-8", newline="") as file:

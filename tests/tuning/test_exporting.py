@@ -66,6 +66,19 @@ def test_classifiers(small_bert, build, tmp_path):
     check(build(*small_bert[:2], plain), tmp_path / "served")
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="another exporter")
+def test_onnx(small_bert, make_template, tmp_path):
+    pytest.importorskip("tf2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    model = build_ptuning_model(*small_bert[:2], make_template())
+    model.export(tmp_path / "model.onnx", "onnx", verbose=False)
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    inputs = model.template.encode(TEXTS)
+    found = session.run(None, {name: inputs[name] for name in model.export_inputs})[0]
+    expected = model.predict(model.template.dataset(TEXTS), verbose=0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_causal(tmp_path):
     config, checkpoint = write_small_gpt2(tmp_path)
     labels = {"a": ["不好", "差"], "b": "很满"}
