@@ -129,7 +129,7 @@ def test_news(tmp_path):
     done = run(*options, cwd=tmp_path, example="news.py")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["test_acc"]) == {"template, zero-shot", "template, all trained", "P-tuning"}
+    assert set(results["test_acc"]) == {"template, zero-shot", "template, LoRA", "P-tuning"}
     assert done.stdout.splitlines()[-1].endswith("  一个标题")
 
 
