@@ -5,6 +5,7 @@
 The processes are forked before the backend has begun to work, so that the imports are done once.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -104,10 +105,28 @@ def save(job, folder, report):
         report(number)
 
 
+def fit(folder, report):
+    """Trains on, and saves after each step, until it is killed."""
+    path = folder / "fit.keras"
+    model = keras.models.load_model(path) if path.exists() else make_model(folder)
+    if not path.exists():
+        model.compile(keras.optimizers.SGD(0.01))
+        model.optimizer.build(model.trainable_variables)
+
+    def steps(*_):
+        report(int(model.optimizer.iterations))
+
+    steps()
+    reports = keras.callbacks.LambdaCallback(on_epoch_end=steps)
+    saving = keras.callbacks.ModelCheckpoint(str(path))
+    data = model.template.dataset(TEXTS[:8], ["负面", "正面"] * 4, 8)
+    model.fit(data, epochs=10**6, callbacks=[saving, reports], verbose=0)
+
+
 def kill_saving(job, folder, kills):
     rng, least, most = random.Random(0), 0, 0
     for _ in range(kills + 1):
-        process, lines = start(save, job, folder)
+        process, lines = start(job, folder)
         found = int(lines.readline())
         assert least <= found <= most, (least, found, most)
         begin = time.monotonic()
@@ -194,9 +213,10 @@ def kill(process, lines):
 
 
 JOBS = {
-    "keras": (kill_saving, keras_file),
-    "tuned": (kill_saving, tuned_file),
-    "checkpoint": (kill_saving, checkpoint),
+    "keras": (kill_saving, functools.partial(save, keras_file)),
+    "tuned": (kill_saving, functools.partial(save, tuned_file)),
+    "checkpoint": (kill_saving, functools.partial(save, checkpoint)),
+    "fit": (kill_saving, fit),
     "predict": (kill_continuing, predict),
     "pretrain": (kill_continuing, train),
 }

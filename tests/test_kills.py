@@ -1,4 +1,4 @@
-"""Fifty SIGKILLs: what is read afterwards is old or new, and what continues ends the same."""
+"""Sixty SIGKILLs: what is read afterwards is old or new, and what continues ends the same."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ SCRIPT = pathlib.Path(__file__).parent / "kills.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["keras", "tuned", "checkpoint", "predict", "pretrain"])
+@pytest.mark.parametrize("job", ["keras", "tuned", "checkpoint", "fit", "predict", "pretrain"])
 def test_killed_at_random_moments(tmp_path, job):
     done = subprocess.run(
         [sys.executable, str(SCRIPT), job, str(tmp_path), "10"], capture_output=True, text=True
