@@ -22,10 +22,12 @@ from typing import NamedTuple
 
 import fewclue
 import keras
+import numpy as np
 import sentiment
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from keras_ptuning import (
     Adapter,
@@ -34,14 +36,15 @@ from keras_ptuning import (
     PlainText,
     Prefix,
     Prompt,
+    PromptClassifier,
     Template,
     build_classifier,
     build_ptuning_model,
+    build_transformer_model,
     build_vat_classifier,
     calibrate,
     datasets,
 )
-from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.checks import check_integer
 from keras_ptuning.files import replacing
@@ -120,7 +123,14 @@ def start_at_words(words):
     return Prompt(label_start=words)
 
 
-# The learning rates are those of the embedded checkpoints. Those of prefix-tuning, P-tuning v2,
+MINI = ("bert-mini-zh", "gpt-mini-zh")
+# Of whole models and of prompts; `None` is any other checkpoint.
+RATES = {
+    **dict.fromkeys(MINI, (5e-4, 1e-2)),
+    "bert-small-zh": (1.2e-4, 2.4e-3),
+    None: (2e-5, 6e-4),
+}
+# The learning rates are those of the mini checkpoints. Those of prefix-tuning, P-tuning v2,
 # LoRA, Houlsby's adapters and gpt-combined were the best of two or three on 500 further training
 # reviews, with one seed and texts of up to 64 tokens. Pfeiffer's are Houlsby's. The others are
 # first choices.
@@ -182,12 +192,12 @@ def add_options(parser):
     parser.add_argument(
         "--learning-rate",
         type=float,
-        help="of whole models; default: 5e-4 for the embedded checkpoint, else 2e-5",
+        help="of whole models; default: 5e-4 for bert-mini-zh, 1.2e-4 for bert-small-zh, else 2e-5",
     )
     parser.add_argument(
         "--prompt-learning-rate",
         type=float,
-        help="of tuning methods but all-weights; default: for the embedded checkpoints those in "
+        help="of tuning methods but all-weights; default: for the mini checkpoints those in "
         "the table of them, else what the methods recommend",
     )
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a text + template")
@@ -309,8 +319,7 @@ def rate(options, name, checkpoint):
     """A learning rate: the one given, or what suits the size of the checkpoint."""
     if getattr(options, name) is not None:
         return getattr(options, name)
-    small, large = {"learning_rate": (5e-4, 2e-5), "prompt_learning_rate": (1e-2, 6e-4)}[name]
-    return small if checkpoint in NAMES else large
+    return RATES.get(checkpoint, RATES[None])[name == "prompt_learning_rate"]
 
 
 def whole_rate(options):
@@ -479,7 +488,7 @@ def tune(name, task, options, pattern, seed, folder):
         options_of_cloze = {"normalization": row.normalization, "auxiliary": False}
         model = build(build_ptuning_model, template, checkpoint, tune=method, **options_of_cloze)
     given = options.learning_rate if row.tune == "all" else options.prompt_learning_rate
-    default = row.learning_rate if checkpoint in NAMES else model.default_learning_rate
+    default = row.learning_rate if checkpoint in MINI else model.default_learning_rate
     learning_rate = default if given is None else given
     times = StepTimes()
     found = few_labels(model, task, options, seed, options.prompt_steps, learning_rate, [times])
@@ -546,6 +555,15 @@ def ipet(task, options, pattern, seed, folder):
     return pet(task, options, pattern, seed, folder, options.generations)
 
 
+def prompt_classifier(task, options, pattern, seed, folder):
+    """What users get without a choice."""
+    template = make_template(task, options, pattern)
+    classifier = PromptClassifier(template, options.checkpoint, random_state=seed, verbose=2)
+    classifier.fit(*task.labeled)
+    splits = ("valid", "test")
+    return {"": {split: classifier.predict(task.data[split][0]).tolist() for split in splits}}
+
+
 def fine_tuning(task, options, pattern, seed, folder):
     """A dense layer over [CLS], and all weights learn."""
     keras.utils.set_random_seed(seed)
@@ -582,11 +600,32 @@ def tf_idf(task, options, pattern, seed, folder):
     return found
 
 
+def vectors(task, options, pattern, seed, folder):
+    """The mean vectors of the pretrained model as they are, and logistic regression."""
+    plain = make_plain(task, options)
+    body = build_transformer_model(*find_checkpoint(options.checkpoint)[:2])
+
+    def read(texts):
+        found = []
+        for start in range(0, len(texts), 64):
+            inputs = plain.encode(texts[start : start + 64])
+            x = body.predict_on_batch([inputs["token_ids"], inputs["segment_ids"]])
+            there = np.not_equal(inputs["token_ids"], plain.tokenizer.pad_id)[..., None]
+            found.append((keras.ops.convert_to_numpy(x) * there).sum(1) / there.sum(1))
+        return np.concatenate(found)
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    model.fit(read(task.labeled[0]), task.labeled[1])
+    splits = ("valid", "test")
+    return {"": {split: model.predict(read(task.data[split][0])).tolist() for split in splits}}
+
+
 METHODS = {
     "zero-shot": Method(zero_shot, by_pattern=True, by_seed=False),
     "unsupervised": Method(unsupervised, by_pattern=True, by_seed=True),
     "few-shot": Method(few_shot, by_pattern=True, by_seed=True),
     "semi-supervised": Method(semi_supervised, by_pattern=True, by_seed=True),
+    "prompt-classifier": Method(prompt_classifier, by_pattern=True, by_seed=True),
     "pet": Method(pet, by_pattern=False, by_seed=True),
     "ipet": Method(ipet, by_pattern=False, by_seed=True),
     **{
@@ -595,6 +634,7 @@ METHODS = {
     },
     "fine-tuning": Method(fine_tuning, by_pattern=False, by_seed=True),
     "vat": Method(vat, by_pattern=False, by_seed=True),
+    "vectors": Method(vectors, by_pattern=False, by_seed=False),
     "tf-idf": Method(tf_idf, by_pattern=False, by_seed=False),
 }
 NEED_UNLABELED = "unsupervised", "semi-supervised", "pet", "ipet", "vat"
