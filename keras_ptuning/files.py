@@ -44,7 +44,7 @@ def lock(file):
     """Locks an open file or folder until it is closed, or its process ends.
 
     Args:
-        file: An open file, or its descriptor.
+        file: An open file, or a descriptor.
 
     Returns:
         `True`; or `False` if it is locked already, in this process or another; or `None` where
@@ -68,13 +68,17 @@ def sweep(folder):
         folder: Path of the folder.
     """
     for path in glob.glob(os.path.join(glob.escape(folder), f"{_OWN}*")):
-        with contextlib.suppress(OSError), _opened(path) as descriptor:
+        with contextlib.suppress(OSError), opened(path) as descriptor:
             if lock(descriptor):
                 shutil.rmtree(path)
 
 
 @contextlib.contextmanager
-def _opened(folder):
+def opened(folder):
+    """A descriptor of a folder, for `lock`; `None` where there are no locks."""
+    if fcntl is None:
+        yield None
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield descriptor
@@ -94,7 +98,7 @@ def _beside(folder):
                 continue
             # In between, another process may take it for what a killed one left.
             with contextlib.suppress(FileNotFoundError):
-                descriptor = stack.enter_context(_opened(beside))
+                descriptor = stack.enter_context(opened(beside))
                 if lock(descriptor) is not False and os.path.isdir(beside):
                     continue
             beside = None

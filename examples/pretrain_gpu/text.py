@@ -11,13 +11,14 @@ def join(rows, vocab):
         vocab: List of tokens.
 
     Returns:
-        A list of strings. Between two Latin words is a space, and nothing else.
+        A list of strings, without unknown tokens. Between two Latin words is a space.
     """
     flat = rows.ravel()
-    tokens = np.array(vocab, object)[flat].tolist()
-    latin = np.array([token.isascii() for token in vocab])[flat]
     begins = np.flatnonzero(flat == vocab.index("[CLS]")) + 1
     ends = np.flatnonzero(flat == vocab.index("[SEP]"))
+    vocab = ["" if token[0] == "[" and len(token) > 1 else token for token in vocab]
+    tokens = np.array(vocab, object)[flat].tolist()
+    latin = np.array([token.isascii() for token in vocab])[flat]
     return [
         _spell(tokens[begin:end]) if latin[begin:end].any() else "".join(tokens[begin:end])
         for begin, end in zip(begins, ends, strict=True)

@@ -1,14 +1,14 @@
-"""Pretrains a small BERT or GPT on one GPU within minutes, with PyTorch alone.
+"""Pretrains a small BERT or GPT on one GPU within minutes, without Keras.
 
-    python examples/pretrain_gpu/train.py DATA bert-small-zh --start --learning-rate 5e-4
-    python examples/pretrain_gpu/train.py DATA bert-mini-zh --layers 3 --hidden-size 192
-    python examples/pretrain_gpu/train.py DATA gpt-mini-zh --layers 3 --hidden-size 192 --causal
+    python examples/pretrain_gpu/train.py DATA my_bert --start
+    python examples/pretrain_gpu/train.py DATA my_mini_bert --layers 3 --hidden-size 192
+    python examples/pretrain_gpu/train.py DATA my_gpt --layers 3 --hidden-size 192 --causal
 
 DATA is a folder that `prepare.py` wrote. Training takes as long as `--seconds` says, and writes a
 checkpoint that the library loads. For a BERT two losses are added: words are masked and predicted,
 and the mean vector of each masked text is brought close to the one that the teacher gives for the
-whole text. So the student keeps, or gets, the teacher's knowledge of what texts mean while it
-learns to fill gaps. `--start` begins with the teacher's body.
+whole text. So the student learns what texts mean from the teacher while it learns to fill gaps.
+`--start` begins with the teacher's body. Needs PyTorch 2.10, `safetensors` and `tokenizers`.
 
 Reference:
     - Vectors of sentences as targets:
@@ -66,20 +66,26 @@ def parse_arguments():
     add = parser.add_argument
     add("data", help="folder that prepare.py wrote")
     add("folder", help="where to write the checkpoint")
-    add("--start", action="store_true", help="with the teacher's body, so of its size")
-    add("--causal", action="store_true", help="a GPT; without the teacher")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--start", action="store_true", help="from the teacher's body, of its size")
+    kind.add_argument("--causal", action="store_true", help="a GPT; without the teacher")
     add("--layers", type=int, default=3)
     add("--hidden-size", type=int, default=192, help="a multiple of 64")
     add("--seconds", type=float, default=300, help="of training; the rate falls with time")
+    add("--steps", type=int, help="in place of --seconds")
     add("--batch-size", type=int, default=256, help="sequences")
-    add("--learning-rate", type=float, default=4e-3, help="of Muon, or with --start of AdamW")
+    add("--learning-rate", type=float, help="default: 4e-3 of Muon, with --start 5e-4 of AdamW")
     add("--mask-rate", type=float, default=0.2)
     add("--whole-words", type=float, default=0.5, help="share of sequences where words are masked")
     add("--distill", type=float, default=5.0, help="weight of the loss of vectors; 0: none")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.hidden_size % 64 or args.hidden_size < 64:
+        parser.error(f"--hidden-size must be a multiple of 64. Received: {args.hidden_size}")
     if args.causal:
         args.distill = 0
+    if args.learning_rate is None:
+        args.learning_rate = 5e-4 if args.start else 4e-3
     return args
 
 
@@ -256,7 +262,7 @@ class Losses:
             else:
                 masked, chosen = self.batches.mask(tokens, index, rate, whole_words, generator)
                 x = self.model(masked, positions, bias)
-                # The same number of places each time: nothing waits for a count.
+                # The same number of places each time.
                 room = int(1.1 * rate * tokens.numel())
                 places = chosen.flatten().nonzero_static(size=room, fill_value=-1)[:, 0]
                 wanted = torch.where(places < 0, -100, tokens.flatten()[places.clamp(min=0)])
@@ -287,7 +293,10 @@ def teach(stored, config, folder, rows, vocab):
     """The teacher's vector of each text, in their order."""
     cache = os.path.join(folder, "targets.npy")
     if os.path.exists(cache):
-        return torch.from_numpy(np.load(cache)).to(DEVICE)
+        vectors = torch.from_numpy(np.load(cache))
+        if len(vectors) != (rows == vocab.index("[CLS]")).sum():
+            raise SystemExit(f"{cache!r} belongs to other texts. Delete it.")
+        return vectors.to(DEVICE)
     teacher = Bert(config, len(stored["words"]))
     teacher.load(stored, stored["words"])
     teacher.to(DEVICE)
@@ -398,18 +407,27 @@ def main():
 
     @torch.no_grad()
     def evaluate():
+        """Of as many full batches as the held-out sequences make."""
         generator = torch.Generator(DEVICE).manual_seed(1)
-        index = torch.arange(args.batch_size, device=DEVICE) % batches.held_out
-        loss, distance = losses(index, 0.15, 0.0, generator)
-        return round(loss.item(), 4), "" if distance is None else round(distance.item(), 4)
+        scores = []
+        for start in range(0, max(batches.held_out - args.batch_size, 0) + 1, args.batch_size):
+            index = torch.arange(start, start + args.batch_size, device=DEVICE) % batches.held_out
+            loss, distance = losses(index, 0.15, 0.0, generator)
+            scores.append((loss.item(), math.nan if distance is None else distance.item()))
+        loss, distance = np.mean(scores, axis=0).round(4).tolist()
+        return loss, distance if args.distill else ""
 
     os.makedirs(args.folder, exist_ok=True)
     curve, step, tokens, evaluated = [], 0, 0, 0
     begin = time.perf_counter()
-    while step <= COMPILING or time.perf_counter() < begin + args.seconds:
+    while True:
         if step == COMPILING:
             begin = time.perf_counter()
-        share = min((time.perf_counter() - begin) / args.seconds, 1) if step >= COMPILING else 0
+        share = 0 if step < COMPILING else (time.perf_counter() - begin) / args.seconds
+        if args.steps:
+            share = step / args.steps
+        if share >= 1:
+            break
         rate = args.learning_rate * rate_at(share)
         for group in (group for each in optimizers for group in each.param_groups):
             group["lr"] = rate

@@ -15,7 +15,7 @@ from keras_ptuning.files import check_archive, check_file, parse_json, replacing
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.loading import load_model
 
-# Beside Keras's own files in the archive that `model.save` writes.
+# Next to Keras's own files in the archive that `model.save` writes.
 PARAMETERS = "classifier.json"
 # Fewer steps than these hardly change a model.
 FEW_STEPS = 50
@@ -49,7 +49,8 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         rate = model.default_learning_rate if self.learning_rate is None else self.learning_rate
         rising = math.ceil(warmup * steps)
         schedule = keras.optimizers.schedules.CosineDecay(
-            0.0 if rising else rate,
+            # Not from 0: a step at 0 trains nothing.
+            rate / (rising + 1),
             max(steps - rising, 1),
             warmup_target=rate if rising else None,
             warmup_steps=rising,

@@ -33,14 +33,15 @@ class PromptClassifier(TextEstimator):
             embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`. Defaults to
             `"bert-small-zh"`.
         tune: As in `build_ptuning_model`, but defaults to `"lora"`, together with the tokens of the
-            template that learn. `"prompt"` trains these alone, as the articles do.
+            template that learn. `"prompt"` trains these alone, as the articles do, and needs a
+            template that has some: `[u1]`, `[u2]`...
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         learning_rate: Float, of Adam, rising in the first tenth of the steps and then falling to 0.
-            Defaults to those that the methods recommend, which depend on the size of the model.
-        epochs: Integer, the most passes over the labelled texts. Defaults to 4, or to more where
-            these are less than the steps that the methods take: 60 for LoRA or the whole model,
-            250 for a prompt alone.
+            Defaults to the smallest that the methods recommend, as in `ClozeModel.compile`.
+        epochs: Integer, the most passes over the labelled texts. Defaults to as many as the methods
+            need, at least 4. LoRA and the whole model need 60 steps, other methods 250; of several
+            methods the one with the fewest steps decides.
         batch_size: Integer. Defaults to `16`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
             has not fallen for `patience` epochs, and the best epoch counts. 0 for neither. Where a

@@ -24,7 +24,7 @@ class Method:
         name: What `tune` and the files call it.
         settings: The names of its arguments.
         learning_rate: That of Adam, where `compile` is given no optimizer.
-        steps: How many steps of training a few labels take.
+        steps: Steps that `PromptClassifier` trains for, at least.
         pretrained_rate: Whether that is for a BERT-base, and smaller models take a larger one.
         merges: Whether a checkpoint can have what it trained.
     """

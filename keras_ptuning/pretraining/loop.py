@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_ptuning.backend import default_jit_compile, seed_dropout
 from keras_ptuning.checks import check_integer, check_path, check_positive
-from keras_ptuning.files import lock, read_json, replacing, sweep
+from keras_ptuning.files import lock, opened, read_json, replacing, sweep
 
 STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
 COLUMNS = ("step", "tokens", "loss", "learning_rate", "seconds", "val_loss", "perplexity")
@@ -65,7 +65,7 @@ def pretrain(
     Raises:
         ValueError: if `folder` has the state of a training with other settings, or an argument
             is out of range.
-        BlockingIOError: if another process trains in the same folder.
+        BlockingIOError: if another training uses the folder.
         FloatingPointError: if the loss or a weight is not a number any more. The last good state
             stays.
 
@@ -113,13 +113,13 @@ def pretrain(
         "weight_decay": weight_decay,
     }
     os.makedirs(folder, exist_ok=True)
-    _claim(folder, settings)
-    with open(os.path.join(folder, SETTINGS), encoding="utf-8") as file:
-        if lock(file) is False:
+    with opened(folder) as descriptor:
+        if lock(descriptor) is False:
             raise BlockingIOError(
-                f"Another process trains in the folder {str(folder)!r} now. Wait until it has "
-                "ended, or give another folder."
+                f"Another training uses the folder {str(folder)!r} now. Wait until it has ended, "
+                "or give another folder."
             )
+        _claim(folder, settings)
         return _train(model, dataset, folder, held_out, settings, callbacks)
 
 

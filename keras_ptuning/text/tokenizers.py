@@ -78,7 +78,7 @@ def load_vocab(path):
     check_file(
         path,
         f"There is no vocabulary at {str(path)!r}. A Google-format BERT has it in `vocab.txt`, "
-        "beside `bert_config.json`; the embedded checkpoints are called "
+        "next to `bert_config.json`; the embedded checkpoints are called "
         f"{', '.join(NAMES)}.",
     )
     if str(path).endswith(".json"):

@@ -113,7 +113,8 @@ class LabelModel(keras.Model):
             raise ValueError(
                 f"The vocabulary does not belong to this checkpoint: it has "
                 f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "
-                "embeddings."
+                "embeddings. Make the template with the vocabulary of the checkpoint that you "
+                "build the model from: Template(..., tokenizer=checkpoint)."
             )
         positions = max_length(
             self.init_config["config"],

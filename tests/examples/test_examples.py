@@ -154,7 +154,8 @@ def test_reproduce_all_methods(small_bert, data):
     done = run(*options, cwd=data, example="reproduce.py")
     assert done.returncode == 0, done.stderr
     rows = table(data / "results" / "table.md")
-    names = "zero-shot unsupervised few-shot semi-supervised pet ipet fine-tuning vat tf-idf"
+    names = "zero-shot unsupervised few-shot semi-supervised prompt-classifier pet ipet "
+    names += "fine-tuning vat vectors tf-idf"
     tuning = "p-tuning warp prefix-tuning lora adapter-houlsby adapter-pfeiffer combined"
     tuning = [*tuning.split(), "all-weights"]
     names = [*names.split(), *tuning, *(f"gpt-{name}" for name in tuning), "p-tuning-v2"]

@@ -44,7 +44,7 @@ def write_e5(path):
     for name in ["emb.ln", *(f"l{i}.{norm}" for i in range(LAYERS) for norm in ("aln", "oln"))]:
         tensors[f"{name}.w"], tensors[f"{name}.b"] = 1 + rng.normal(size=(2, HIDDEN)) / 10
     pieces = [piece.encode() for piece in PIECES]
-    head = b"magic..." + struct.pack("<7i", HIDDEN, LAYERS, HEADS, INNER, len(PIECES), POSITIONS, 2)
+    head = b"E5S1...." + struct.pack("<7i", HIDDEN, LAYERS, HEADS, INNER, len(PIECES), POSITIONS, 2)
     head += struct.pack("<fi", 1e-12, 0) + struct.pack("<5i", len(PIECES), 0, 2, 1, 3)
     head += struct.pack("<Q", sum(map(len, pieces)))
     head += np.cumsum([0, *map(len, pieces)]).astype("<u4").tobytes()
@@ -101,7 +101,7 @@ def test_texts_become_sequences_and_begins_of_words(data):
 def test_a_start_has_the_teachers_body_and_the_rows_of_its_pieces(data, tmp_path):
     pytest.importorskip("torch")
     folder, values = data
-    options = ["--start", "--seconds", 0.1, "--batch-size", 4, "--learning-rate", 1e-9]
+    options = ["--start", "--steps", 1, "--batch-size", 4, "--learning-rate", 1e-9]
     run("train.py", folder, tmp_path, *options)
     model = build_transformer_model(str(tmp_path))
     kernel = model.get_layer("Transformer-1-FeedForward").get_weights()[0]
@@ -117,7 +117,7 @@ def test_a_start_has_the_teachers_body_and_the_rows_of_its_pieces(data, tmp_path
 def test_training_lowers_both_losses_and_the_library_loads_the_result(data, tmp_path, causal):
     pytest.importorskip("torch")
     folder, _ = data
-    options = ["--layers", 1, "--hidden-size", 64, "--seconds", 8, "--batch-size", 8]
+    options = ["--layers", 1, "--hidden-size", 64, "--steps", 60, "--batch-size", 8]
     run("train.py", folder, tmp_path, *options, *["--causal"] * causal)
     with open(tmp_path / "curve.csv", newline="") as file:
         curve = list(csv.DictReader(file))

@@ -199,7 +199,7 @@ def test_one_training_at_a_time_in_a_folder(make_dataset, tmp_path):
     refused = []
 
     def second(epoch, logs):
-        with pytest.raises(BlockingIOError, match="Another process trains in the folder"):
+        with pytest.raises(BlockingIOError, match="Another training uses the folder"):
             pretrain(make_model(), make_dataset(), 1, tmp_path)
         refused.append(epoch)
 
