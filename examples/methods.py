@@ -131,7 +131,7 @@ RATES = {
     None: (2e-5, 6e-4),
 }
 # The learning rates are those of the mini checkpoints. Those of prefix-tuning, P-tuning v2,
-# LoRA, Houlsby's adapters and gpt-combined were the best of two or three on 500 further training
+# LoRA, Houlsby's adapters and gpt-combined were the best of two to four on 500 further training
 # reviews, with one seed and texts of up to 64 tokens. Pfeiffer's are Houlsby's. The others are
 # first choices.
 TUNING = {
