@@ -3,11 +3,11 @@
     python examples/fewclue.py --task eprstmt
     python examples/fewclue.py --task tnews --draw 0 1 2 3 4 --data datasets
 
-Reviews (eprstmt), titles of news (tnews), descriptions of apps (iflytek, 119 classes), inference
-(ocnli, pairs of sentences), and idioms to fill in (chid, seven candidates each). The files of
-https://github.com/CLUEbenchmark/FewCLUE are downloaded once, or read from `--data`. The numbers
-are those on `test_public`; the draws differ in the labelled examples, and the prompt is that of the
-epoch which is best on the draw's validation examples.
+Reviews (eprstmt), titles of news (tnews), descriptions of apps (iflytek, 119 classes), abstracts of
+articles (csldcp, 67 disciplines), inference (ocnli, pairs of sentences), and idioms to fill in
+(chid, seven candidates each). The files of https://github.com/CLUEbenchmark/FewCLUE are downloaded
+once, or read from `--data`. The numbers are those on `test_public`. The draws differ in the
+labelled examples. The prompt is that of the epoch which is best on the draw's validation examples.
 """
 
 import argparse
@@ -25,6 +25,76 @@ from keras_ptuning.checkpoints import find_checkpoint
 
 # Other words for the names of labels that are too long, or rare.
 OTHER = {"语言(非英语)": "外语", "薅羊毛": "省钱"}
+# Two characters for each discipline of csldcp.
+DISCIPLINES = {
+    "中医学/中药学": "中医",
+    "中国语言文学": "文学",
+    "交通运输工程": "交通",
+    "体育学": "体育",
+    "作物学": "作物",
+    "信息与通信工程": "通信",
+    "光学工程": "光学",
+    "公共卫生与预防医学": "卫生",
+    "公共管理": "行政",
+    "兵器科学与技术": "兵器",
+    "军事学": "军事",
+    "农业工程": "农机",
+    "农业资源利用": "土壤",
+    "农林经济管理": "农经",
+    "冶金工程": "冶金",
+    "力学": "力学",
+    "动力工程及工程热物理": "热能",
+    "化学/化学工程与技术": "化学",
+    "历史学": "历史",
+    "口腔医学": "口腔",
+    "哲学": "哲学",
+    "园艺学": "园艺",
+    "图书馆、情报与档案管理": "图书",
+    "土木工程": "土木",
+    "地球物理学": "地震",
+    "地理学": "地理",
+    "地质学/地质资源与地质工程": "地质",
+    "基础医学/临床医学": "医学",
+    "大气科学": "气象",
+    "天文学": "天文",
+    "工商管理": "企业",
+    "应用经济学": "经济",
+    "建筑学": "建筑",
+    "心理学": "心理",
+    "控制科学与工程": "控制",
+    "政治学": "政治",
+    "教育学": "教育",
+    "数学": "数学",
+    "新闻传播学": "新闻",
+    "机械工程": "机械",
+    "材料科学与工程": "材料",
+    "林学/林业工程": "森林",
+    "核科学与技术": "核能",
+    "植物保护": "植保",
+    "民族学": "民族",
+    "水产": "水产",
+    "水利工程": "水利",
+    "法学": "法律",
+    "测绘科学与技术": "测绘",
+    "海洋科学": "海洋",
+    "物理学": "物理",
+    "环境科学与工程": "环境",
+    "理论经济学": "资本",
+    "生物学/生物科学与工程": "生物",
+    "电子科学与技术": "电子",
+    "电气工程": "电力",
+    "畜牧学/兽医学": "畜牧",
+    "石油与天然气工程": "石油",
+    "矿业工程": "采矿",
+    "社会学": "社会",
+    "纺织科学与工程": "纺织",
+    "航空宇航科学与技术": "航空",
+    "船舶与海洋工程": "船舶",
+    "艺术学": "艺术",
+    "药学": "药物",
+    "计算机科学与技术": "电脑",
+    "食品科学与工程": "食品",
+}
 # An epoch goes over few examples several times, or validation would take most of the time.
 STEPS = 25
 # For each task the template of a person, that of P-tuning, and the words of the labels: "names" for
@@ -44,6 +114,11 @@ TASKS = {
         "这是[MASK][MASK][MASK][MASK]应用：{text}",
         "[u1][u2][u3][u4][MASK][MASK][MASK][MASK][u5][u6][u7][u8]{text}",
         "names",
+    ),
+    "csldcp": (
+        "这是[MASK][MASK]论文：{text}",
+        "[u1][u2][u3][u4][MASK][MASK][u5][u6][u7][u8]{text}",
+        DISCIPLINES,
     ),
     "ocnli": (
         "{text}？[MASK][MASK]，{text_b}",

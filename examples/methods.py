@@ -603,15 +603,13 @@ def tf_idf(task, options, pattern, seed, folder):
 def vectors(task, options, pattern, seed, folder):
     """The mean vectors of the pretrained model as they are, and logistic regression."""
     plain = make_plain(task, options)
-    body = build_transformer_model(*find_checkpoint(options.checkpoint)[:2])
+    body = build_transformer_model(*find_checkpoint(options.checkpoint)[:2], with_mean=True)
 
     def read(texts):
         found = []
         for start in range(0, len(texts), 64):
             inputs = plain.encode(texts[start : start + 64])
-            x = body.predict_on_batch([inputs["token_ids"], inputs["segment_ids"]])
-            there = np.not_equal(inputs["token_ids"], plain.tokenizer.pad_id)[..., None]
-            found.append((keras.ops.convert_to_numpy(x) * there).sum(1) / there.sum(1))
+            found.append(body.predict_on_batch([inputs["token_ids"], inputs["segment_ids"]]))
         return np.concatenate(found)
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))

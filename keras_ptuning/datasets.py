@@ -27,10 +27,14 @@ SENTIMENT_URL = (
     "https://raw.githubusercontent.com/bojone/bert4keras/master/examples/datasets/sentiment.zip"
 )
 SENTIMENT_SHA256 = "866256a80e4019e538d2681b5f4bf2f21be3c24139b4100ca266c2fca8be86c9"
-FEWCLUE_URL = "https://raw.githubusercontent.com/CLUEbenchmark/FewCLUE/main/datasets"
+FEWCLUE_URL = (
+    "https://raw.githubusercontent.com/CLUEbenchmark/FewCLUE/"
+    "62a02c6f31cf32814cfe522f78ef088228840f8d/datasets"
+)
 # What is in each line of a task's files: its texts, then what only labelled ones need.
 FEWCLUE = {
     "eprstmt": ({"sentence": str}, {"label": str}),
+    "csldcp": ({"content": str}, {"label": str}),
     "tnews": ({"sentence": str}, {"label": int, "label_desc": str}),
     "iflytek": ({"sentence": str}, {"label": int, "label_des": str}),
     "ocnli": ({"sentence1": str, "sentence2": str}, {"label": str}),
@@ -39,6 +43,7 @@ FEWCLUE = {
 # The labels, or how many the training file has.
 FEWCLUE_LABELS = {
     "eprstmt": ["Negative", "Positive"],
+    "csldcp": 67,
     "tnews": 15,
     "iflytek": 119,
     "ocnli": ["entailment", "neutral", "contradiction"],
@@ -315,6 +320,7 @@ def load_fewclue(task, draw=0, folder=None):
     | task | texts | labels | train, valid, test, unlabelled |
     |---|---|---|---|
     | `"eprstmt"` | shopping reviews | 2 sentiments | 32, 32, 610, 19,565 |
+    | `"csldcp"` | abstracts of articles | 67 disciplines | 536, 536, 1,784, none |
     | `"tnews"` | news titles | 15 topics | 240, 240, 2,010, 20,000 |
     | `"iflytek"` | descriptions of apps | 119 kinds | 928, 690, 1,749, none |
     | `"ocnli"` | pairs of sentences | 3 relations | 32, 32, 2,520, none |
@@ -343,7 +349,8 @@ def load_fewclue(task, draw=0, folder=None):
         - `"unlabeled"`, a list of texts of the same kind; empty if the task has none. The
           candidates of `"chid"`, without answers there, are left out.
         - `"labels"`, the list of all labels: `"Negative"` and `"Positive"`; `"news_story"`... and
-          `"打车"`..., in the order of their numbers in the data; `"entailment"`, `"neutral"` and
+          `"打车"`..., in the order of their numbers in the data; the disciplines in the order of
+          their characters; `"entailment"`, `"neutral"` and
           `"contradiction"`. `None` for `"chid"`.
         - `"source"`, a string: `"FewCLUE"`, or `folder`.
 

@@ -392,6 +392,7 @@ FEWCLUE_ROWS = {
         {"id": 0, "sentence": " 好\u2028 ", "label": "Positive"},
         {"id": 1, "sentence": "坏", "label": "Negative"},
     ],
+    "csldcp": [{"content": f"文{n:02}", "label": f"类{n:02}", "id": n} for n in range(66, -1, -1)],
     # Downwards, and with a number that is left out, as in the data.
     "tnews": [
         {"label": n, "label_desc": f"类{n}", "sentence": f"文{n}", "keywords": ""}
@@ -414,6 +415,7 @@ FEWCLUE_ROWS = {
 # What comes of these rows.
 FEWCLUE_COLUMNS = {
     "eprstmt": ([" 好\u2028 ", "坏"], ["Positive", "Negative"]),
+    "csldcp": tuple([f"{word}{n:02}" for n in range(66, -1, -1)] for word in "文类"),
     "tnews": tuple([f"{word}{n}" for n in range(115, 99, -1) if n != 105] for word in "文类"),
     "iflytek": tuple([f"{word}{n}" for n in range(118, -1, -1)] for word in "文类"),
     "ocnli": ([("甲", "乙"), ("戊", "")], ["neutral", "entailment"]),
@@ -425,6 +427,7 @@ FEWCLUE_COLUMNS = {
 }
 FEWCLUE_LABELS = {
     "eprstmt": ["Negative", "Positive"],
+    "csldcp": [f"类{n:02}" for n in range(67)],
     "tnews": [f"类{n}" for n in range(100, 116) if n != 105],
     "iflytek": [f"类{n}" for n in range(119)],
     "ocnli": ["entailment", "neutral", "contradiction"],
@@ -460,7 +463,7 @@ def assert_is_fewclue(data, task, source):
         "train": columns,
         "valid": tuple(column[-1:] for column in columns),
         "test": tuple(column[:1] for column in columns),
-        "unlabeled": [] if task in ("iflytek", "ocnli") else columns[0],
+        "unlabeled": [] if task in ("iflytek", "ocnli", "csldcp") else columns[0],
         "labels": FEWCLUE_LABELS[task],
         "source": source,
     }
@@ -682,6 +685,7 @@ def test_fewclue_hashes():
     [
         ("eprstmt", (32, 32, 610, 19565), ["Negative", "Positive"]),
         ("tnews", (240, 240, 2010, 20000), ["news_story", "news_game"]),
+        ("csldcp", (536, 536, 1784, 0), ["中医学/中药学", "食品科学与工程"]),
         ("iflytek", (928, 690, 1749, 0), ["打车", "其他"]),
         ("ocnli", (32, 32, 2520, 0), ["entailment", "contradiction"]),
         ("chid", (42, 42, 2002, 7585), None),
