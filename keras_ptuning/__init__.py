@@ -21,6 +21,7 @@ from keras_ptuning.pretraining import PackedDataset, build_vocab, pretrain
 from keras_ptuning.text import PlainText, Template, Tokenizer
 from keras_ptuning.tuning import (
     ClozeModel,
+    PromptBank,
     TextClassifier,
     VATClassifier,
     build_classifier,
@@ -47,6 +48,7 @@ __all__ = [
     "PlainText",
     "Prefix",
     "Prompt",
+    "PromptBank",
     "PromptClassifier",
     "PromptEncoder",
     "PtuningEmbedding",

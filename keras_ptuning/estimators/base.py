@@ -34,10 +34,11 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         return tags
 
-    def _train(self, model, data, epochs, warmup=0, **kwargs):
+    def _train(self, model, data, epochs, warmup=0, head_rate=None, **kwargs):
         """Trains a model; returns its history.
 
-        The learning rate rises in the share `warmup` of the steps, and then falls to 0.
+        The learning rate rises in the share `warmup` of the steps, and then falls to 0. A head may
+        have a rate of its own, `head_rate`.
         """
         steps = len(data) * epochs
         if steps < FEW_STEPS:
@@ -48,14 +49,22 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
             )
         rate = model.default_learning_rate if self.learning_rate is None else self.learning_rate
         rising = math.ceil(warmup * steps)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            # Not from 0: a step at 0 trains nothing.
-            rate / (rising + 1),
-            max(steps - rising, 1),
-            warmup_target=rate if rising else None,
-            warmup_steps=rising,
-        )
-        model.compile(keras.optimizers.Adam(schedule))
+
+        def adam(rate):
+            schedule = keras.optimizers.schedules.CosineDecay(
+                # Not from 0: a step at 0 trains nothing.
+                rate / (rising + 1),
+                max(steps - rising, 1),
+                warmup_target=rate if rising else None,
+                warmup_steps=rising,
+            )
+            return keras.optimizers.Adam(schedule)
+
+        optimizer = adam(rate)
+        if head_rate is not None:
+            names = [name for name, variables in model.tuned_weights().items() if variables]
+            optimizer = {**{name: adam(rate) for name in names}, "head": adam(head_rate)}
+        model.compile(optimizer)
         return model.fit(data, epochs=epochs, verbose=self.verbose, **kwargs).history
 
     def predict_proba(self, texts):

@@ -21,6 +21,8 @@ from keras_ptuning.tuning.cloze import build_ptuning_model
 # The least passes over the labelled texts, and the share of the steps in which the rate rises.
 LEAST_EPOCHS = 4
 WARMUP = 0.1
+# Of the classifier next to the cloze, which learns from nothing.
+CLASSIFIER_RATE = 5e-3
 
 
 class PromptClassifier(TextEstimator):
@@ -37,8 +39,11 @@ class PromptClassifier(TextEstimator):
             template that has some: `[u1]`, `[u2]`...
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
-        learning_rate: Float, of Adam, rising in the first tenth of the steps and then falling to 0.
-            Defaults to the smallest that the methods recommend, as in `ClozeModel.compile`.
+        classifier: As in `build_ptuning_model`. Defaults to `True` with `normalization="labels"`,
+            but for `tune="prompt"`.
+        learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
+            steps and then falls to 0. Defaults to the smallest that the methods recommend, as in
+            `ClozeModel.compile`. That of the classifier is 5e-3.
         epochs: Integer, the most passes over the labelled texts. Defaults to as many as the methods
             need, at least 4. LoRA and the whole model need 60 steps, other methods 250; of several
             methods the one with the fewest steps decides.
@@ -85,6 +90,7 @@ class PromptClassifier(TextEstimator):
         tune="lora",
         normalization="labels",
         auxiliary=False,
+        classifier=None,
         learning_rate=None,
         epochs=None,
         batch_size=16,
@@ -99,6 +105,7 @@ class PromptClassifier(TextEstimator):
         self.tune = tune
         self.normalization = normalization
         self.auxiliary = auxiliary
+        self.classifier = classifier
         self.learning_rate = learning_rate
         self.epochs = epochs
         self.batch_size = batch_size
@@ -172,6 +179,9 @@ class PromptClassifier(TextEstimator):
             callbacks = [
                 keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
             ]
+        classifier = self.classifier
+        if classifier is None:
+            classifier = self.normalization == "labels" and self.tune not in (None, "prompt")
         config, weights, _ = find_checkpoint(self.checkpoint)
         keras.utils.set_random_seed(self.random_state)
         model = build_ptuning_model(
@@ -181,6 +191,7 @@ class PromptClassifier(TextEstimator):
             tune=self.tune,
             normalization=self.normalization,
             auxiliary=self.auxiliary,
+            classifier=classifier,
         )
         self.model_, self.classes_ = model, classes
         epochs = self.epochs
@@ -192,6 +203,7 @@ class PromptClassifier(TextEstimator):
             data,
             epochs,
             warmup=WARMUP,
+            head_rate=CLASSIFIER_RATE if classifier else None,
             validation_data=validation,
             class_weight=self.class_weight,
             callbacks=callbacks,

@@ -6,13 +6,14 @@ from keras_ptuning.layers.dense import Dense
 from keras_ptuning.layers.dropout import Dropout
 from keras_ptuning.layers.embeddings import (
     Embedding,
+    OwnVectors,
     PositionEmbedding,
     PtuningEmbedding,
     RelativePosition,
     RotaryPosition,
 )
 from keras_ptuning.layers.feed_forward import FeedForward
-from keras_ptuning.layers.heads import Bias, GatherPositions, Verbalizer
+from keras_ptuning.layers.heads import Bias, GatherPositions, MeanVector, Verbalizer
 from keras_ptuning.layers.normalization import LayerNormalization
 from keras_ptuning.layers.prefix import KeyValuePrefix
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
@@ -27,7 +28,9 @@ __all__ = [
     "GatherPositions",
     "KeyValuePrefix",
     "LayerNormalization",
+    "MeanVector",
     "MultiHeadAttention",
+    "OwnVectors",
     "PositionEmbedding",
     "PromptEncoder",
     "PtuningEmbedding",

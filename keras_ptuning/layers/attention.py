@@ -30,8 +30,10 @@ class MultiHeadAttention(keras.layers.Layer):
             makes: queries and keys are turned by their positions.
         relative: Optional tensor of shape `(1 or batch, length, length, head_size)`, what
             `RelativePosition` makes: added to keys and values, for each pair of tokens.
-        prefix: Optional tensor of shape `(2, heads, n, head_size)`, keys and values of virtual
-            tokens, one block's of what `KeyValuePrefix` makes: all tokens look at them too.
+        prefix: Optional tensor of shape `(2, 1 or batch, heads, n, head_size)`, keys and values of
+            virtual tokens: all tokens look at them too.
+        prefix_mask: Optional boolean tensor of shape `(batch, n)`, false where a text has no
+            virtual token.
         positions: Optional integer tensor of shape `(batch, n)`: the tokens that look; the others
             are only looked at. Defaults to all of them.
         training: Whether to drop attention weights.
@@ -87,6 +89,7 @@ class MultiHeadAttention(keras.layers.Layer):
         rotary=None,
         relative=None,
         prefix=None,
+        prefix_mask=None,
         positions=None,
         training=None,
     ):
@@ -99,7 +102,9 @@ class MultiHeadAttention(keras.layers.Layer):
                 attention_mask = take_positions(attention_mask, positions[:, None], axis=2)
         query = self.project_query(queries, turned)
         key, value = self.project_memory(inputs, rotary)
-        outputs = self.attend(query, key, value, attention_mask, relative, prefix, training)
+        outputs = self.attend(
+            query, key, value, attention_mask, relative, prefix, prefix_mask, training
+        )
         return self.output_dense(outputs)
 
     def project_query(self, inputs, rotary=None):
@@ -112,7 +117,17 @@ class MultiHeadAttention(keras.layers.Layer):
         key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
         return (key if rotary is None else _rotate(key, rotary)), value
 
-    def attend(self, query, key, value, attention_mask, relative=None, prefix=None, training=None):
+    def attend(
+        self,
+        query,
+        key,
+        value,
+        attention_mask,
+        relative=None,
+        prefix=None,
+        prefix_mask=None,
+        training=None,
+    ):
         """What queries find at the keys, `(batch, length, heads * head_size)`."""
         # What the tokens look at has to be exact; a mixed policy has the numbers for it.
         query, key = (ops.cast(x, self.variable_dtype) for x in (query, key))
@@ -122,21 +137,21 @@ class MultiHeadAttention(keras.layers.Layer):
         if relative is not None:
             relative = ops.cast(relative, query.dtype)
             scores = scores + _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
-        minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
-        masked = ops.cast(ops.logical_not(attention_mask), scores.dtype)
-        scores = scores + minus_infinity * masked
+        scores = self._masked(scores, attention_mask)
         if prefix is not None:
-            # No mask and no distance: each token sees all of the prefix, from everywhere alike.
-            prefix_key = ops.cast(prefix[:1], query.dtype)
+            # No distance: each token sees all of the prefix, from everywhere alike.
+            prefix_key = ops.cast(prefix[0], query.dtype)
             prefix_scores = ops.matmul(query, ops.transpose(prefix_key, (0, 1, 3, 2)))
+            if prefix_mask is not None:
+                prefix_scores = self._masked(prefix_scores, prefix_mask[:, None, None])
             scores = ops.concatenate([prefix_scores, scores], axis=-1)
         weights = ops.cast(ops.softmax(scores), value.dtype)
         weights = self.attention_dropout(weights, training=training)
         if prefix is None:
             outputs = ops.matmul(weights, value)
         else:
-            length = prefix.shape[2]
-            found = ops.matmul(weights[..., :length], ops.cast(prefix[1:], value.dtype))
+            length = ops.shape(prefix)[3]
+            found = ops.matmul(weights[..., :length], ops.cast(prefix[1], value.dtype))
             weights = weights[..., length:]
             outputs = found + ops.matmul(weights, value)
         if relative is not None:
@@ -144,6 +159,10 @@ class MultiHeadAttention(keras.layers.Layer):
         outputs = ops.transpose(outputs, (0, 2, 1, 3))
         batch, length = ops.shape(outputs)[:2]
         return ops.reshape(outputs, (batch, length, self.heads * self.head_size))
+
+    def _masked(self, scores, mask):
+        minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
+        return scores + minus_infinity * ops.cast(ops.logical_not(mask), scores.dtype)
 
     def _split_heads(self, x):
         batch, length = ops.shape(x)[:2]

@@ -51,6 +51,48 @@ def _look_up(table, rows):
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
+class OwnVectors(keras.layers.Layer):
+    """Puts a text's own vectors in the place of the tokens that stand for them.
+
+    Args:
+        first_id: Integer. The id `first_id + i` stands for the text's vector `i`.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, length, size)`, the vectors of a table.
+        token_ids: Integer tensor of shape `(batch, length)`.
+        vectors: Tensor of shape `(batch, n, size)`, those of each text.
+
+    Returns:
+        Tensor of the same shape as `inputs`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> x, vectors = np.zeros((1, 3, 2), "float32"), np.ones((1, 1, 2), "float32")
+    >>> np.array(OwnVectors(first_id=50)(x, np.array([[7, 50, 8]]), vectors)).tolist()
+    [[[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]]
+    """
+
+    def __init__(self, first_id, **kwargs):
+        super().__init__(**kwargs)
+        self.first_id = first_id
+
+    def call(self, inputs, token_ids, vectors):
+        places = ops.expand_dims(token_ids - self.first_id, -1)
+        # There may be none, and something is always read.
+        vectors = ops.pad(vectors, [[0, 0], [0, 1], [0, 0]])
+        own = ops.take_along_axis(vectors, ops.maximum(places, 0), axis=1)
+        return ops.where(places >= 0, ops.cast(own, inputs.dtype), inputs)
+
+    def compute_output_shape(self, inputs_shape, token_ids_shape=None, vectors_shape=None):
+        return inputs_shape
+
+    def get_config(self):
+        return {**super().get_config(), "first_id": self.first_id}
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
 class PositionEmbedding(keras.layers.Layer):
     """Adds a trainable vector for each position.
 

@@ -38,6 +38,34 @@ class GatherPositions(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
+class MeanVector(keras.layers.Layer):
+    """The mean of the vectors of a text's tokens.
+
+    Call arguments:
+        inputs: Tensor of shape `(batch, length, hidden)`.
+        is_token: Boolean tensor of shape `(batch, length)`, false at padding.
+
+    Returns:
+        Tensor of shape `(batch, hidden)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> x = np.array([[[1.0, 0.0], [3.0, 2.0], [9.0, 9.0]]])
+    >>> np.array(MeanVector()(x, np.array([[True, True, False]]))).tolist()
+    [[2.0, 1.0]]
+    """
+
+    def call(self, inputs, is_token):
+        weights = ops.cast(is_token, inputs.dtype)[:, None]
+        total = ops.matmul(weights, inputs)[:, 0]
+        return total / ops.maximum(ops.sum(weights, axis=-1), 1.0)
+
+    def compute_output_shape(self, inputs_shape, is_token_shape):
+        return (inputs_shape[0], inputs_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
 class Bias(keras.layers.Layer):
     """Adds a trainable vector to the last axis.
 
@@ -84,9 +112,9 @@ class Verbalizer(keras.layers.Layer):
 
     A word's log-probability is the sum of the log-probabilities of its tokens, each at its
     position. Fewer tokens would be more probable by their number alone: so the mean over a word's
-    tokens counts, times the greatest possible number of tokens. Where all words are of that length,
-    this is their log-probability, and a model that finds every token equally likely finds all words
-    equally likely, short or long.
+    tokens counts, times the number of tokens of the longest word. Where all words are of that
+    length, this is their log-probability, and a model that finds every token equally likely finds
+    all words equally likely, short or long.
 
     The score of a label is the logarithm of the sum over its words. The probabilities of all labels
     need not add up to 1: the model may have wanted to say something else.
@@ -96,13 +124,17 @@ class Verbalizer(keras.layers.Layer):
             has candidates of its own.
         word_slots: In the same layout, for each token the answer position it is read at. Defaults
             to its place in the word.
+        length: Integer, the number of tokens that words are compared at. Defaults to that of the
+            longest of `word_ids`; needed where there are none.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
         logits: Tensor of shape `(batch, positions, vocabulary)`.
         candidate_ids: Optional integer tensor of shape `(batch, candidates, tokens)`, words in
-            place of `word_ids`. Where it is 0, no token counts.
+            place of `word_ids`; or `(batch, labels, words, tokens)`. Where it is 0, no token
+            counts.
         candidate_slots: Optional integer tensor of the same shape, in place of `word_slots`.
+        length: Optional tensor of shape `(batch,)`, in place of the argument.
 
     Returns:
         Tensor of shape `(batch, labels)`, float32; `-1e9` for candidates that are not there.
@@ -125,7 +157,7 @@ class Verbalizer(keras.layers.Layer):
           [Schick and Schütze, 2020](https://arxiv.org/abs/2009.07118), section 3.1.
     """
 
-    def __init__(self, word_ids=None, word_slots=None, **kwargs):
+    def __init__(self, word_ids=None, word_slots=None, length=None, **kwargs):
         super().__init__(**kwargs)
         if word_ids is not None and not all(words and all(words) for words in word_ids):
             raise ValueError(
@@ -136,17 +168,21 @@ class Verbalizer(keras.layers.Layer):
             word_slots = [[range(len(word)) for word in words] for words in word_ids]
         self.word_ids = _as_lists(word_ids)
         self.word_slots = _as_lists(word_slots)
+        self.length = length
         if word_ids is not None:
-            self._tokens, self._slots = _as_array(self.word_ids), _as_array(self.word_slots)
+            self._tokens, self._slots = word_array(self.word_ids), word_array(self.word_slots)
+            self.length = length or self._tokens.shape[-1]
 
-    def call(self, logits, candidate_ids=None, candidate_slots=None):
+    def call(self, logits, candidate_ids=None, candidate_slots=None, length=None):
         logits = ops.cast(logits, "float32")
-        batch, vocab_size = ops.shape(logits)[0], logits.shape[-1]
+        batch, vocab_size = ops.shape(logits)[0], ops.shape(logits)[-1]
         if candidate_ids is None:
             shape = (batch, *self._tokens.shape)
             tokens, slots = (ops.broadcast_to(a[None], shape) for a in (self._tokens, self._slots))
         else:
-            tokens, slots = candidate_ids[:, :, None], candidate_slots[:, :, None]
+            tokens, slots = candidate_ids, candidate_slots
+            if len(tokens.shape) == 3:
+                tokens, slots = tokens[:, :, None], slots[:, :, None]
         # Only the columns of the words leave the vocabulary; the rest is one sum per position.
         flat_slots = ops.reshape(slots, (batch, -1))
         columns = flat_slots * vocab_size + ops.reshape(tokens, (batch, -1))
@@ -157,17 +193,23 @@ class Verbalizer(keras.layers.Layer):
         real = ops.cast(ops.not_equal(tokens, 0), "float32")
         count = ops.sum(real, axis=-1)
         means = ops.sum(log_probs * real, axis=-1) / ops.maximum(count, 1.0)
-        words = means * ops.cast(ops.shape(tokens)[-1], "float32")
+        length = self.length if length is None else ops.cast(length, "float32")[:, None, None]
+        words = means * length
         return ops.logsumexp(ops.where(count > 0, words, -1e9), axis=-1)
 
     def compute_output_shape(
-        self, logits_shape, candidate_ids_shape=None, candidate_slots_shape=None
+        self,
+        logits_shape,
+        candidate_ids_shape=None,
+        candidate_slots_shape=None,
+        length_shape=None,
     ):
         labels = len(self.word_ids) if candidate_ids_shape is None else candidate_ids_shape[1]
         return (logits_shape[0], labels)
 
     def get_config(self):
-        config = {"word_ids": self.word_ids, "word_slots": self.word_slots}
+        names = ("word_ids", "word_slots", "length")
+        config = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **config}
 
 
@@ -176,7 +218,7 @@ def _as_lists(labels):
     return labels and [[[int(i) for i in word] for word in words] for words in labels]
 
 
-def _as_array(labels):
+def word_array(labels):
     """The same as an array of shape `(labels, words, tokens)`, filled up with 0."""
     words = max(len(words) for words in labels)
     tokens = max(len(word) for words in labels for word in words)

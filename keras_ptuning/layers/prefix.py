@@ -25,14 +25,15 @@ class KeyValuePrefix(keras.layers.Layer):
         inputs: Any tensor of the model; only the batch is taken from it, and not even that.
 
     Returns:
-        Tensor of shape `(num_layers, 2, heads, length, head_size)`: for each block keys and values.
+        Tensor of shape `(num_layers, 2, 1, heads, length, head_size)`: for each block keys and
+        values, the same for all texts.
 
     Example:
 
     >>> import numpy as np
     >>> prefix = KeyValuePrefix(length=5, num_layers=3, heads=2, head_size=8)
     >>> tuple(prefix(np.zeros((1, 7, 16))).shape)
-    (3, 2, 2, 5, 8)
+    (3, 2, 1, 2, 5, 8)
 
     Reference:
         - [Li and Liang, 2021](https://arxiv.org/abs/2101.00190), section 4.
@@ -81,11 +82,11 @@ class KeyValuePrefix(keras.layers.Layer):
         return ops.transpose(x, (1, 2, 0, 3))
 
     def call(self, inputs):
-        shape = (self.num_layers, 2, self.length, self.heads, self.head_size)
-        return ops.transpose(ops.reshape(self.vectors(), shape), (0, 1, 3, 2, 4))
+        shape = (self.num_layers, 2, 1, self.length, self.heads, self.head_size)
+        return ops.transpose(ops.reshape(self.vectors(), shape), (0, 1, 2, 4, 3, 5))
 
     def compute_output_spec(self, inputs):
-        shape = (self.num_layers, 2, self.heads, self.length, self.head_size)
+        shape = (self.num_layers, 2, 1, self.heads, self.length, self.head_size)
         return keras.KerasTensor(shape, self.compute_dtype)
 
     def get_config(self):

@@ -42,7 +42,7 @@ class BERT(Transformer):
 
     def apply_embeddings(self, inputs, positions):
         """Token + segment + position, normalised."""
-        x = self.token_embedding()(inputs["Input-Token"])
+        x = self.embed_tokens(inputs)
         x = self.add_segments(x, inputs)
         x = self.add_positions(x, positions)
         x = self.norm("Embedding-Norm")(x)
@@ -63,5 +63,5 @@ class BERT(Transformer):
     def apply_token_head(self, x):
         x = self.dense("MLM-Dense", self.head_act, self.embedding_size)(x)
         x = self.norm("MLM-Norm")(x)
-        x = self.token_embedding()(x, reverse=True)
+        x = self.project_tokens(x)
         return self.token_bias()(x)

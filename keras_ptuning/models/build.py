@@ -66,9 +66,11 @@ def build_transformer_model(
             segment alone. Defaults to what the configuration says: `"lm"` if its `is_decoder` is
             true. A GPT-2 is always `"lm"`.
         **kwargs: Further arguments of the model:
-            with_pool: Return the first token's vector through the pooler, `(batch, hidden)`.
+            with_pool: Return the first token's vector through the pooler, `(batch, hidden)`. With
+                more than one of these three, a list in the order pool, mean, tokens.
+            with_mean: Return the mean vector of each text's tokens, `(batch, hidden)`.
             with_mlm: Return probabilities of tokens, `(batch, length, vocabulary)`; with
-                `"linear"`, logits. With `with_pool` too, a list of both.
+                `"linear"`, logits.
             gather_positions: Add a last input, integers of shape `(batch, n)`; the last block and
                 the MLM head then work at these positions only, and what is returned has shape
                 `(batch, n, ...)`. Not with `with_pool`.
@@ -78,6 +80,11 @@ def build_transformer_model(
                 of the last one that sees it. A causal model then reads several continuations of
                 one text in one sequence: a token that a continuation ends with reaches only to
                 there. Positions count what a token sees.
+            own_prompts: Add inputs for prompts that differ from text to text: vectors
+                `(batch, n, embedding)`, which the token ids from the size of the vocabulary on
+                stand for; the keys and values of prefixes, `(batch, layers, 2, heads, m,
+                head_size)`; and how many of the `m` each text has, `(batch,)`. With `with_mlm` there is a last output,
+                `(batch, length, n)`: the logits of these vectors, without a bias.
             keep_tokens: List of token ids; the vocabulary shrinks to these, in this order.
             sequence_length: Fixed length of the input. Defaults to any.
             hierarchical_position: For texts longer than the checkpoint has positions: `True`, or a

@@ -88,7 +88,7 @@ class GPT2(Transformer):
 
     def apply_embeddings(self, inputs, positions):
         """Token + position."""
-        x = self.token_embedding()(inputs["Input-Token"])
+        x = self.embed_tokens(inputs)
         x = self.add_positions(x, positions)
         return self.dropout("Embedding-Dropout", x)
 
@@ -111,4 +111,4 @@ class GPT2(Transformer):
         return super().apply_heads(self.norm("Output-Norm")(x), inputs)
 
     def apply_token_head(self, x):
-        return self.token_embedding()(x, reverse=True)
+        return self.project_tokens(x)

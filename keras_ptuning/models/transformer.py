@@ -14,7 +14,9 @@ from keras_ptuning.layers import (
     FeedForward,
     GatherPositions,
     LayerNormalization,
+    MeanVector,
     MultiHeadAttention,
+    OwnVectors,
     PositionEmbedding,
 )
 from keras_ptuning.layers.feed_forward import get_activation
@@ -86,10 +88,12 @@ class Transformer:
         keep_tokens=None,
         with_pool=False,
         with_mlm=False,
+        with_mean=False,
         gather_positions=False,
         application="encoder",
         document_start_id=None,
         branching=False,
+        own_prompts=False,
         pad_id=0,
         layers=None,
         pretrained=False,
@@ -119,10 +123,12 @@ class Transformer:
         self.keep_tokens = keep_tokens
         self.with_pool = with_pool
         self.with_mlm = with_mlm
+        self.with_mean = with_mean
         self.gather_positions = gather_positions
         self.application = "lm" if self.always_causal else application
         self.document_start_id = document_start_id
         self.branching = branching
+        self.own_prompts = own_prompts
         self.pad_id = pad_id
         self.layers = dict(layers or {})
         self.given = set(self.layers)
@@ -187,16 +193,18 @@ class Transformer:
         """Returns the Keras model."""
         self.used, self.attended = set(), []
         inputs = self.inputs()
+        self.own_vectors = inputs.get("Input-Vectors")
         attention_mask = self.attention_mask(inputs)
-        prefix = self.given_layer("Prefix")
-        positions = self.positions(attention_mask, inputs, prefix)
+        prefixes, prefix_mask = self.prefixes(inputs)
+        positions = self.positions(attention_mask, inputs, prefixes, prefix_mask)
         x = self.apply_embeddings(inputs, positions)
         context = {"attention_mask": attention_mask, **self.attention_positions(x, positions)}
-        prefixes = None if prefix is None else prefix(x)
+        if prefix_mask is not None:
+            context["prefix_mask"] = prefix_mask
         for i in range(self.num_hidden_layers):
             if prefixes is not None:
                 context["prefix"] = prefixes[i]
-            if i == self.num_hidden_layers - 1:
+            if i == self.num_hidden_layers - 1 and not self.with_mean:
                 # From here on, only the positions to read matter.
                 context["positions"] = inputs.get("Input-Gather")
             self.block_dtype = self.dtype_of_block(i)
@@ -246,7 +254,30 @@ class Transformer:
         inputs = {n: keras.Input((self.sequence_length,), dtype="int32", name=n) for n in names}
         if self.gather_positions:
             inputs["Input-Gather"] = keras.Input((None,), dtype="int32", name="Input-Gather")
+        if self.own_prompts:
+            heads = self.num_attention_heads
+            prefix = (self.num_hidden_layers, 2, heads, None, self.hidden_size // heads)
+            inputs |= {
+                "Input-Vectors": keras.Input((None, self.embedding_size), name="Input-Vectors"),
+                "Input-Prefix": keras.Input(prefix, name="Input-Prefix"),
+                "Input-Prefix-Length": keras.Input((), dtype="int32", name="Input-Prefix-Length"),
+            }
         return inputs
+
+    def prefixes(self, inputs):
+        """Keys and values of virtual tokens for each block, and which of them a text has.
+
+        Without a prefix both are `None`; a mask is only where each text has a prefix of its own.
+        """
+        layer = self.given_layer("Prefix")
+        if layer is not None:
+            return layer(inputs["Input-Token"]), None
+        if not self.own_prompts:
+            return None, None
+        own = inputs["Input-Prefix"]
+        places = ops.cumsum(ops.ones_like(own[:, 0, 0, 0, :, 0]), axis=1)
+        count = ops.cast(inputs["Input-Prefix-Length"], places.dtype)
+        return ops.transpose(own, (1, 2, 0, 3, 4, 5)), places <= count[:, None]
 
     def attention_mask(self, inputs):
         """Who (third axis) may look at whom (fourth): everybody at all but padding.
@@ -274,18 +305,24 @@ class Transformer:
             mask = ops.logical_and(mask, same[:, None])
         return mask
 
-    def positions(self, attention_mask, inputs, prefix):
+    def positions(self, attention_mask, inputs, prefixes, prefix_mask):
         """The position of each token, where it is not its place.
 
         With branches it is how many tokens it sees before it. In a causal model a prefix comes
         first, and the text continues it; an encoder's text begins at 0, as in pretraining.
         """
-        start = prefix.length if prefix is not None and self.application == "lm" else 0
+        start = None
+        if prefixes is not None and self.application == "lm":
+            start = prefixes.shape[-2]
+            if prefix_mask is not None:
+                start = inputs["Input-Prefix-Length"][:, None]
         if self.branching:
-            return ops.sum(ops.cast(attention_mask[:, 0], "int32"), axis=-1) - 1 + start
-        if start:
-            return ops.cumsum(ops.ones_like(inputs["Input-Token"]), axis=1) - 1 + start
-        return None
+            places = ops.sum(ops.cast(attention_mask[:, 0], "int32"), axis=-1) - 1
+        elif start is not None:
+            places = ops.cumsum(ops.ones_like(inputs["Input-Token"]), axis=1) - 1
+        else:
+            return None
+        return places if start is None else places + start
 
     def apply_embeddings(self, inputs, positions):
         """The sequence that the first block reads."""
@@ -304,6 +341,10 @@ class Transformer:
         outputs = []
         if self.with_pool:
             outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
+        if self.with_mean:
+            is_token = ops.not_equal(inputs["Input-Token"], self.pad_id)
+            outputs.append(self.layer("Output-Mean", MeanVector)(x, is_token))
+            x = self.gather(x, {"positions": inputs.get("Input-Gather")})
         if self.with_mlm:
             y = self.apply_token_head(x)
             activation = "softmax" if self.with_mlm is True else self.with_mlm
@@ -312,6 +353,8 @@ class Transformer:
                 "MLM-Activation", layers.Activation, activation=activation, dtype="float32"
             )(y)
             outputs.append(y)
+            if self.own_prompts:
+                outputs.append(self.own_logits)
         if not outputs:
             return x
         return outputs[0] if len(outputs) == 1 else outputs
@@ -353,6 +396,21 @@ class Transformer:
 
     def token_embedding(self):
         return self.embedding("Embedding-Token", self.vocab_size)
+
+    def embed_tokens(self, inputs):
+        """The vectors of the tokens."""
+        token_ids = inputs["Input-Token"]
+        if self.own_vectors is None:
+            return self.token_embedding()(token_ids)
+        x = self.token_embedding()(ops.minimum(token_ids, self.vocab_size - 1))
+        own = self.layer("Embedding-Own", OwnVectors, first_id=self.vocab_size)
+        return own(x, token_ids, self.own_vectors)
+
+    def project_tokens(self, x):
+        """Logits of the vocabulary, by the vectors of its tokens."""
+        if self.own_vectors is not None:
+            self.own_logits = ops.matmul(x, ops.transpose(self.own_vectors, (0, 2, 1)))
+        return self.token_embedding()(x, reverse=True)
 
     def token_bias(self):
         # Tokens beyond the vocabulary, which a tuning method may add, have none.

@@ -1,5 +1,6 @@
 """Keras models that classify: by a cloze, by `[CLS]`, with VAT; and what belongs to them."""
 
+from keras_ptuning.tuning.bank import PromptBank
 from keras_ptuning.tuning.calibration import calibrate
 from keras_ptuning.tuning.classifier import TextClassifier, build_classifier
 from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
@@ -10,6 +11,7 @@ from keras_ptuning.tuning.vat import VATClassifier, build_vat_classifier
 
 __all__ = [
     "ClozeModel",
+    "PromptBank",
     "TextClassifier",
     "VATClassifier",
     "build_classifier",

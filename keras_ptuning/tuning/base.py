@@ -76,8 +76,9 @@ class LabelModel(keras.Model):
     _make = _compile = None
 
     def __init__(self, config, template, tune=None, name=None, **kwargs):
-        fixed = {"layers", "with_mlm", "with_pool", "gather_positions", "sequence_length", "pad_id"}
-        fixed = (fixed | {"branching", "document_start_id"}) & set(kwargs)
+        fixed = {"layers", "with_mlm", "with_mean", "with_pool", "gather_positions", "pad_id"}
+        fixed |= {"branching", "document_start_id", "own_prompts", "sequence_length"}
+        fixed &= set(kwargs)
         if fixed:
             raise ValueError(
                 f"A {type(self).__name__} sets {sorted(fixed)} itself; leave them out."

@@ -10,6 +10,7 @@ from keras_ptuning.backend import build_model, sum_over_replicas
 from keras_ptuning.checks import check_path
 from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
+from keras_ptuning.methods import named_weights
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
 from keras_ptuning.tuning.base import LabelModel
@@ -30,8 +31,8 @@ class ClozeModel(LabelModel):
     - `evaluate` gives the answer's part of the loss alone, and the label accuracy, both on
       unmasked texts.
     - `predict` returns the log-probability of each label, `(n, num_labels)`, in the order of the
-      texts. `template.decode(scores)` turns them into labels, `keras.ops.softmax(scores)` into
-      probabilities among the labels.
+      texts; with a `classifier` that among the labels. `template.decode(scores)` turns them into
+      labels, `keras.ops.softmax(scores)` into probabilities among the labels.
 
     Attributes:
         template: The `Template`.
@@ -45,6 +46,7 @@ class ClozeModel(LabelModel):
         tune=None,
         normalization="vocabulary",
         auxiliary=True,
+        classifier=False,
         checkpoint_path=None,
         name=None,
         **kwargs,
@@ -58,11 +60,18 @@ class ClozeModel(LabelModel):
         self.normalization = normalization
         self.auxiliary = auxiliary
         self._check_application(config, kwargs)
+        self._check_classifier(classifier)
         self.backbone = self._build_backbone(
-            checkpoint_path, with_mlm="linear", branching=template.causal
+            checkpoint_path, with_mlm="linear", with_mean=classifier, branching=template.causal
         )
+        self.classifier = self._build_classifier() if classifier else None
         self.verbalizer = Verbalizer(
-            template.word_ids, template.word_slots, dtype="float32", name="Verbalizer"
+            template.word_ids,
+            template.word_slots,
+            # The candidates of one batch may be shorter than those of another.
+            None if template.labels else template.num_masks,
+            dtype="float32",
+            name="Verbalizer",
         )
         self.built = True
 
@@ -78,6 +87,43 @@ class ClozeModel(LabelModel):
                 "Template(..., causal=True)"
             )
             raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
+
+    def _check_classifier(self, classifier):
+        if not classifier:
+            return
+        if self.template.labels is None:
+            raise ValueError(
+                "A classifier scores labels, and the texts of this template have candidates of "
+                f"their own: leave out `classifier`. Received: {self.template!r}."
+            )
+        if self.normalization != "labels":
+            raise ValueError(
+                "What a classifier adds to the scores competes among the labels: give "
+                f"`normalization='labels'` too. Received: normalization={self.normalization!r}."
+            )
+
+    def _build_classifier(self):
+        """Scores of the labels out of the mean vector of a text."""
+        hidden_size = self.backbone.transformer.hidden_size
+        layers = [
+            # The mean vectors of one checkpoint are ten times as long as those of another.
+            keras.layers.LayerNormalization(
+                epsilon=1e-12, center=False, scale=False, dtype="float32", name="Classifier-Norm"
+            ),
+            # At 0, so that training begins with the answers of the cloze.
+            keras.layers.Dense(
+                self.template.num_labels,
+                kernel_initializer="zeros",
+                dtype="float32",
+                name="Classifier",
+            ),
+        ]
+        classifier = keras.Sequential(layers, name="Classifier")
+        classifier.build((None, hidden_size))
+        return classifier
+
+    def _head_weights(self):
+        return {} if self.classifier is None else named_weights(self.classifier)
 
     @property
     def embedding(self):
@@ -122,10 +168,14 @@ class ClozeModel(LabelModel):
             "Input-Gather": positions,
         }
         logits = self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
+        if self.classifier is not None:
+            mean, logits = logits
         count = ops.shape(answers)[1]
         scores = self.verbalizer(
             logits[:, :count], inputs.get("candidate_ids"), inputs.get("candidate_slots")
         )
+        if self.classifier is not None:
+            scores = ops.log_softmax(scores + self.classifier(mean))
         if not auxiliary:
             return scores
         targets = inputs["auxiliary_ids"]
@@ -161,7 +211,11 @@ class ClozeModel(LabelModel):
         return axes
 
     def _options(self):
-        return {"normalization": self.normalization, "auxiliary": self.auxiliary}
+        return {
+            "normalization": self.normalization,
+            "auxiliary": self.auxiliary,
+            "classifier": self.classifier is not None,
+        }
 
     def save_checkpoint(self, folder, dtype="float32"):
         """Writes the transformer, with what was tuned merged in, as a checkpoint for other tools.
@@ -180,8 +234,8 @@ class ClozeModel(LabelModel):
         Raises:
             OSError: if the files cannot be written.
             ValueError: if something that was tuned cannot be merged: checkpoints have no place for
-                prefixes and adapters; or if the folder has files of another checkpoint. Nothing is
-                written then.
+                prefixes, adapters and the classifier; or if the folder has files of another
+                checkpoint. Nothing is written then.
 
         Example:
 
@@ -192,6 +246,7 @@ class ClozeModel(LabelModel):
         """
         check_path("folder", folder)
         apart = [method for method in self.methods if not method.merges]
+        apart += [] if self.classifier is None else [self.classifier.name]
         if apart:
             raise ValueError(
                 f"A checkpoint has no place for {' and '.join(map(repr, apart))}, so nothing was "
@@ -233,6 +288,7 @@ def build_ptuning_model(
     tune=None,
     normalization="vocabulary",
     auxiliary=True,
+    classifier=False,
     **kwargs,
 ):
     """Builds a classifier out of a pretrained language model, masked or causal, and a template.
@@ -257,6 +313,10 @@ def build_ptuning_model(
         auxiliary: Whether training also predicts other words, masked at random in each epoch, or
             with a causal model the whole text (`mask_rate` of `Template.dataset`). Defaults to
             `True`.
+        classifier: Whether a dense layer over the mean vector of the text learns too. What it says
+            is added to the scores of the label words. It begins at 0, with the answers of the
+            cloze alone, and helps most where there are many labels. Needs
+            `normalization="labels"`, and a template with labels. Defaults to `False`.
         **kwargs: Other arguments of `build_transformer_model`: `model`, `dropout_rate`,
             `attention_dropout_rate`, `keep_tokens`, `dtype` (e.g. `"mixed_bfloat16"`), `name`;
             `application="lm"` for a BERT that was trained as a causal language model. With
@@ -313,6 +373,7 @@ def build_ptuning_model(
         tune=tune,
         normalization=normalization,
         auxiliary=auxiliary,
+        classifier=classifier,
         checkpoint_path=checkpoint,
         **kwargs,
     )

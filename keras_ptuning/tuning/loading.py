@@ -59,39 +59,65 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
             f"tune={kwargs['tune']!r}."
         )
     tensors, content = read_tuned(filepath)
-    try:
-        settings = content["template"]["tokenizer"]
-        build, options = BUILDERS[content["model"]], content["options"]
-        methods = [method_from_config(method) for method in content["methods"]]
-        backbone, fingerprint = content["backbone"], settings["vocab"]
-    except (KeyError, TypeError) as error:
-        raise damaged(filepath, error) from None
     if vocab is None and isinstance(config_path, dict):
         raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
     vocab = find_vocab(config_path) if vocab is None else vocab
-    tokens = Tokenizer(vocab).vocab
-    if vocabulary_fingerprint(tokens) != fingerprint:
-        raise ValueError(
-            f"The tuned file {str(filepath)!r} belongs to another vocabulary than the one given, "
-            f"which has {len(tokens)} tokens. Its vectors would mean nothing there."
-        )
-    config = {**content["template"], "tokenizer": {**settings, "vocab": tokens}}
-    try:
-        template = (Template if "pattern" in config else PlainText).from_config(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(filepath, error) from None
+    template, methods = read_content(filepath, content, Tokenizer(vocab).vocab)
+    build, options = BUILDERS[content["model"]], content["options"]
     model = build(config_path, checkpoint_path, template, tune=methods, **{**options, **kwargs})
-    if model.fingerprint() != backbone:
-        raise ValueError(
-            f"The tuned file {str(filepath)!r} belongs to another checkpoint than "
-            f"{str(checkpoint_path or config_path)!r}: the weights differ. Give the checkpoint it "
-            "was trained with, or train on this one."
-        )
+    check_backbone(filepath, content, model.fingerprint(), checkpoint_path or config_path)
     try:
         model.load_tensors(tensors)
     except ValueError as error:
         raise damaged(filepath, error) from None
     return model
+
+
+def read_content(filepath, content, vocab):
+    """The template and the methods of a tuned file.
+
+    Args:
+        filepath: Path of the file, for errors.
+        content: What `read_tuned` returned.
+        vocab: List of the tokens of the checkpoint's vocabulary.
+
+    Returns:
+        `(template, methods)`.
+
+    Raises:
+        ValueError: if the file is damaged, has a method that is not known, or belongs to another
+            vocabulary.
+    """
+    try:
+        settings = content["template"]["tokenizer"]
+        methods = [method_from_config(method) for method in content["methods"]]
+        fingerprint = settings["vocab"]
+        for name in ("backbone", "options"):
+            content[name]
+        BUILDERS[content["model"]]
+    except (KeyError, TypeError) as error:
+        raise damaged(filepath, error) from None
+    if vocabulary_fingerprint(vocab) != fingerprint:
+        raise ValueError(
+            f"The tuned file {str(filepath)!r} belongs to another vocabulary than the one given, "
+            f"which has {len(vocab)} tokens. Its vectors would mean nothing there."
+        )
+    config = {**content["template"], "tokenizer": {**settings, "vocab": vocab}}
+    try:
+        template = (Template if "pattern" in config else PlainText).from_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(filepath, error) from None
+    return template, methods
+
+
+def check_backbone(filepath, content, fingerprint, checkpoint):
+    """Refuses a tuned file that was trained with other weights than those of a checkpoint."""
+    if content["backbone"] != fingerprint:
+        raise ValueError(
+            f"The tuned file {str(filepath)!r} belongs to another checkpoint than "
+            f"{str(checkpoint)!r}: the weights differ. Give the checkpoint it was trained with, or "
+            "train on this one."
+        )
 
 
 def load_model(filepath, **kwargs):

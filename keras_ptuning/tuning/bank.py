@@ -1,0 +1,452 @@
+"""A bank of prompts: one frozen model that answers many tasks, in mixed batches."""
+
+import math
+import os
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ptuning.backend import as_batches, compiles_each_shape, predict_with_one_graph
+from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.checks import as_list, check_finite, check_integer, check_text
+from keras_ptuning.layers import Bias, Verbalizer
+from keras_ptuning.layers.heads import word_array
+from keras_ptuning.methods import Prefix, Prompt
+from keras_ptuning.models import find_model, fingerprint
+from keras_ptuning.models.build import load, make_transformer
+from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_inputs
+from keras_ptuning.text.templates import Template
+from keras_ptuning.text.tokenizers import Tokenizer
+from keras_ptuning.tuning.loading import check_backbone, read_content
+from keras_ptuning.tuning.tuned_file import damaged, read_tuned
+
+# What is added to the logit of a token that is none of the text's.
+NEVER = -1e9
+
+
+class Task(NamedTuple):
+    """What the bank keeps of a template and its tuned file."""
+
+    template: Template
+    # Token ids with those of the tokens that learned moved behind the vocabulary.
+    moved_ids: np.ndarray
+    # Of each token that learned: its vector, its bias, and the row of the vocabulary that it takes.
+    vectors: np.ndarray
+    bias: np.ndarray
+    rows: np.ndarray
+    # Keys and values, `(length, blocks, 2, heads, head_size)`.
+    prefix: np.ndarray
+    # Label words and where to read them, `(labels, words, tokens)`; `None` with candidates.
+    word_ids: np.ndarray | None
+    word_slots: np.ndarray | None
+    # The number of tokens that words are compared at.
+    length: int
+
+
+class PromptBank:
+    """One pretrained model, and the prompts of any number of tasks.
+
+    A batch may hold texts of different tasks. Each text has the template, the vectors, the prefix
+    and the label words of its own task, and gets the scores that the task's own model would give.
+    A prompt takes its few kilobytes; prompts come and go without building the model again.
+
+    Prompts, prefixes and label words that learn can be mixed. What changes the weights of the model
+    itself, such as LoRA, adapters, or `tune="all"`, cannot.
+
+    Args:
+        config_path, checkpoint_path: The pretrained model, as `build_ptuning_model` takes them.
+        vocab: What `Tokenizer` takes as its vocabulary. Defaults to the one in the same folder.
+        **kwargs: Other arguments of `build_transformer_model`, such as `model`, `application`,
+            `keep_tokens` and `dtype`.
+
+    Attributes:
+        tasks: List of the names of the tasks.
+
+    Raises:
+        FileNotFoundError: if the checkpoint does not exist.
+        ValueError: if it has no head that predicts tokens.
+
+    Example:
+
+    ```python
+    bank = PromptBank("bert-mini-zh")
+    bank.add("sentiment", "sentiment.tuned")
+    bank.add("topic", Template("[MASK][MASK]新闻：{text}", topics, "bert-mini-zh"))  # zero-shot
+    bank.predict([("sentiment", "物流很快，包装也好。"), ("topic", "国足迎战韩国队")])
+    # ['正面', '体育']
+    bank.predict_proba([("sentiment", "物流很快，包装也好。")])  # [{'负面': 0.08, '正面': 0.92}]
+    ```
+
+    Reference:
+        - [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 1 and figure 2.
+    """
+
+    def __init__(self, config_path, checkpoint_path=None, vocab=None, **kwargs):
+        fixed = {"branching", "gather_positions", "layers", "own_prompts", "with_mlm", "with_mean"}
+        fixed = sorted((fixed | {"document_start_id", "pad_id", "with_pool"}) & set(kwargs))
+        if fixed:
+            raise ValueError(f"A PromptBank sets {fixed} itself; leave them out.")
+        if vocab is None and isinstance(config_path, dict):
+            raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
+        self._tokenizer = Tokenizer(find_vocab(config_path) if vocab is None else vocab)
+        self._checkpoint = checkpoint_path or config_path
+        config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
+        arguments = {
+            "with_mlm": "linear",
+            "gather_positions": True,
+            "own_prompts": True,
+            "pad_id": self._tokenizer.pad_id,
+            **kwargs,
+        }
+        transformer = make_transformer(config, checkpoint, **arguments)
+        self._causal = transformer.branching = transformer.application == "lm"
+        self._model = _BankModel(load(transformer, checkpoint))
+        self._fingerprint = fingerprint(self._model.backbone)
+        biases = [layer for layer in self._model.backbone.layers if isinstance(layer, Bias)]
+        self._bias = np.zeros(transformer.vocab_size, "float32")
+        if biases:
+            self._bias = ops.convert_to_numpy(biases[0].bias)
+        self._tasks = {}
+
+    @property
+    def tasks(self):
+        return list(self._tasks)
+
+    def template(self, name):
+        """The template of a task.
+
+        Raises:
+            ValueError: if there is no such task.
+        """
+        if not isinstance(name, str) or name not in self._tasks:
+            raise ValueError(f"There is no task {name!r}. The bank has: {self.tasks}.")
+        return self._tasks[name].template
+
+    def add(self, name, prompt):
+        """Adds a task.
+
+        Args:
+            name: String, what to call it.
+            prompt: Path of a file that `save_tuned` wrote; or a `Template` of words, to be answered
+                without training.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if there is a task of this name; if the file is damaged, or belongs to
+                another checkpoint; if it, or the template, cannot be in a bank. The bank stays as
+                it was.
+        """
+        check_text("The name of a task", name)
+        if name in self._tasks:
+            raise ValueError(
+                f"There is a task {name!r} already. Remove it, or `replace` it. The bank has: "
+                f"{self.tasks}."
+            )
+        self._tasks[name] = self._read(prompt)
+
+    def replace(self, name, prompt):
+        """Puts another prompt in the place of that of a task, at once.
+
+        Args:
+            name: String, the name of the task.
+            prompt: As `add` takes it.
+
+        Raises:
+            FileNotFoundError, ValueError: as those of `add`; if there is no such task. The bank
+                stays as it was.
+        """
+        self.template(name)
+        self._tasks[name] = self._read(prompt)
+
+    def remove(self, name):
+        """Removes a task.
+
+        Raises:
+            ValueError: if there is no such task.
+        """
+        self.template(name)
+        del self._tasks[name]
+
+    def scores(self, requests, batch_size=64, verbose=0):
+        """The scores of the labels, those that the task's own `ClozeModel.predict` returns.
+
+        Args:
+            requests: List of tuples `(task, text)`. A text is a string, or a pair of strings where
+                the template has `{text_b}`. For a template without labels, `(task, text,
+                candidates)`.
+            batch_size: Integer. Defaults to `64`.
+            verbose: As in `keras.Model.predict`. Defaults to `0`.
+
+        Returns:
+            A list of arrays, one for each request, with a number for each label or candidate.
+
+        Raises:
+            TypeError: if a request is not such a tuple, or a text of the wrong kind for its task.
+            ValueError: if there is no such task, or there are no requests.
+        """
+        check_integer("batch_size", batch_size, 1)
+        found, counts = self._answer(requests, batch_size, verbose)
+        return [row[:count] for row, count in zip(found, counts, strict=True)]
+
+    def predict_proba(self, requests, batch_size=64, verbose=0):
+        """The probability of each label, among the labels.
+
+        Args:
+            requests, batch_size, verbose: As `scores` takes them.
+
+        Returns:
+            A list of dictionaries, from labels, or candidates, to probabilities.
+        """
+        requests = as_list("requests", requests)
+        scores = self.scores(requests, batch_size, verbose)
+        found = []
+        for request, row in zip(requests, scores, strict=True):
+            names = self._tasks[request[0]].template.label_names or list(request[2])
+            p = np.exp(row - row.max())
+            found.append(dict(zip(names, (p / p.sum()).tolist(), strict=True)))
+        return found
+
+    def predict(self, requests, batch_size=64, verbose=0):
+        """The most probable label of each text.
+
+        Args:
+            requests, batch_size, verbose: As `scores` takes them.
+
+        Returns:
+            A list of labels, or candidates.
+        """
+        return [max(p, key=p.get) for p in self.predict_proba(requests, batch_size, verbose)]
+
+    def _read(self, prompt):
+        """A `Task` of a template, or of a tuned file."""
+        if isinstance(prompt, Template):
+            template, tensors, where = prompt, {}, f"The template {prompt.pattern!r}"
+            if prompt.tuned_names:
+                raise ValueError(
+                    f"{where} has tokens that learn, {prompt.tuned_names}. Give the file that "
+                    "`model.save_tuned(...)` wrote."
+                )
+            if prompt.tokenizer.vocab != self._tokenizer.vocab:
+                raise ValueError(f"{where} has another vocabulary than the bank's checkpoint.")
+        else:
+            template, tensors = self._read_file(prompt)
+            where = f"The tuned file {str(prompt)!r}"
+        if not template.is_cloze:
+            raise ValueError(
+                f"{where} has no cloze, and a bank answers by the head that predicts tokens."
+            )
+        if template.causal != self._causal:
+            need, has = ("causal", "masked") if template.causal else ("masked", "causal")
+            raise ValueError(
+                f"{where} needs a {need} language model, and the bank has a {has} one."
+            )
+        transformer = self._model.backbone.transformer
+        try:
+            return self._task(template, tensors, transformer)
+        except (KeyError, ValueError) as error:
+            raise damaged(prompt, error) from None
+
+    def _read_file(self, path):
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(
+                f"A prompt is the path of a tuned file, or a `Template`. Received: {path!r}."
+            )
+        tensors, content = read_tuned(path)
+        template, methods = read_content(path, content, self._tokenizer.vocab)
+        others = [method for method in methods if not isinstance(method, Prompt | Prefix)]
+        if others:
+            raise ValueError(
+                f"The tuned file {str(path)!r} has {others[0]!r}, which changes the model itself, "
+                "and a bank's tasks share one. Use `load_tuned`, or train with `tune='prompt'` or "
+                "`tune='prefix'`."
+            )
+        if content["options"].get("classifier") or content["model"] != "ClozeModel":
+            raise ValueError(
+                f"The tuned file {str(path)!r} has a dense classifier, and a bank answers by label "
+                "words alone. Use `load_tuned`, or train without one."
+            )
+        check_backbone(path, content, self._fingerprint, self._checkpoint)
+        # Whether there are enough positions.
+        for method in methods:
+            method.added_layers(self._model.backbone.transformer, template)
+        return template, tensors
+
+    def _task(self, template, tensors, transformer):
+        vocab_size = len(self._bias)
+        ids = np.array(template.virtual_ids + template.label_token_ids, "int32")
+        vectors = tensors.get("prompt/Embedding-Token/prompt")
+        if vectors is None:
+            vectors = np.zeros((0, transformer.embedding_size), "float32")
+        _check_shape("prompt", vectors, (len(ids), transformer.embedding_size))
+        num_words = len(template.label_token_ids)
+        own = tensors.get("prompt/Embedding-Token/label_bias", np.zeros(num_words, "float32"))
+        _check_shape("label_bias", own, (num_words,))
+        bias = np.array([self._bias[i] if i < vocab_size else NEVER for i in ids], "float32")
+        is_word = np.arange(len(ids)) >= len(ids) - num_words
+        # Of the tokens behind the vocabulary, only label words are predicted.
+        bias[is_word & (ids >= vocab_size)] = 0
+        bias[is_word] += own
+        # In the row behind the vocabulary nothing is read.
+        rows = np.minimum(ids, vocab_size)
+        moved_ids = np.arange(max([vocab_size, *(ids + 1)]), dtype="int32")
+        moved_ids[ids] = vocab_size + np.arange(len(ids))
+        prefix = tensors.get("prefix/Prefix/prefix")
+        blocks, hidden = transformer.num_hidden_layers, transformer.hidden_size
+        if prefix is None:
+            prefix = np.zeros((blocks, 2, 0, hidden), "float32")
+        _check_shape("prefix", prefix, (blocks, 2, *prefix.shape[2:3], hidden))
+        heads = transformer.num_attention_heads
+        prefix = prefix.transpose(2, 0, 1, 3).reshape(-1, blocks, 2, heads, hidden // heads)
+        word_ids = word_slots = None
+        length = template.num_masks
+        if template.word_ids is not None:
+            word_ids, word_slots = map(word_array, (template.word_ids, template.word_slots))
+            length = word_ids.shape[-1]
+            word_ids = moved_ids[word_ids]
+        return Task(template, moved_ids, vectors, bias, rows, prefix, word_ids, word_slots, length)
+
+    def _answer(self, requests, batch_size, verbose):
+        """Scores of shape `(requests, most labels)`, and how many of each row count."""
+        requests = as_list("requests", requests)
+        by_task = {}
+        for i, request in enumerate(requests):
+            if not isinstance(request, tuple | list) or not 2 <= len(request) <= 3:
+                raise TypeError(
+                    "Expected a list of tuples (task, text), or (task, text, candidates). "
+                    f"Received: request {i} is {request!r:.200}."
+                )
+            self.template(request[0])
+            by_task.setdefault(request[0], []).append(i)
+        rows = [None] * len(requests)
+        for name, places in by_task.items():
+            task = self._tasks[name]
+            texts = [requests[i][1] for i in places]
+            given = [requests[i][2] for i in places if len(requests[i]) == 3]
+            if given and len(given) < len(places):
+                raise ValueError(f"Some of the texts of {name!r} have candidates, and some none.")
+            try:
+                examples = task.template._examples(texts, given or None)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"In the texts of the task {name!r}: {error}") from None
+            for i, example in zip(places, examples, strict=True):
+                rows[i] = (task, example)
+        counts = [count_labels(*row) for row in rows]
+        order = np.argsort([len(example.token_ids) for _, example in rows], kind="stable")
+        dataset = _Requests([rows[i] for i in order], batch_size, len(self._bias))
+        batches = as_batches(dataset)
+        predict_with_one_graph(self._model, batches)
+        found = self._model.predict(batches, verbose=verbose)[: len(rows)]
+        check_finite([("What the model predicts", found)], "A prompt or the checkpoint is damaged.")
+        scores = np.empty_like(found)
+        scores[order] = found
+        return scores, counts
+
+
+def count_labels(task, example):
+    return len(example.candidate_ids if task.word_ids is None else task.word_ids)
+
+
+def _check_shape(name, array, shape):
+    if array.shape != shape:
+        raise ValueError(f"its {name} has the shape {array.shape}, and the model needs {shape}")
+
+
+class _BankModel(keras.Model):
+    """Reads what `_Requests` makes; returns scores, `(batch, labels)`."""
+
+    def __init__(self, backbone):
+        super().__init__(name="bank")
+        self.backbone = backbone
+        self.verbalizer = Verbalizer(dtype="float32", name="Verbalizer")
+        self.trainable = False
+        self.built = True
+        self.compile(jit_compile=False if keras.backend.backend() == "tensorflow" else "auto")
+
+    def call(self, inputs):
+        logits = self.logits(inputs)
+        return self.verbalizer(
+            logits, inputs["word_ids"], inputs["word_slots"], inputs["word_length"]
+        )
+
+    def logits(self, inputs):
+        """Of the vocabulary, and then of the text's own tokens."""
+        named = {
+            "Input-Token": inputs["token_ids"],
+            "Input-Segment": inputs["segment_ids"],
+            "Input-Reach": inputs.get("reach"),
+            "Input-Gather": inputs["mask_positions"],
+            "Input-Vectors": inputs["vectors"],
+            "Input-Prefix": inputs["prefix"],
+            "Input-Prefix-Length": inputs["prefix_length"],
+        }
+        logits, own = self.backbone([named[x.name] for x in self.backbone.inputs], training=False)
+        logits, own = ops.cast(logits, "float32"), ops.cast(own, "float32")
+        # A token that learned takes the place of a row of the vocabulary.
+        batch, vocab_size = ops.shape(logits)[0], logits.shape[-1]
+        rows = inputs["rows"]
+        texts = ops.cumsum(ops.ones_like(rows), axis=0) - 1
+        places = ops.reshape(ops.stack([texts, rows], axis=-1), (-1, 2))
+        taken = ops.zeros((batch, vocab_size + 1))
+        values = ops.full((ops.shape(places)[0],), NEVER)
+        taken = ops.scatter_update(taken, places, values)[:, None, :vocab_size]
+        return ops.concatenate([logits + taken, own + inputs["bias"][:, None]], axis=-1)
+
+
+class _Requests(keras.utils.PyDataset):
+    """Batches of `(task, example)`; all are padded to the size of the first."""
+
+    def __init__(self, rows, batch_size, vocab_size):
+        super().__init__()
+        self.rows = rows
+        self.batch_size = min(batch_size, len(rows))
+        self.vocab_size = vocab_size
+        # The scores of all batches have as many columns.
+        self.most_labels = max(count_labels(*row) for row in rows)
+
+    def __len__(self):
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __getitem__(self, index):
+        rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
+        rows += rows[-1:] * (self.batch_size - len(rows))
+        tasks = [task for task, _ in rows]
+        examples = [
+            example._replace(token_ids=task.moved_ids[example.token_ids]) for task, example in rows
+        ]
+        longest = max(len(example.token_ids) for example in examples)
+        step = COMPILED_LENGTH_STEP if compiles_each_shape() else LENGTH_STEP
+        limit = max(task.template.maxlen for task in tasks)
+        length = max(longest, min(math.ceil(longest / step) * step, limit))
+        shared = [e._replace(candidate_ids=None, candidate_slots=None) for e in examples]
+        words, slots = [], []
+        for task, example in zip(tasks, examples, strict=True):
+            if task.word_ids is None:
+                words.append(task.moved_ids[example.candidate_ids][:, None])
+                slots.append(example.candidate_slots[:, None])
+            else:
+                words.append(task.word_ids)
+                slots.append(task.word_slots)
+        inputs = {
+            **model_inputs(shared, length),
+            "vectors": _stack([task.vectors for task in tasks]),
+            "bias": _stack([task.bias for task in tasks], NEVER),
+            "rows": _stack([task.rows for task in tasks], self.vocab_size),
+            "prefix": _stack([task.prefix for task in tasks]).transpose(0, 2, 3, 4, 1, 5),
+            "prefix_length": np.array([len(task.prefix) for task in tasks], "int32"),
+            "word_ids": _stack(words, least=self.most_labels),
+            "word_slots": _stack(slots, least=self.most_labels),
+            "word_length": np.array([task.length for task in tasks], "int32"),
+        }
+        return (inputs,)
+
+
+def _stack(arrays, value=0, least=0):
+    """Stacks arrays of different shapes, filled up at the ends, the first axis to `least`."""
+    shape = np.max([array.shape for array in arrays], axis=0)
+    shape[0] = max(shape[0], least)
+    out = np.full((len(arrays), *shape), value, arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[tuple(map(slice, array.shape))] = array
+    return out
