@@ -1,4 +1,4 @@
-"""The command `keras-ptuning`: says what a checkpoint is, and predicts the labels of a file.
+"""The command `keras-ptuning`: inspects a checkpoint, predicts a file of texts, serves prompts.
 
 It is no part of the package `keras_ptuning`, which imports Keras and its backend: that takes
 seconds, and `--help` needs none of it.
@@ -6,10 +6,13 @@ seconds, and `--help` needs none of it.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import sys
 
+# Standard input, as the path of the texts.
+STDIN = "-"
 # Of an error of Keras, which may quote a whole vocabulary.
 LONGEST_ERROR = 1000
 
@@ -59,11 +62,47 @@ def _parse(arguments):
     predict = commands.add_parser(
         "predict", help="labels for a file of texts, however long; continues after an interruption"
     )
-    predict.add_argument("path", metavar="model", help="what model.save wrote, a .keras file")
-    predict.add_argument("texts", help="UTF-8 text, or a gzip of it, one text a line")
+    predict.add_argument(
+        "path",
+        metavar="model",
+        help="what model.save wrote, a .keras file; or what model.save_tuned wrote, a tuned file",
+    )
+    predict.add_argument(
+        "texts",
+        help="UTF-8 text, one text a line, or - for standard input; or a table, .csv, .tsv, .jsonl "
+        "or .parquet; all but .parquet also as .gz",
+    )
     predict.add_argument("out", help="file to write, a line of JSON for each text")
+    predict.add_argument(
+        "--checkpoint", help="of a tuned file: the checkpoint it was trained with, as for inspect"
+    )
+    predict.add_argument(
+        "--column",
+        action="append",
+        help="of a table: the column of texts; given twice for a template with {text_b}",
+    )
     predict.add_argument("--batch-size", type=int, default=64)
     predict.set_defaults(function=_predict)
+    serve = commands.add_parser("serve", help="answers over HTTP from a folder of tuned files")
+    serve.add_argument(
+        "folder", help="sentiment.tuned in it is the task sentiment; files may come, change and go"
+    )
+    serve.add_argument(
+        "--checkpoint", default="bert-mini-zh", help="that the files were trained with"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks")
+    serve.add_argument("--port", type=int, default=8000, help="0 for any that is free")
+    serve.add_argument("--batch-size", type=int, default=32, help="the most texts at a time")
+    serve.add_argument("--max-bytes", type=int, default=2**20, help="of a request")
+    serve.add_argument("--max-texts", type=int, default=256, help="in a request")
+    serve.add_argument("--max-waiting", type=int, default=1024, help="texts that wait")
+    serve.set_defaults(function=_serve)
+    demo = commands.add_parser("demo", help="a page to try templates on, in a browser")
+    demo.add_argument(
+        "checkpoint", nargs="?", default="bert-small-zh", help="as for inspect; %(default)s"
+    )
+    demo.add_argument("--port", type=int, default=7860)
+    demo.set_defaults(function=_demo)
     return parser.parse_args(arguments)
 
 
@@ -76,6 +115,8 @@ def _what_is_done(options):
             done = f"{json.load(file)['count']:,} texts are predicted, in {out}.part."
     except (OSError, ValueError, KeyError, TypeError):
         done = "Nothing is predicted yet."
+    if options.texts == STDIN:
+        return f"{done} To continue, give the same command the same texts from the beginning."
     return f"{done} Run the same command again to continue."
 
 
@@ -95,22 +136,85 @@ def _import_keras():
 
 
 def _predict(options):
+    if options.texts == STDIN:
+        print("Texts of standard input: an interruption needs the same texts again.", flush=True)
+        if options.column:
+            raise ValueError("Standard input has one text a line: leave out --column.")
+    # Importing and loading take seconds.
+    print(f"Loading {options.path}", flush=True)
     _import_keras()
-    from keras_ptuning import load_model
-    from keras_ptuning.tuning.predicting import count_predictions, count_texts, predict_to_file
+    from keras_ptuning.tuning.predicting import (
+        count_predictions,
+        count_texts,
+        iterate_texts,
+        predict_to_file,
+    )
 
-    if os.path.exists(options.out):
-        count = count_texts(options.texts)
+    if os.path.exists(options.out) and options.texts != STDIN:
+        count = count_texts(options.texts, options.column)
         if count is not None and count == count_predictions(options.out):
             print(
                 f"Nothing to do: {options.out} has the predictions of all {count:,} texts. Delete "
                 "it to predict them again."
             )
             return 0
-    model = load_model(options.path)
+    model = _load(options.path, options.checkpoint)
+    texts = options.texts
+    if texts == STDIN:
+        texts = iterate_texts(sys.stdin.buffer)
+    predict_to_file(model, texts, options.out, options.batch_size, column=options.column)
+    return 0
+
+
+def _load(path, checkpoint):
+    """A model of a whole file, or of a tuned one and its checkpoint."""
+    from keras_ptuning import load_model, load_tuned
+    from keras_ptuning.tuning.tuned_file import is_tuned
+
+    if checkpoint is not None:
+        return load_tuned(path, checkpoint)
+    if is_tuned(path):
+        raise ValueError(
+            f"{path} is a tuned file, without its model. Say which checkpoint it was trained with, "
+            "e.g. --checkpoint bert-mini-zh."
+        )
+    model = load_model(path)
     if not hasattr(model, "template"):
-        raise ValueError(f"{options.path} has a model without a template, not one of keras_ptuning")
-    predict_to_file(model, options.texts, options.out, options.batch_size)
+        raise ValueError(f"{path} has a model without a template, not one of keras_ptuning")
+    return model
+
+
+def _serve(options):
+    print(f"Loading {options.checkpoint}", flush=True)
+    _import_keras()
+    import logging
+
+    from keras_ptuning.serving import serve
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("keras_ptuning").setLevel(logging.INFO)
+    serve(
+        options.folder,
+        options.checkpoint,
+        options.host,
+        options.port,
+        options.batch_size,
+        options.max_bytes,
+        options.max_texts,
+        options.max_waiting,
+    )
+    return 0
+
+
+def _demo(options):
+    # Before Keras is imported, which takes seconds.
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("The page needs gradio: pip install 'keras_ptuning[demo]'")
+    print(f"Loading {options.checkpoint}", flush=True)
+    _import_keras()
+    from keras_ptuning.serving.demo import show_page
+
+    show_page(options.checkpoint, options.port)
     return 0
 
 

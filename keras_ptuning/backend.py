@@ -150,9 +150,7 @@ def as_batches(dataset):
         return dataset
     import tensorflow as tf
 
-    signature = keras.tree.map_structure(
-        lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), dataset[0]
-    )
+    signature = _any_shapes(dataset[0])
     # TensorFlow never lets go of a generator, and with it would keep all the texts.
     source = [dataset]
     batches = tf.data.Dataset.from_generator(lambda: iter(source[0]), output_signature=signature)
@@ -167,11 +165,35 @@ def as_batches(dataset):
     return batches
 
 
+def _any_shapes(batch):
+    """The shapes of a batch for TensorFlow, with nothing said of any axis."""
+    import tensorflow as tf
+
+    return keras.tree.map_structure(
+        lambda array: tf.TensorSpec([None] * array.ndim, array.dtype), batch
+    )
+
+
 def predict_with_one_graph(model, batches):
     """Has one graph made for batches of all shapes, where TensorFlow would make several."""
     if keras.backend.backend() == "tensorflow" and not model.run_eagerly:
         model.make_predict_function()
         model.predict_function.get_concrete_function([batches.element_spec])
+
+
+def predict_one_batch(model, batch):
+    """What `model.predict` returns of a single batch, without a pipeline.
+
+    On TensorFlow a pipeline takes longer to make than a small model takes to predict.
+
+    Args:
+        model: A compiled `keras.Model`.
+        batch: Tuple of the inputs alone, `(inputs,)`.
+    """
+    if keras.backend.backend() == "tensorflow" and model.predict_function is None:
+        model.make_predict_function()
+        model.predict_function.get_concrete_function([_any_shapes(batch)])
+    return keras.ops.convert_to_numpy(model.predict_on_batch(batch[0]))
 
 
 def for_any_backend(config):

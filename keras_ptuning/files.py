@@ -1,6 +1,7 @@
 """Writing files, finding them in a folder, and reading them."""
 
 import contextlib
+import csv
 import errno
 import functools
 import glob
@@ -32,6 +33,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_LINE = 2**26
 # A labelled text, `text<TAB>label`, or an object of JSON lines.
 LABELED = re.compile(r"\t-?[0-9]+\r?\n?$|^\{.*\}\r?\n?$")
+# Tables that have a text in a column, also as a gzip, but for Parquet.
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 # A name of Hugging Face's hub. The path of a file may look the same, but for its ending.
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _FILE_ENDINGS = (
@@ -538,7 +541,7 @@ def iterate_lines(path):
     """The lines of a text file in UTF-8, or of a gzip of one, without keeping them.
 
     Args:
-        path: Path of the file.
+        path: Path of the file; or an open binary file, such as `sys.stdin.buffer`.
 
     Yields:
         Strings, with their ends of line. A byte order mark at the beginning is left out.
@@ -548,20 +551,137 @@ def iterate_lines(path):
         ValueError: if a line is not UTF-8, or longer than any text (its number is named); if the
             file is binary, or a compressed one that is damaged or cut off.
     """
+    is_open = hasattr(path, "peek")
+    name = path.name if is_open else path
     try:
-        with open(path, "rb") as file:
+        with contextlib.nullcontext(path) if is_open else open(path, "rb") as file:
             lines = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
             if b"\0" in lines.peek(4096):
                 raise ValueError(
-                    f"{path}: expected text in UTF-8. Received a binary file, or text in UTF-16, "
+                    f"{name}: expected text in UTF-8. Received a binary file, or text in UTF-16, "
                     f"which begins with {lines.peek(8)[:8]!r}."
                 )
             read = functools.partial(lines.readline, LONGEST_LINE + 1)
-            yield from decode_lines(iter(read, b""), path)
+            yield from decode_lines(iter(read, b""), name)
     except FileNotFoundError:
-        raise FileNotFoundError(f"There is no text file {str(path)!r}.") from None
+        raise FileNotFoundError(f"There is no text file {str(name)!r}.") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
-            f"The gzip file {str(path)!r} is damaged or cut off ({error}). Copy or download it "
+            f"The gzip file {str(name)!r} is damaged or cut off ({error}). Copy or download it "
+            "again."
+        ) from None
+
+
+def iterate_table(path, columns):
+    """Columns of a table, row by row, without keeping them.
+
+    Args:
+        path: Path of a file whose name ends in `.csv` or `.tsv`, with the names of the columns in
+            the first row; in `.jsonl` or `.ndjson`, with an object in each line; or in `.parquet`.
+            `.gz` may follow, but after `.parquet`. Lines without anything are skipped.
+        columns: List of the names of the columns.
+
+    Yields:
+        What the column has, if it is one; otherwise a tuple. The columns of CSV have strings.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if it is Parquet, and `pyarrow` is missing.
+        ValueError: if the ending is none of these; if a column is missing, or there twice; if the
+            file is damaged, or a row has more or fewer cells than columns (its number is named).
+
+    Example:
+
+    ```python
+    for text in iterate_table("reviews.csv", ["text"]):
+        ...
+    ```
+    """
+    name = os.fspath(path)
+    kind = os.path.splitext(name.lower().removesuffix(".gz"))[1]
+    if kind not in TABLES or name.lower().endswith(".parquet.gz"):
+        raise ValueError(
+            f"Expected a table, whose name ends in one of {', '.join(TABLES)}. Received: {name!r}."
+        )
+    if kind == ".parquet":
+        rows = _parquet_rows(name, columns)
+    elif kind in (".csv", ".tsv"):
+        rows = _csv_rows(name, columns, "\t" if kind == ".tsv" else ",")
+    else:
+        rows = _json_rows(name, columns)
+    for row in rows:
+        yield row[0] if len(row) == 1 else tuple(row)
+
+
+def _places(name, columns, found):
+    """Where the columns of a table are, by their names."""
+    for column in columns:
+        if found.count(column) != 1:
+            what = "two columns" if column in found else "no column"
+            raise ValueError(
+                f"The table {name!r} has {what} {column!r}. Expected one of that name. Received: "
+                f"{f'{found}':.300}."
+            )
+    return [found.index(column) for column in columns]
+
+
+def _csv_rows(name, columns, delimiter):
+    # Otherwise a quotation mark that is never closed would make one text of all that follows.
+    rows = csv.reader(iterate_lines(name), delimiter=delimiter, strict=True)
+    try:
+        header = next(rows, [])
+        places = _places(name, columns, header)
+        for row in filter(None, rows):
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{name}, line {rows.line_num}: expected {len(header)} cells, as many as there "
+                    f"are columns. Received: {len(row)}. A cell with {delimiter!r} needs quotation "
+                    "marks around it."
+                )
+            yield [row[place] for place in places]
+    except csv.Error as error:
+        raise ValueError(
+            f"{name}, line {rows.line_num}: expected a table with {delimiter!r} between its cells, "
+            f"and quotation marks around cells that have one. Received something else ({error})."
+        ) from None
+
+
+def _json_rows(name, columns):
+    for number, line in enumerate(iterate_lines(name), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{name}, line {number}: expected an object of JSON. Received: {line[:60]!r} "
+                f"({error})."
+            ) from None
+        if not isinstance(row, dict) or not set(columns) <= set(row):
+            raise ValueError(
+                f"{name}, line {number}: expected an object of JSON with {columns}. Received: "
+                f"{line[:60]!r}."
+            )
+        yield [row[column] for column in columns]
+
+
+def _parquet_rows(name, columns):
+    check_file(name, f"There is no file {name!r}.")
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError(
+            f"To read {name!r}, install pyarrow: pip install pyarrow. Or save the table as CSV."
+        ) from None
+    try:
+        with pyarrow.parquet.ParquetFile(name) as file:
+            _places(name, columns, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=1024, columns=columns):
+                values = [batch.column(column).to_pylist() for column in columns]
+                yield from map(list, zip(*values, strict=True))
+    except pyarrow.ArrowException as error:
+        raise ValueError(
+            f"The file {name!r} is damaged, or no Parquet ({f'{error}':.300}). Copy or download it "
             "again."
         ) from None

@@ -1,5 +1,6 @@
 """The command `keras-ptuning`."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import pandas
 import pytest
 import small_bert
 import small_checkpoints
@@ -46,12 +48,19 @@ def test_help_needs_no_backend():
     for arguments, expected in (
         (["--help"], "inspect"),
         (["predict", "--help"], "--batch-size"),
+        (["serve", "--help"], "--port"),
+        (["demo", "--help"], "bert-small-zh"),
         (["--version"], "keras_ptuning "),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0 and expected in done.stdout, done.stderr
+
+
+def test_a_demo_without_gradio(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    fails(["demo"], r"needs gradio: pip install 'keras_ptuning\[demo\]'")
 
 
 def test_inspect():
@@ -95,6 +104,102 @@ def test_predict_and_again(job, capsys, monkeypatch):
         main(job)
     assert not end.value.code
     assert "Nothing to do" in capsys.readouterr().out
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+@pytest.fixture
+def tuned(tmp_path, small_bert, make_model):
+    """The arguments of a prediction by a tuned file; the texts are to be named yet."""
+    make_model().save_tuned(tmp_path / "a.tuned")
+    checkpoint = os.path.dirname(small_bert[0])
+    return [str(tmp_path / "a.tuned"), str(tmp_path / "out.jsonl"), "--checkpoint", checkpoint]
+
+
+def succeeds(arguments):
+    with pytest.raises(SystemExit) as end:
+        main(list(map(str, arguments)))
+    assert not end.value.code
+
+
+def test_tables(tuned, tmp_path, reviews):
+    """The same texts in files of all kinds give the same predictions."""
+    table = pandas.DataFrame({"number": range(24), "text": reviews[0]})
+    table.loc[3, "text"] = '很，\n“好”"差"'
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_csv(tmp_path / "t.tsv.gz", index=False, sep="\t")
+    table.to_json(tmp_path / "t.jsonl", orient="records", lines=True, force_ascii=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    model, out, *checkpoint = tuned
+    found = {}
+    for name in ("t.csv", "t.tsv.gz", "t.jsonl", "t.parquet"):
+        succeeds(["predict", model, tmp_path / name, out, *checkpoint, "--column", "text"])
+        found[name] = pathlib.Path(out).read_bytes()
+        os.remove(out)
+    assert len(set(found.values())) == 1 and found["t.csv"].count(b"\n") == 24
+
+
+def test_pairs(tmp_path, small_bert, make_model, make_template, capsys):
+    make_model(make_template("[u1]{text}[MASK]{text_b}")).save_tuned(tmp_path / "pair.tuned")
+    (tmp_path / "t.csv").write_text("b,a\n很,书\n不,书贵\n", "utf-8")
+    job = ["predict", tmp_path / "pair.tuned", tmp_path / "t.csv", tmp_path / "out"]
+    job += ["--checkpoint", os.path.dirname(small_bert[0]), "--column", "a"]
+    fails(job, "needs 2 columns, for {text} and {text_b}. Received: column=.'a'.")
+    succeeds([*job, "--column", "b"])
+    assert len(read(tmp_path / "out")) == 2
+    capsys.readouterr()
+    # Before the model is loaded.
+    os.remove(tmp_path / "pair.tuned")
+    succeeds([*job, "--column", "b"])
+    assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_wrong_tables(tuned, tmp_path):
+    model, out, *checkpoint = tuned
+    for name, content, match in (
+        ("a.csv", "text,label\n好,1\n好\n", "a.csv, line 3: expected 2 cells.*Received: 1"),
+        ("b.csv", "txt,label\n好,1\n", r"has no column 'text'.*Received: .'txt', 'label'"),
+        ("c.csv", "text,text\n好,1\n", "has two columns 'text'"),
+        ("d.csv", 'text\n"好\n差\n', "expected a table with ',' between its cells"),
+        ("e.jsonl", '{"text": "好"}\n\n{"txt": "好"}\n', "e.jsonl, line 3: expected an object"),
+        ("f.jsonl", '{"text": "好"}\n{', "f.jsonl, line 2: expected an object"),
+        (
+            "g.jsonl",
+            '{"text": "好"}\n{"text": null}\n',
+            "must be strings. Received: text 1 is None",
+        ),
+        ("h.parquet", "PAR1 and no more", "h.parquet' is damaged, or no Parquet"),
+        ("i.txt", "好\n", "Expected a table, whose name ends in one of .csv"),
+    ):
+        (tmp_path / name).write_text(content, "utf-8")
+        fails(["predict", model, tmp_path / name, out, *checkpoint, "--column", "text"], match)
+    fails(["predict", model, tmp_path / "a.csv", out, *checkpoint], "--column text in the command")
+    fails(["predict", model, tmp_path / "h.parquet", out, *checkpoint], "--column text")
+
+
+def test_a_tuned_file_needs_its_checkpoint(tuned, tmp_path):
+    (tmp_path / "texts").write_text("好\n", "utf-8")
+    model, out, *_ = tuned
+    fails(
+        ["predict", model, tmp_path / "texts", out], "a.tuned is a tuned file.*--checkpoint bert-"
+    )
+    fails(
+        ["predict", model, tmp_path / "texts", out, "--checkpoint", "gpt-mini-zh"],
+        "belongs to another vocabulary",
+    )
+
+
+def test_standard_input(tuned, tmp_path):
+    model, out, *checkpoint = tuned
+    done = run("predict", model, "-", out, *checkpoint, input="书贵\n屏幕\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Texts of standard input: an interruption needs the same texts")
+    assert done.stdout.index("Loading") < done.stdout.index("0/Unknown")
+    assert [line["index"] for line in read(out)] == [0, 1]
+    fails(["predict", model, "-", out, *checkpoint, "--column", "text"], "leave out --column")
 
 
 @pytest.mark.parametrize("content", ["mine\n", '{"index": 0}\n', '{"index": 1}\n' * 24])

@@ -41,7 +41,8 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         have a rate of its own, `head_rate`.
         """
         steps = len(data) * epochs
-        if steps < FEW_STEPS:
+        # By default it is as long as is good for so few texts.
+        if steps < FEW_STEPS and self.epochs is not None:
             warnings.warn(
                 f"{type(self).__name__} trains for {steps} steps, which are few: the model will "
                 f"hardly change. Train for more epochs, {FEW_STEPS} steps at least.",

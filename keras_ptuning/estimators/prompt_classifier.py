@@ -16,7 +16,9 @@ from keras_ptuning.checks import (
     check_verbose,
 )
 from keras_ptuning.estimators.base import TextEstimator
+from keras_ptuning.methods import Method
 from keras_ptuning.tuning.cloze import build_ptuning_model
+from keras_ptuning.tuning.ensemble import build_prompt_ensemble
 
 # The least passes over the labelled texts, and the share of the steps in which the rate rises.
 LEAST_EPOCHS = 4
@@ -41,12 +43,14 @@ class PromptClassifier(TextEstimator):
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         classifier: As in `build_ptuning_model`. Defaults to `True` with `normalization="labels"`,
             but for `tune="prompt"`.
+        ensemble: Integer, how many prompts train and answer together, as in
+            `build_prompt_ensemble`; needs `tune="prompt"`. Defaults to `None`, one.
         learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
             steps and then falls to 0. Defaults to the smallest that the methods recommend, as in
             `ClozeModel.compile`. That of the classifier is 5e-3.
         epochs: Integer, the most passes over the labelled texts. Defaults to as many as the methods
-            need, at least 4. LoRA and the whole model need 60 steps, other methods 250; of several
-            methods the one with the fewest steps decides.
+            need, at least 4. LoRA and the whole model need 60 steps, but no more than 10 passes;
+            other methods 250 steps. Of several methods the one with the fewest steps decides.
         batch_size: Integer. Defaults to `16`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
             has not fallen for `patience` epochs, and the best epoch counts. 0 for neither. Where a
@@ -91,6 +95,7 @@ class PromptClassifier(TextEstimator):
         normalization="labels",
         auxiliary=False,
         classifier=None,
+        ensemble=None,
         learning_rate=None,
         epochs=None,
         batch_size=16,
@@ -106,6 +111,7 @@ class PromptClassifier(TextEstimator):
         self.normalization = normalization
         self.auxiliary = auxiliary
         self.classifier = classifier
+        self.ensemble = ensemble
         self.learning_rate = learning_rate
         self.epochs = epochs
         self.batch_size = batch_size
@@ -152,6 +158,11 @@ class PromptClassifier(TextEstimator):
             raise ValueError(
                 f"`validation_fraction` must be at least 0 and below 1. Received: {share!r}."
             )
+        if self.ensemble is not None and self.classifier:
+            raise ValueError(
+                "An ensemble has no dense classifier: leave one of the two out. Received: "
+                f"ensemble={self.ensemble!r}, classifier={self.classifier!r}."
+            )
         if unlabeled is not None and not self.auxiliary:
             raise ValueError(
                 "Only the auxiliary task learns from unlabelled texts: use `auxiliary=True`. "
@@ -181,23 +192,30 @@ class PromptClassifier(TextEstimator):
             ]
         classifier = self.classifier
         if classifier is None:
-            classifier = self.normalization == "labels" and self.tune not in (None, "prompt")
+            classifier = (
+                self.normalization == "labels"
+                and self.ensemble is None
+                and self.tune not in (None, "prompt")
+            )
         config, weights, _ = find_checkpoint(self.checkpoint)
         keras.utils.set_random_seed(self.random_state)
-        model = build_ptuning_model(
-            config,
-            weights,
-            template,
-            tune=self.tune,
-            normalization=self.normalization,
-            auxiliary=self.auxiliary,
-            classifier=classifier,
-        )
+        arguments = {
+            "tune": self.tune,
+            "normalization": self.normalization,
+            "auxiliary": self.auxiliary,
+        }
+        if self.ensemble is None:
+            model = build_ptuning_model(
+                config, weights, template, classifier=classifier, **arguments
+            )
+        else:
+            model = build_prompt_ensemble(config, weights, template, self.ensemble, **arguments)
         self.model_, self.classes_ = model, classes
         epochs = self.epochs
         if epochs is None:
-            steps = min((method.steps for method in model.methods), default=0)
-            epochs = max(LEAST_EPOCHS, math.ceil(steps / len(data)))
+            first = min(model.methods, key=lambda method: method.steps, default=Method)
+            passes = min(first.passes, math.ceil(first.steps / len(data)))
+            epochs = max(LEAST_EPOCHS, passes)
         self.history_ = self._train(
             model,
             data,

@@ -38,6 +38,7 @@ class LoRA(Method):
     name = "lora"
     settings = ("rank", "alpha", "layers")
     steps = 60
+    passes = 10
     merges = True
 
     def __init__(self, rank=8, alpha=16, layers=("query", "value")):

@@ -24,7 +24,7 @@ class Method:
         name: What `tune` and the files call it.
         settings: The names of its arguments.
         learning_rate: That of Adam, where `compile` is given no optimizer.
-        steps: Steps that `PromptClassifier` trains for, at least.
+        steps: Steps that `PromptClassifier` trains for, in at most so many `passes` over the texts.
         pretrained_rate: Whether that is for a BERT-base, and smaller models take a larger one.
         merges: Whether a checkpoint can have what it trained.
     """
@@ -33,6 +33,7 @@ class Method:
     settings = ()
     learning_rate = 1e-3
     steps = 250
+    passes = 100
     pretrained_rate = False
     merges = False
 
@@ -112,6 +113,7 @@ class All(Method):
     name = "all"
     learning_rate = 3e-5
     steps = 60
+    passes = 10
     pretrained_rate = True
     merges = True
 

@@ -80,11 +80,11 @@ def build_transformer_model(
                 of the last one that sees it. A causal model then reads several continuations of
                 one text in one sequence: a token that a continuation ends with reaches only to
                 there. Positions count what a token sees.
-            own_prompts: Add inputs for prompts that differ from text to text: vectors
-                `(batch, n, embedding)`, which the token ids from the size of the vocabulary on
-                stand for; the keys and values of prefixes, `(batch, layers, 2, heads, m,
-                head_size)`; and how many of the `m` each text has, `(batch,)`. With `with_mlm` there is a last output,
-                `(batch, length, n)`: the logits of these vectors, without a bias.
+            own_vectors: Add an input, `(batch, n, embedding)`: vectors that each text has for
+                itself. The token ids from the size of the vocabulary on mean these. With
+                `with_mlm` there is a last output, `(batch, length, n)`: their logits, without bias.
+            own_prefix: Add two inputs: the keys and values of a prefix for each text, `(batch,
+                layers, 2, heads, m, head_size)`; and how many of the `m` it has, `(batch,)`.
             keep_tokens: List of token ids; the vocabulary shrinks to these, in this order.
             sequence_length: Fixed length of the input. Defaults to any.
             hierarchical_position: For texts longer than the checkpoint has positions: `True`, or a

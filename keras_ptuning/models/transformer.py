@@ -93,7 +93,8 @@ class Transformer:
         application="encoder",
         document_start_id=None,
         branching=False,
-        own_prompts=False,
+        own_vectors=False,
+        own_prefix=False,
         pad_id=0,
         layers=None,
         pretrained=False,
@@ -128,7 +129,8 @@ class Transformer:
         self.application = "lm" if self.always_causal else application
         self.document_start_id = document_start_id
         self.branching = branching
-        self.own_prompts = own_prompts
+        self.own_vectors = own_vectors
+        self.own_prefix = own_prefix
         self.pad_id = pad_id
         self.layers = dict(layers or {})
         self.given = set(self.layers)
@@ -193,7 +195,7 @@ class Transformer:
         """Returns the Keras model."""
         self.used, self.attended = set(), []
         inputs = self.inputs()
-        self.own_vectors = inputs.get("Input-Vectors")
+        self.vectors = inputs.get("Input-Vectors")
         attention_mask = self.attention_mask(inputs)
         prefixes, prefix_mask = self.prefixes(inputs)
         positions = self.positions(attention_mask, inputs, prefixes, prefix_mask)
@@ -254,14 +256,15 @@ class Transformer:
         inputs = {n: keras.Input((self.sequence_length,), dtype="int32", name=n) for n in names}
         if self.gather_positions:
             inputs["Input-Gather"] = keras.Input((None,), dtype="int32", name="Input-Gather")
-        if self.own_prompts:
+        if self.own_vectors:
+            shape = (None, self.embedding_size)
+            inputs["Input-Vectors"] = keras.Input(shape, name="Input-Vectors")
+        if self.own_prefix:
             heads = self.num_attention_heads
-            prefix = (self.num_hidden_layers, 2, heads, None, self.hidden_size // heads)
-            inputs |= {
-                "Input-Vectors": keras.Input((None, self.embedding_size), name="Input-Vectors"),
-                "Input-Prefix": keras.Input(prefix, name="Input-Prefix"),
-                "Input-Prefix-Length": keras.Input((), dtype="int32", name="Input-Prefix-Length"),
-            }
+            shape = (self.num_hidden_layers, 2, heads, None, self.hidden_size // heads)
+            inputs["Input-Prefix"] = keras.Input(shape, name="Input-Prefix")
+            name = "Input-Prefix-Length"
+            inputs[name] = keras.Input((), dtype="int32", name=name)
         return inputs
 
     def prefixes(self, inputs):
@@ -272,7 +275,7 @@ class Transformer:
         layer = self.given_layer("Prefix")
         if layer is not None:
             return layer(inputs["Input-Token"]), None
-        if not self.own_prompts:
+        if not self.own_prefix:
             return None, None
         own = inputs["Input-Prefix"]
         places = ops.cumsum(ops.ones_like(own[:, 0, 0, 0, :, 0]), axis=1)
@@ -353,7 +356,7 @@ class Transformer:
                 "MLM-Activation", layers.Activation, activation=activation, dtype="float32"
             )(y)
             outputs.append(y)
-            if self.own_prompts:
+            if self.own_vectors:
                 outputs.append(self.own_logits)
         if not outputs:
             return x
@@ -400,16 +403,16 @@ class Transformer:
     def embed_tokens(self, inputs):
         """The vectors of the tokens."""
         token_ids = inputs["Input-Token"]
-        if self.own_vectors is None:
+        if not self.own_vectors:
             return self.token_embedding()(token_ids)
         x = self.token_embedding()(ops.minimum(token_ids, self.vocab_size - 1))
         own = self.layer("Embedding-Own", OwnVectors, first_id=self.vocab_size)
-        return own(x, token_ids, self.own_vectors)
+        return own(x, token_ids, self.vectors)
 
     def project_tokens(self, x):
         """Logits of the vocabulary, by the vectors of its tokens."""
-        if self.own_vectors is not None:
-            self.own_logits = ops.matmul(x, ops.transpose(self.own_vectors, (0, 2, 1)))
+        if self.own_vectors:
+            self.own_logits = ops.matmul(x, ops.transpose(self.vectors, (0, 2, 1)))
         return self.token_embedding()(x, reverse=True)
 
     def token_bias(self):

@@ -225,6 +225,7 @@ class Template:
         self.labels = self.label_names = self.num_labels = None
         self.word_ids = self.word_slots = None
         self.label_token_ids = []
+        self._continuations = [], [], []
         if labels is None:
             return
         if not isinstance(labels, dict) or len(labels) < 2:
@@ -347,10 +348,11 @@ class Template:
             ids.append(index[label])
         return np.array(ids, dtype="int32")
 
-    def _examples(self, texts, candidates=None, to_learn=False):
+    def _examples(self, texts, candidates=None, to_learn=False, to_score=True):
         """Encodes texts, or pairs of texts, to a list of `Example`.
 
-        If they are `to_learn` from, there is a warning where the vocabulary lacks much of them.
+        If they are `to_learn` from, there is a warning where the vocabulary lacks much of them. If
+        they are not `to_score`, they need no candidates.
         """
         if candidates is not None and self.labels:
             raise ValueError(
@@ -371,7 +373,9 @@ class Template:
         encoded = [self.tokenizer.token_ids(columns[slot]) for slot in self.slots]
         if to_learn:
             warn_of_unknown(itertools.chain(*encoded), self.tokenizer, stacklevel=4)
-        words = [None] * len(texts) if self.labels else self._read_candidates(candidates, texts)
+        words = [None] * len(texts)
+        if not self.labels and (to_score or candidates is not None):
+            words = self._read_candidates(candidates, texts)
         return [
             self._example(slot_ids, own_words)
             for *slot_ids, own_words in zip(*encoded, words, strict=True)

@@ -13,7 +13,14 @@ from tokenizers import Regex, normalizers, pre_tokenizers
 
 from keras_ptuning.assets import NAMES
 from keras_ptuning.checks import as_texts, check_entries, check_list, check_path, check_text
-from keras_ptuning.files import check_file, find_local, find_one, iterate_lines, read_json
+from keras_ptuning.files import (
+    check_file,
+    find_local,
+    find_one,
+    iterate_lines,
+    read_json,
+    replacing,
+)
 
 _DROPPED = r"[\x{0}\x{FFFD}\p{Cf}[\p{Cc}&&[^\t\n\r]]]+"
 _SPACES = r"[\t\n\r\p{Zs}\p{Zl}\p{Zp}]+"
@@ -413,6 +420,28 @@ class Tokenizer:
             else:
                 text += token
         return text
+
+    def save(self, path):
+        """Writes a `tokenizer.json`, for the library `tokenizers` and for `transformers`.
+
+        It has all but `pre_tokenize`: what splits a text into words is not part of such a file.
+
+        Args:
+            path: Path of the file to write.
+
+        Raises:
+            OSError: if it cannot be written.
+
+        Example:
+
+        ```python
+        tokenizer.save("tokenizer.json")
+        tokenizers.Tokenizer.from_file("tokenizer.json").encode("很满意").ids
+        ```
+        """
+        check_path("path", path)
+        with replacing(path) as temporary:
+            self._backend.save(str(temporary))
 
     def get_config(self):
         """Everything needed to make the same tokenizer again, ready for JSON.

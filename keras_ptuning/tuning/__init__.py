@@ -4,17 +4,22 @@ from keras_ptuning.tuning.bank import PromptBank
 from keras_ptuning.tuning.calibration import calibrate
 from keras_ptuning.tuning.classifier import TextClassifier, build_classifier
 from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
+from keras_ptuning.tuning.ensemble import PromptEnsemble, build_prompt_ensemble
 from keras_ptuning.tuning.loading import load_model, load_tuned
 from keras_ptuning.tuning.predicting import predict_to_file
 from keras_ptuning.tuning.reading import describe_prompt, plot_prompt, prompt_table
+from keras_ptuning.tuning.text_predictor import TextPredictor
 from keras_ptuning.tuning.vat import VATClassifier, build_vat_classifier
 
 __all__ = [
     "ClozeModel",
     "PromptBank",
+    "PromptEnsemble",
     "TextClassifier",
+    "TextPredictor",
     "VATClassifier",
     "build_classifier",
+    "build_prompt_ensemble",
     "build_ptuning_model",
     "build_vat_classifier",
     "calibrate",

@@ -8,10 +8,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_ptuning.backend import as_batches, compiles_each_shape, predict_with_one_graph
+from keras_ptuning.backend import (
+    as_batches,
+    compiles_each_shape,
+    predict_one_batch,
+    predict_with_one_graph,
+)
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import as_list, check_finite, check_integer, check_text
-from keras_ptuning.layers import Bias, Verbalizer
+from keras_ptuning.layers import Verbalizer
 from keras_ptuning.layers.heads import word_array
 from keras_ptuning.methods import Prefix, Prompt
 from keras_ptuning.models import find_model, fingerprint
@@ -19,23 +24,28 @@ from keras_ptuning.models.build import load, make_transformer
 from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_inputs
 from keras_ptuning.text.templates import Template
 from keras_ptuning.text.tokenizers import Tokenizer
+from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
 from keras_ptuning.tuning.loading import check_backbone, read_content
+from keras_ptuning.tuning.own_tokens import (
+    NEVER,
+    OwnTokens,
+    find_own_tokens,
+    token_bias,
+    with_own_logits,
+)
 from keras_ptuning.tuning.tuned_file import damaged, read_tuned
 
-# What is added to the logit of a token that is none of the text's.
-NEVER = -1e9
+# In place of the candidates of a text that is not scored.
+NONE = np.zeros((0, 1), "int32")
 
 
 class Task(NamedTuple):
     """What the bank keeps of a template and its tuned file."""
 
     template: Template
-    # Token ids with those of the tokens that learned moved behind the vocabulary.
-    moved_ids: np.ndarray
-    # Of each token that learned: its vector, its bias, and the row of the vocabulary that it takes.
+    tokens: OwnTokens
+    # Of the tokens that learned.
     vectors: np.ndarray
-    bias: np.ndarray
-    rows: np.ndarray
     # Keys and values, `(length, blocks, 2, heads, head_size)`.
     prefix: np.ndarray
     # Label words and where to read them, `(labels, words, tokens)`; `None` with candidates.
@@ -63,6 +73,7 @@ class PromptBank:
 
     Attributes:
         tasks: List of the names of the tasks.
+        causal: Whether the model is a causal one, which needs causal templates.
 
     Raises:
         FileNotFoundError: if the checkpoint does not exist.
@@ -84,8 +95,9 @@ class PromptBank:
     """
 
     def __init__(self, config_path, checkpoint_path=None, vocab=None, **kwargs):
-        fixed = {"branching", "gather_positions", "layers", "own_prompts", "with_mlm", "with_mean"}
-        fixed = sorted((fixed | {"document_start_id", "pad_id", "with_pool"}) & set(kwargs))
+        fixed = {"branching", "gather_positions", "layers", "own_prefix", "own_vectors", "with_mlm"}
+        fixed |= {"document_start_id", "pad_id", "with_mean", "with_pool"}
+        fixed = sorted(fixed & set(kwargs))
         if fixed:
             raise ValueError(f"A PromptBank sets {fixed} itself; leave them out.")
         if vocab is None and isinstance(config_path, dict):
@@ -96,18 +108,16 @@ class PromptBank:
         arguments = {
             "with_mlm": "linear",
             "gather_positions": True,
-            "own_prompts": True,
+            "own_vectors": True,
+            "own_prefix": True,
             "pad_id": self._tokenizer.pad_id,
             **kwargs,
         }
         transformer = make_transformer(config, checkpoint, **arguments)
-        self._causal = transformer.branching = transformer.application == "lm"
+        self.causal = transformer.branching = transformer.application == "lm"
         self._model = _BankModel(load(transformer, checkpoint))
         self._fingerprint = fingerprint(self._model.backbone)
-        biases = [layer for layer in self._model.backbone.layers if isinstance(layer, Bias)]
-        self._bias = np.zeros(transformer.vocab_size, "float32")
-        if biases:
-            self._bias = ops.convert_to_numpy(biases[0].bias)
+        self._vocab_size = transformer.vocab_size
         self._tasks = {}
 
     @property
@@ -219,6 +229,54 @@ class PromptBank:
         """
         return [max(p, key=p.get) for p in self.predict_proba(requests, batch_size, verbose)]
 
+    def fill(self, requests, top=10, batch_size=64):
+        """The likeliest tokens at each mask, as `ClozeModel.fill` returns them.
+
+        Args:
+            requests, batch_size: As `scores` takes them. No text needs candidates.
+            top: Integer, how many tokens. Defaults to `10`.
+
+        Returns:
+            For each request a list, one for each mask, of pairs `(token, probability)`; with a
+            causal model one for the first mask.
+
+        Raises:
+            TypeError, ValueError: as those of `scores`; if `top` is not from 1 to the size of the
+                vocabulary.
+
+        Example: try another template on the model that is loaded already.
+
+        ```python
+        bank = PromptBank("bert-small-zh")
+        bank.add("first", Template("[MASK]满意。{text}", None, "bert-small-zh"))
+        bank.add("second", Template("{text}总之很[MASK]。", None, "bert-small-zh"))
+        bank.fill([("first", "物流很快，包装也好。"), ("second", "物流很快，包装也好。")], top=3)
+        ```
+        """
+        check_integer("batch_size", batch_size, 1)
+        check_integer("top", top, 1, self._tokenizer.vocab_size)
+        rows = self._rows(requests, to_score=False)
+        names = {}
+        for task, _ in rows:
+            if id(task) not in names:
+                columns = task.tokens.moved_ids[learned_ids(task.template)]
+                names[id(task)] = token_names(task.template, columns, self._vocab_size)
+        dataset, order = self._batches(rows, batch_size)
+        found = [None] * len(rows)
+        places = iter(order)
+        for i in range(len(dataset)):
+            (inputs,) = dataset[i]
+            inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
+            p = ops.softmax(self._model.logits(inputs))
+            tasks = [task for task, _ in dataset.at(i)]
+            filled = likeliest_tokens(
+                p, [task.template for task in tasks], [names[id(task)] for task in tasks], top
+            )
+            # The last rows of the last batch fill it up.
+            for own, place in zip(filled, places, strict=False):
+                found[place] = own
+        return found
+
     def _read(self, prompt):
         """A `Task` of a template, or of a tuned file."""
         if isinstance(prompt, Template):
@@ -237,7 +295,7 @@ class PromptBank:
             raise ValueError(
                 f"{where} has no cloze, and a bank answers by the head that predicts tokens."
             )
-        if template.causal != self._causal:
+        if template.causal != self.causal:
             need, has = ("causal", "masked") if template.causal else ("masked", "causal")
             raise ValueError(
                 f"{where} needs a {need} language model, and the bank has a {has} one."
@@ -274,24 +332,15 @@ class PromptBank:
         return template, tensors
 
     def _task(self, template, tensors, transformer):
-        vocab_size = len(self._bias)
-        ids = np.array(template.virtual_ids + template.label_token_ids, "int32")
-        vectors = tensors.get("prompt/Embedding-Token/prompt")
-        if vectors is None:
-            vectors = np.zeros((0, transformer.embedding_size), "float32")
-        _check_shape("prompt", vectors, (len(ids), transformer.embedding_size))
         num_words = len(template.label_token_ids)
-        own = tensors.get("prompt/Embedding-Token/label_bias", np.zeros(num_words, "float32"))
-        _check_shape("label_bias", own, (num_words,))
-        bias = np.array([self._bias[i] if i < vocab_size else NEVER for i in ids], "float32")
-        is_word = np.arange(len(ids)) >= len(ids) - num_words
-        # Of the tokens behind the vocabulary, only label words are predicted.
-        bias[is_word & (ids >= vocab_size)] = 0
-        bias[is_word] += own
-        # In the row behind the vocabulary nothing is read.
-        rows = np.minimum(ids, vocab_size)
-        moved_ids = np.arange(max([vocab_size, *(ids + 1)]), dtype="int32")
-        moved_ids[ids] = vocab_size + np.arange(len(ids))
+        count = len(template.virtual_ids) + num_words
+        shape = (count, transformer.embedding_size)
+        vectors = tensors.get("prompt/Embedding-Token/prompt", np.zeros((0, shape[1]), "float32"))
+        _check_shape("prompt", vectors, shape)
+        label_bias = tensors.get("prompt/Embedding-Token/label_bias")
+        if label_bias is not None:
+            _check_shape("label_bias", label_bias, (num_words,))
+        tokens = find_own_tokens(template, self._vocab_size, label_bias)
         prefix = tensors.get("prefix/Prefix/prefix")
         blocks, hidden = transformer.num_hidden_layers, transformer.hidden_size
         if prefix is None:
@@ -304,11 +353,11 @@ class PromptBank:
         if template.word_ids is not None:
             word_ids, word_slots = map(word_array, (template.word_ids, template.word_slots))
             length = word_ids.shape[-1]
-            word_ids = moved_ids[word_ids]
-        return Task(template, moved_ids, vectors, bias, rows, prefix, word_ids, word_slots, length)
+            word_ids = tokens.moved_ids[word_ids]
+        return Task(template, tokens, vectors, prefix, word_ids, word_slots, length)
 
-    def _answer(self, requests, batch_size, verbose):
-        """Scores of shape `(requests, most labels)`, and how many of each row count."""
+    def _rows(self, requests, to_score=True):
+        """For each request its task and its `Example`."""
         requests = as_list("requests", requests)
         by_task = {}
         for i, request in enumerate(requests):
@@ -327,17 +376,31 @@ class PromptBank:
             if given and len(given) < len(places):
                 raise ValueError(f"Some of the texts of {name!r} have candidates, and some none.")
             try:
-                examples = task.template._examples(texts, given or None)
+                examples = task.template._examples(texts, given or None, to_score=to_score)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"In the texts of the task {name!r}: {error}") from None
             for i, example in zip(places, examples, strict=True):
+                if task.word_ids is None and example.candidate_ids is None:
+                    example = example._replace(candidate_ids=NONE, candidate_slots=NONE)
                 rows[i] = (task, example)
-        counts = [count_labels(*row) for row in rows]
+        return rows
+
+    def _batches(self, rows, batch_size):
+        """The rows in order of length, and the place of each."""
         order = np.argsort([len(example.token_ids) for _, example in rows], kind="stable")
-        dataset = _Requests([rows[i] for i in order], batch_size, len(self._bias))
-        batches = as_batches(dataset)
-        predict_with_one_graph(self._model, batches)
-        found = self._model.predict(batches, verbose=verbose)[: len(rows)]
+        return _Requests([rows[i] for i in order], batch_size, self._vocab_size), order
+
+    def _answer(self, requests, batch_size, verbose):
+        """Scores of shape `(requests, most labels)`, and how many of each row count."""
+        rows = self._rows(requests)
+        counts = [count_labels(*row) for row in rows]
+        dataset, order = self._batches(rows, batch_size)
+        if len(dataset) == 1:
+            found = predict_one_batch(self._model, dataset[0])
+        else:
+            batches = as_batches(dataset)
+            predict_with_one_graph(self._model, batches)
+            found = self._model.predict(batches, verbose=verbose)[: len(rows)]
         check_finite([("What the model predicts", found)], "A prompt or the checkpoint is damaged.")
         scores = np.empty_like(found)
         scores[order] = found
@@ -382,16 +445,8 @@ class _BankModel(keras.Model):
             "Input-Prefix-Length": inputs["prefix_length"],
         }
         logits, own = self.backbone([named[x.name] for x in self.backbone.inputs], training=False)
-        logits, own = ops.cast(logits, "float32"), ops.cast(own, "float32")
-        # A token that learned takes the place of a row of the vocabulary.
-        batch, vocab_size = ops.shape(logits)[0], logits.shape[-1]
-        rows = inputs["rows"]
-        texts = ops.cumsum(ops.ones_like(rows), axis=0) - 1
-        places = ops.reshape(ops.stack([texts, rows], axis=-1), (-1, 2))
-        taken = ops.zeros((batch, vocab_size + 1))
-        values = ops.full((ops.shape(places)[0],), NEVER)
-        taken = ops.scatter_update(taken, places, values)[:, None, :vocab_size]
-        return ops.concatenate([logits + taken, own + inputs["bias"][:, None]], axis=-1)
+        bias = token_bias(self.backbone)
+        return with_own_logits(logits, own, inputs["rows"], inputs["offset"], bias)
 
 
 class _Requests(keras.utils.PyDataset):
@@ -408,12 +463,17 @@ class _Requests(keras.utils.PyDataset):
     def __len__(self):
         return math.ceil(len(self.rows) / self.batch_size)
 
-    def __getitem__(self, index):
+    def at(self, index):
+        """The rows of a batch."""
         rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
-        rows += rows[-1:] * (self.batch_size - len(rows))
+        return rows + rows[-1:] * (self.batch_size - len(rows))
+
+    def __getitem__(self, index):
+        rows = self.at(index)
         tasks = [task for task, _ in rows]
         examples = [
-            example._replace(token_ids=task.moved_ids[example.token_ids]) for task, example in rows
+            example._replace(token_ids=task.tokens.moved_ids[example.token_ids])
+            for task, example in rows
         ]
         longest = max(len(example.token_ids) for example in examples)
         step = COMPILED_LENGTH_STEP if compiles_each_shape() else LENGTH_STEP
@@ -423,7 +483,7 @@ class _Requests(keras.utils.PyDataset):
         words, slots = [], []
         for task, example in zip(tasks, examples, strict=True):
             if task.word_ids is None:
-                words.append(task.moved_ids[example.candidate_ids][:, None])
+                words.append(task.tokens.moved_ids[example.candidate_ids][:, None])
                 slots.append(example.candidate_slots[:, None])
             else:
                 words.append(task.word_ids)
@@ -431,8 +491,8 @@ class _Requests(keras.utils.PyDataset):
         inputs = {
             **model_inputs(shared, length),
             "vectors": _stack([task.vectors for task in tasks]),
-            "bias": _stack([task.bias for task in tasks], NEVER),
-            "rows": _stack([task.rows for task in tasks], self.vocab_size),
+            "offset": _stack([task.tokens.offset for task in tasks], NEVER),
+            "rows": _stack([task.tokens.rows for task in tasks], self.vocab_size),
             "prefix": _stack([task.prefix for task in tasks]).transpose(0, 2, 3, 4, 1, 5),
             "prefix_length": np.array([len(task.prefix) for task in tasks], "int32"),
             "word_ids": _stack(words, least=self.most_labels),

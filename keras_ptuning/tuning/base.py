@@ -77,7 +77,7 @@ class LabelModel(keras.Model):
 
     def __init__(self, config, template, tune=None, name=None, **kwargs):
         fixed = {"layers", "with_mlm", "with_mean", "with_pool", "gather_positions", "pad_id"}
-        fixed |= {"branching", "document_start_id", "own_prompts", "sequence_length"}
+        fixed |= {"branching", "document_start_id", "own_prefix", "own_vectors", "sequence_length"}
         fixed &= set(kwargs)
         if fixed:
             raise ValueError(
@@ -153,14 +153,14 @@ class LabelModel(keras.Model):
                 f"other tokens. Use the vocabulary of the checkpoint: Tokenizer({path!r})."
             )
 
-    def _build_backbone(self, checkpoint, **kwargs):
-        """The transformer, with the methods attached."""
+    def _build_backbone(self, checkpoint, methods=None, **kwargs):
+        """The transformer, with the methods attached, those of the model or others."""
         self._check_vocabulary(checkpoint)
         settings = {key: value for key, value in self.init_config.items() if key != "config"}
         return build_tuned_backbone(
             self.init_config["config"],
             checkpoint,
-            self.methods,
+            self.methods if methods is None else methods,
             self.template,
             gather_positions=True,
             pad_id=self.template.tokenizer.pad_id,

@@ -7,14 +7,19 @@ import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, sum_over_replicas
-from keras_ptuning.checks import check_path
+from keras_ptuning.checks import check_integer, check_path
 from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
 from keras_ptuning.methods import named_weights
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
+from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.data import check_template
+from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
+
+# How many texts `fill` reads at once.
+FILLED = 64
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -161,13 +166,7 @@ class ClozeModel(LabelModel):
         if auxiliary:
             token_ids = inputs.get("masked_token_ids", token_ids)
             positions = ops.concatenate([answers, inputs["auxiliary_positions"]], axis=1)
-        named = {
-            "Input-Token": token_ids,
-            "Input-Segment": inputs["segment_ids"],
-            "Input-Reach": inputs.get("reach"),
-            "Input-Gather": positions,
-        }
-        logits = self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
+        logits = self._logits(inputs, token_ids, positions, training)
         if self.classifier is not None:
             mean, logits = logits
         count = ops.shape(answers)[1]
@@ -188,6 +187,76 @@ class ClozeModel(LabelModel):
             "auxiliary_loss": ops.sum(losses * weights),
             "auxiliary_count": ops.sum(weights),
         }
+
+    def _logits(self, inputs, token_ids, positions, training):
+        """What the backbone returns."""
+        named = {
+            "Input-Token": token_ids,
+            "Input-Segment": inputs["segment_ids"],
+            "Input-Reach": inputs.get("reach"),
+            "Input-Gather": positions,
+            "Input-Vectors": inputs.get("vectors"),
+        }
+        return self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
+
+    def fill(self, texts, top=10):
+        """The likeliest tokens at each mask, out of the whole vocabulary.
+
+        They show what the model would say by itself, and so which words to take for the labels.
+        Each mask is seen by itself, while all of them are masked.
+
+        Args:
+            texts: List of strings; of pairs of strings if the template has `{text_b}`. They need no
+                candidates.
+            top: Integer, how many tokens. Defaults to `10`.
+
+        Returns:
+            For each text a list, one for each mask, of pairs `(token, probability)`, the likeliest
+            first. With a causal template there is one list, for the first mask: at a later one
+            everything depends on the word before it. Tokens that learned, such as `"[v1]"`, are
+            named as in the template. A `classifier` has no part in this.
+
+        Raises:
+            TypeError: if `texts` is not a list of strings (or pairs).
+            ValueError: if there are no texts, `top` is not from 1 to the size of the vocabulary, or
+                a probability is not finite.
+
+        Example:
+
+        ```python
+        template = Template("[MASK]满意。{text}", {"负面": "不", "正面": "很"}, "bert-small-zh")
+        model = build_ptuning_model("bert-small-zh", template=template)
+        model.fill(["物流很快，包装也好。"], top=3)
+        # [[[("很", 0.61), ("非", 0.13), ("不", 0.05)]]]
+        ```
+        """
+        template = self.template
+        check_integer("top", top, 1, template.tokenizer.vocab_size)
+        examples = template._examples(texts, to_score=False)
+        data = ClozeDataset(examples, template, batch_size=FILLED, shuffle=False)
+        dataset, order = data.by_length()
+        found = [None] * len(order)
+        places = iter(order)
+        for i in range(len(dataset)):
+            (inputs,) = dataset[i]
+            inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
+            p = self._token_probabilities(inputs)
+            names = token_names(template, self._learned_columns, p.shape[-1])
+            count = p.shape[0]
+            for filled in likeliest_tokens(p, [template] * count, [names] * count, top):
+                found[next(places)] = filled
+        return found
+
+    def _token_probabilities(self, inputs):
+        """Of shape `(batch, positions, columns)`."""
+        logits = self._logits(inputs, inputs["token_ids"], inputs["mask_positions"], False)
+        logits = logits if self.classifier is None else logits[1]
+        return ops.softmax(ops.cast(logits, "float32"))
+
+    @property
+    def _learned_columns(self):
+        """The columns of the tokens that learn."""
+        return learned_ids(self.template)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         auxiliary = y_pred if isinstance(y_pred, dict) else {}

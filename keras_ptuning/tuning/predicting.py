@@ -14,8 +14,10 @@ from keras_ptuning.backend import is_shared
 from keras_ptuning.checks import check_integer, check_list
 from keras_ptuning.files import (
     LABELED,
+    TABLES,
     check_target,
     iterate_lines,
+    iterate_table,
     lock,
     naming,
     parse_json,
@@ -26,11 +28,9 @@ from keras_ptuning.files import (
 # The most texts that are tokenized, sorted by length, predicted and written together.
 CHUNK = 2048
 RATE = ["texts/s"]
-# Files of texts that have more than the texts.
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 
 
-def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
+def predict_to_file(model, texts, filepath, batch_size=64, verbose=True, column=None):
     """Predicts the labels of any number of texts, and writes them to a file as it goes.
 
     Memory does not grow with the number of texts. The first texts are written after one batch, and
@@ -41,13 +41,17 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
     Args:
         model: A `ClozeModel` or `TextClassifier`, whose template has labels.
         texts: Path of a text file in UTF-8, also a gzip, with one text a line and nothing else; or
-            an iterable of strings, or of pairs of strings if the template has `{text_b}`. To
-            continue, it must begin with the same texts again.
+            path of a table with a `column` of texts; or an iterable of strings, or of pairs of
+            strings if the template has `{text_b}`. To continue, it must begin with the same texts
+            again.
         filepath: Path of the file to write. For each text, in their order, it has a line of JSON:
             `{"index": 0, "label": "正面", "probabilities": {"负面": 0.07, "正面": 0.93}}`. The
             first text has the index 0. The probabilities have the names of the labels, as strings.
         batch_size: Integer. Defaults to `64`.
         verbose: Whether to show Keras's progress bar, with texts per second. Defaults to `True`.
+        column: String, the name of the column of texts in a table: a file whose name ends in
+            `.csv`, `.tsv` or `.jsonl`, also a gzip of it, or in `.parquet`, which needs `pyarrow`.
+            A list of two names if the template has `{text_b}`.
 
     Returns:
         Integer, the number of texts.
@@ -59,9 +63,10 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
         FileNotFoundError: if there is no file of texts, or no folder to write into.
         TypeError: if `texts` is a table, or one of the texts is not a string (or a pair); what was
             predicted before stays.
-        ValueError: if the file of texts is a table, JSON or binary, or a line is not UTF-8; if it
-            is one of the files to write; if the interrupted predictions are damaged, or of other
-            texts or another model; if several processes share the model's work.
+        ValueError: if the file of texts is a table without a `column`, damaged or binary, or a line
+            is not UTF-8; if a column is missing, or there are not as many as the template has
+            texts; if it is one of the files to write; if the interrupted predictions are damaged,
+            or of other texts or another model; if several processes share the model's work.
 
     Example:
 
@@ -69,28 +74,19 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
     model = load_model("model.keras")
     predict_to_file(model, "million_reviews.txt", "predictions.jsonl")
 
-    table = pandas.read_csv("reviews.csv")
+    predict_to_file(model, "reviews.csv", "predictions.jsonl", column="review")
     predict_to_file(model, table["review"], "predictions.jsonl")
     pandas.read_json("predictions.jsonl", lines=True)["label"]
     ```
     """
     check_integer("batch_size", batch_size, 1)
-    template = model.template
-    if template.labels is None:
-        raise ValueError(
-            "Expected a template with labels. With candidates for each text, use `model.predict`."
-        )
-    names = [str(name) for name in template.label_names]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            "The labels name the probabilities, so they must differ as strings. Received: "
-            f"{template.label_names}."
-        )
+    names = named_labels(model.template)
     if is_shared(model.distribution):
         raise ValueError(
             "Several processes cannot write one file. Predict in one process, or let each call "
             "`model.predict`."
         )
+    columns = _as_columns(column, texts, model.template)
     filepath = check_target(filepath)
     files = [filepath, filepath + ".part", filepath + ".progress"]
     if isinstance(texts, str | os.PathLike):
@@ -99,12 +95,12 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
                 f"The texts would be overwritten with the predictions, which need the files "
                 f"{files}. Received: texts={os.fspath(texts)!r}."
             )
-        path, texts = texts, _plain_lines(texts)
-        count = count_texts(path)
+        path, texts = texts, iterate_texts(texts, columns)
+        count = count_texts(path, columns)
     else:
         check_list("texts", texts)
         count = len(texts) if hasattr(texts, "__len__") else None
-    texts = _checked(texts, "text_b" in template.slots)
+    texts = checked_texts(texts, model.template)
     for path in files[1:]:
         check_target(path)
     _refuse_existing(filepath)
@@ -130,11 +126,46 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True):
     return total
 
 
-def count_texts(path):
-    """The number of lines of a file of texts; `None` of a pipe, which can be read only once."""
+def named_labels(template):
+    """The names of the labels as strings, where each text has the same labels."""
+    if template.labels is None:
+        raise ValueError(
+            "Expected a template with labels. With candidates for each text, use `model.predict`."
+        )
+    names = [str(name) for name in template.label_names]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            "The labels name the probabilities, so they must differ as strings. Received: "
+            f"{template.label_names}."
+        )
+    return names
+
+
+def checked_texts(texts, template):
+    """The texts, as long as they are texts, or pairs of them if the template has `{text_b}`."""
+    pairs = "text_b" in template.slots
+    for number, text in enumerate(texts):
+        is_pair = isinstance(text, tuple | list | np.ndarray) and len(text) == 2
+        parts = text if pairs and is_pair else [text]
+        if pairs != is_pair or not all(isinstance(part, str) for part in parts):
+            expected = "pairs of strings" if pairs else "strings"
+            raise TypeError(f"Texts must be {expected}. Received: text {number} is {text!r:.80}.")
+        yield text
+
+
+def rounded_probabilities(scores):
+    """What the scores of a model mean, in float64, with as many digits as are worth writing."""
+    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).astype("float64")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("The model predicts numbers that are not finite: its weights are damaged.")
+    return probabilities.round(6)
+
+
+def count_texts(path, columns=()):
+    """The number of texts in a file; `None` of a pipe, which can be read only once."""
     if os.path.exists(path) and not os.path.isfile(path):
         return None
-    return sum(1 for _ in iterate_lines(path))
+    return sum(1 for _ in (iterate_table(path, columns) if columns else iterate_lines(path)))
 
 
 def count_predictions(path):
@@ -161,30 +192,54 @@ def _is_at(file, path):
     return os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
 
 
-def _plain_lines(path):
-    """The lines of a file, unless they have more than a text."""
-    lines = iterate_lines(path)
+def iterate_texts(source, columns=()):
+    """The texts of a file, without keeping them.
+
+    Args:
+        source: Path of a text file or a table; or an open binary file of lines.
+        columns: List of the names of the columns of a table. Empty for one text a line.
+
+    Yields:
+        Strings, or pairs of them if there are two columns.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it has more than texts, and no columns are given; if it cannot be read.
+    """
+    if columns:
+        return iterate_table(source, columns)
+    is_path = isinstance(source, str | os.PathLike)
+    what = os.fspath(source) if is_path else source.name
+    # Parquet has no lines.
+    lines = iter(()) if what.lower().endswith(".parquet") else iterate_lines(source)
     first = next(lines, "")
-    what = os.fspath(path)
-    if what.lower().removesuffix(".gz").endswith(TABLES) or LABELED.search(first):
+    if what.lower().removesuffix(".gz").endswith((*TABLES, ".json")) or LABELED.search(first):
         raise ValueError(
             f"Expected a file with one text a line, and nothing else. Received: {what!r}, which "
-            f"begins with {first[:60]!r}. Of a table or of JSON lines give the texts alone, e.g. "
-            "`pandas.read_csv(path)['text']` or `(json.loads(line)['text'] for line in "
-            "open(path, encoding='utf-8'))`; or write them to a file of their own."
+            f"begins with {first[:60]!r}. Of a table or of JSON lines say which column has the "
+            "texts: column='text' in Python, --column text in the command. The name of such a "
+            f"file ends in one of {', '.join(TABLES)}."
         )
     return (line.rstrip("\r\n") for line in itertools.chain([first] if first else [], lines))
 
 
-def _checked(texts, pairs):
-    """The texts, as long as they are texts."""
-    for number, text in enumerate(texts):
-        is_pair = isinstance(text, tuple | list | np.ndarray) and len(text) == 2
-        parts = text if pairs and is_pair else [text]
-        if pairs != is_pair or not all(isinstance(part, str) for part in parts):
-            expected = "pairs of strings" if pairs else "strings"
-            raise TypeError(f"Texts must be {expected}. Received: text {number} is {text!r:.80}.")
-        yield text
+def _as_columns(column, texts, template):
+    """The names of the columns as a list."""
+    if column is None:
+        return []
+    columns = [column] if isinstance(column, str) else list(column)
+    if not isinstance(texts, str | os.PathLike):
+        raise ValueError(
+            f"`column` belongs to the path of a table. Received: column={column!r}, and texts of "
+            f"the type {type(texts).__name__}. Give the texts of the column alone."
+        )
+    if len(columns) != len(template.slots):
+        raise ValueError(
+            f"The template needs {len(template.slots)} columns, for "
+            f"{' and '.join(f'{{{slot}}}' for slot in sorted(template.slots))}. Received: "
+            f"column={column!r}."
+        )
+    return columns
 
 
 def _predict(model, texts, names, file, path, batch_size, count, verbose):
@@ -224,6 +279,8 @@ def _predict(model, texts, names, file, path, batch_size, count, verbose):
         )
     bar = keras.utils.Progbar(count, verbose=int(verbose), unit_name="text", stateful_metrics=RATE)
     total, before, begin = progress["count"], progress["count"], time.perf_counter()
+    # Something is seen before the first texts are predicted, which takes longest.
+    bar.update(total)
     # After the last line that is known to be complete.
     file.truncate(progress["bytes"])
     # The sizes depend on the number of texts alone: after an interruption they are the same.
@@ -267,10 +324,7 @@ def _write_progress(path, progress):
 
 
 def _lines(template, names, scores, start):
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).astype("float64")
-    if not np.isfinite(probabilities).all():
-        raise ValueError("The model predicts numbers that are not finite: its weights are damaged.")
-    rows = zip(template.decode(scores), probabilities.round(6).tolist(), strict=True)
+    rows = zip(template.decode(scores), rounded_probabilities(scores).tolist(), strict=True)
     lines = (
         json.dumps(
             {"index": i, "label": label, "probabilities": dict(zip(names, row, strict=True))},

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import safetensors
@@ -91,6 +92,15 @@ def read_tuned(filepath):
             return {name: value.astype("float32") for name, value in tensors.items()}, content
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise damaged(filepath, error) from None
+
+
+def is_tuned(path):
+    """Whether a file begins as a tuned file does: the size of a header, and then the header."""
+    # A pipe would be waited for.
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def damaged(filepath, reason):

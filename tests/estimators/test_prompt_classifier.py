@@ -358,3 +358,17 @@ def test_steps_depend_on_the_methods(make, reviews, tune, batch_size, epochs):
     """Of 24 texts: 60 steps for LoRA and the whole model, 250 for a prompt, 4 epochs at least."""
     classifier = make(tune=tune, epochs=None, batch_size=batch_size).fit(*reviews)
     assert len(classifier.history_["loss"]) == epochs
+
+
+def test_an_ensemble_of_prompts(make, reviews, tmp_path):
+    classifier = make(ensemble=3, epochs=2).fit(*reviews)
+    assert len(classifier.model_.prompts) == 3
+    p = classifier.predict_proba(reviews[0])
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    classifier.save(tmp_path / "ensemble.keras")
+    loaded = PromptClassifier.load(tmp_path / "ensemble.keras")
+    np.testing.assert_allclose(loaded.predict_proba(reviews[0]), p, atol=1e-6)
+    with pytest.raises(ValueError, match=r"of prompts without an encoder"):
+        make(ensemble=3, tune="lora").fit(*reviews)
+    with pytest.raises(ValueError, match=r"no dense classifier"):
+        make(ensemble=3, classifier=True).fit(*reviews)

@@ -1,0 +1,331 @@
+"""Ensembles: several prompts for one task, trained and asked together on one frozen model."""
+
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ptuning.backend import build_model
+from keras_ptuning.checks import check_integer
+from keras_ptuning.files import replacing_all
+from keras_ptuning.methods import Prompt, method_to_config, read_methods
+from keras_ptuning.methods.method import to_numpy
+from keras_ptuning.methods.prompt import start_biases, start_vectors
+from keras_ptuning.models import find_model
+from keras_ptuning.tuning.cloze import ClozeModel
+from keras_ptuning.tuning.data import check_template
+from keras_ptuning.tuning.filling import learned_ids
+from keras_ptuning.tuning.own_tokens import find_own_tokens, token_bias, with_own_logits
+from keras_ptuning.tuning.tuned_file import write_tuned
+
+VOTES = ("mean", "majority")
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class PromptEnsemble(ClozeModel):
+    """Several prompts on one frozen model, each trained as if it were alone.
+
+    Made by `build_prompt_ensemble`, whose documentation has the arguments. It is trained and used
+    like a `ClozeModel`. A batch of `n` texts is read once with each prompt, as one batch of
+    `n * members` texts.
+
+    Attributes:
+        members: The number of prompts.
+        prompts: The variable with their vectors, `(members, tokens, embedding)`.
+    """
+
+    def __init__(
+        self,
+        config,
+        template,
+        tune=None,
+        normalization="vocabulary",
+        auxiliary=True,
+        members=5,
+        vote="mean",
+        checkpoint_path=None,
+        name=None,
+        **kwargs,
+    ):
+        check_integer("members", members, 2)
+        if vote not in VOTES:
+            raise ValueError(f"`vote` must be one of {VOTES}. Received: vote={vote!r}.")
+        tune = Prompt(start="vocabulary") if tune in (None, "prompt") else tune
+        if not all(
+            isinstance(m, Prompt) and not m.encoder and m.start in ("random", "vocabulary")
+            for m in read_methods(tune, template)
+        ):
+            raise ValueError(
+                "An ensemble is of prompts without an encoder, and they must not all start alike: "
+                "use tune=Prompt(start='vocabulary') or tune=Prompt(start='random'). Received: "
+                f"tune={tune!r}."
+            )
+        super().__init__(
+            config,
+            template,
+            tune,
+            normalization,
+            auxiliary,
+            checkpoint_path=checkpoint_path,
+            name=name,
+            **kwargs,
+        )
+        self.members = int(members)
+        self.vote = vote
+        self._start_prompts()
+
+    def _build_backbone(self, checkpoint, **kwargs):
+        return super()._build_backbone(checkpoint, methods=[], own_vectors=True, **kwargs)
+
+    def _start_prompts(self):
+        (method,) = self.methods
+        transformer, template = self.backbone.transformer, self.template
+        # It says what is wrong with a template that has nothing to train.
+        method.added_layers(transformer, template)
+        bias = token_bias(self.backbone)
+        bias = None if bias is None else ops.convert_to_numpy(bias)
+        table = ops.convert_to_numpy(self.backbone.get_layer("Embedding-Token").embeddings)
+        rng = np.random.default_rng(np.random.randint(2**31))
+        stddev, label_start = transformer.initializer_range, method.label_start
+        vectors = [
+            start_vectors(method.start, template, table, bias, rng, stddev, label_start)
+            for _ in range(self.members)
+        ]
+        self.label_bias = self.add_weight(
+            shape=(len(template.label_token_ids),),
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            name="label_bias",
+        )
+        self.label_bias.assign(start_biases(template, bias, label_start))
+        self._tokens = find_own_tokens(template, transformer.vocab_size)
+        # The verbalizer reads the label words where their logits are.
+        moved = self._tokens.moved_ids
+        word_ids = template.word_ids and [
+            [[int(moved[i]) for i in word] for word in words] for words in template.word_ids
+        ]
+        self.verbalizer = type(self.verbalizer).from_config(
+            {**self.verbalizer.get_config(), "word_ids": word_ids}
+        )
+        self.prompts = self.add_weight(
+            shape=(self.members, *vectors[0].shape),
+            initializer="zeros",
+            autocast=False,
+            name="prompts",
+        )
+        self.prompts.assign(np.stack(vectors))
+
+    def tuned_weights(self):
+        return {"prompt": {"prompts": self.prompts}}
+
+    def _logits(self, inputs, token_ids, positions, training):
+        count = ops.shape(token_ids)[0] // self.members
+        vectors = ops.convert_to_tensor(self.prompts)[:, None]
+        vectors = ops.broadcast_to(vectors, (self.members, count, *vectors.shape[2:]))
+        vectors = ops.reshape(vectors, (-1, *self.prompts.shape[1:]))
+        moved = ops.take(ops.convert_to_tensor(self._tokens.moved_ids), token_ids, axis=0)
+        logits, own = super()._logits({**inputs, "vectors": vectors}, moved, positions, training)
+        rows, offset = (ops.convert_to_tensor(a)[None] for a in self._tokens[1:])
+        label_bias = ops.convert_to_tensor(self.label_bias)
+        offset = offset + ops.pad(label_bias, [[offset.shape[1] - label_bias.shape[0], 0]])
+        return with_own_logits(logits, own, rows, offset, token_bias(self.backbone))
+
+    def call(self, inputs, training=False):
+        found = super().call({k: self._for_each(v) for k, v in inputs.items()}, training)
+        scores = found["scores"] if isinstance(found, dict) else found
+        together = self._vote(ops.reshape(scores, (self.members, -1, scores.shape[-1])))
+        if not training:
+            return together
+        found = found if isinstance(found, dict) else {}
+        return {**found, "scores": together, "member_scores": scores}
+
+    def _for_each(self, array):
+        """The rows of an array, once for each member."""
+        array = ops.convert_to_tensor(array)
+        return ops.tile(array, (self.members, *[1] * (len(array.shape) - 1)))
+
+    def _token_probabilities(self, inputs):
+        """The means of those of the members."""
+        found = super()._token_probabilities({k: self._for_each(v) for k, v in inputs.items()})
+        return ops.mean(ops.reshape(found, (self.members, -1, *found.shape[1:])), axis=0)
+
+    @property
+    def _learned_columns(self):
+        return self._tokens.moved_ids[learned_ids(self.template)]
+
+    def _vote(self, scores):
+        """One score for each label out of those of the members, `(members, batch, labels)`."""
+        if self.vote is None:
+            return ops.reshape(
+                ops.transpose(scores, (1, 0, 2)), (-1, self.members * scores.shape[-1])
+            )
+        p = ops.softmax(scores, axis=-1)
+        mean = ops.mean(p, axis=0)
+        if self.vote == "majority":
+            votes = ops.one_hot(ops.argmax(p, axis=-1), p.shape[-1], dtype=mean.dtype)
+            # Of labels with as many votes, the more probable one.
+            mean = (ops.sum(votes, axis=0) + mean) / (self.members + 1)
+        return ops.log(ops.maximum(mean, 1e-30))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if not isinstance(y_pred, dict):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        y_pred = {**y_pred, "scores": y_pred["member_scores"]}
+        y = self._for_each(y)
+        sample_weight = None if sample_weight is None else self._for_each(sample_weight)
+        # Each learns from the whole of its own loss.
+        return self.members * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def predict_members(self, x, batch_size=None, **kwargs):
+        """Predicts with each prompt alone.
+
+        Args:
+            x, batch_size, **kwargs: As `predict` takes them.
+
+        Returns:
+            An array of shape `(members, n, num_labels)`, what the `ClozeModel` of each would
+            predict.
+        """
+        vote, self.vote = self.vote, None
+        # What was compiled has the vote.
+        self._forget_compiled()
+        try:
+            scores = self.predict(x, batch_size, **kwargs)
+        finally:
+            self.vote = vote
+            self._forget_compiled()
+        return scores.reshape(len(scores), self.members, -1).transpose(1, 0, 2)
+
+    def summary(self, *args, print_fn=None, **kwargs):
+        """Prints the layers, and what trains."""
+        self.backbone.summary(*args, print_fn=print_fn, **kwargs)
+        members, tokens, size = self.prompts.shape
+        count, total = members * tokens * size, self.count_params()
+        (print_fn or print)(
+            f"Trained: {count:,} of {total:,} parameters, {members} prompts of {tokens} tokens x "
+            f"{size}"
+        )
+
+    def save_tuned(self, filepath, dtype="float32"):
+        """Saves each prompt as a tuned file, in a folder.
+
+        Each is the file of an ordinary `ClozeModel`, for `load_tuned` or a `PromptBank`.
+
+        Args:
+            filepath: Path of a folder; made if need be. The files are called `1.tuned`,
+                `2.tuned`...
+            dtype: As in `ClozeModel.save_tuned`.
+
+        Raises:
+            ValueError: if a number is not finite; nothing is written then.
+        """
+        options = {"normalization": self.normalization, "auxiliary": self.auxiliary}
+        content = {
+            "model": ClozeModel.__name__,
+            "options": options,
+            "methods": [method_to_config(Prompt())],
+            "template": self.template.get_config(),
+            "backbone": self.fingerprint(),
+        }
+        with replacing_all(filepath, ()) as temporary:
+            for i, vectors in enumerate(to_numpy(self.prompts), 1):
+                tensors = {"prompt/Embedding-Token/prompt": vectors}
+                if self.template.label_token_ids:
+                    tensors["prompt/Embedding-Token/label_bias"] = to_numpy(self.label_bias)
+                write_tuned(os.path.join(temporary, f"{i}.tuned"), tensors, content, dtype)
+
+    def save_checkpoint(self, folder, dtype="float32"):
+        """Refused: a checkpoint has a place for one prompt."""
+        raise ValueError(
+            f"A checkpoint has a place for one prompt, and there are {self.members}. Use "
+            "`save_tuned(folder)`, and `load_tuned` and `save_checkpoint` for one of its files."
+        )
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["prompts"], store["label_bias"] = self.prompts, self.label_bias
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self.prompts.assign(store["prompts"])
+        self.label_bias.assign(store["label_bias"])
+
+    def _options(self):
+        return {
+            "normalization": self.normalization,
+            "auxiliary": self.auxiliary,
+            "members": self.members,
+            "vote": self.vote,
+        }
+
+
+def build_prompt_ensemble(
+    config_path,
+    checkpoint_path=None,
+    template=None,
+    members=5,
+    tune="prompt",
+    normalization="vocabulary",
+    auxiliary=True,
+    vote="mean",
+    **kwargs,
+):
+    """Builds a classifier of several prompts, which train together on one frozen model.
+
+    Each text is read once with each prompt, in one batch. The prompts do not share anything that
+    learns: each becomes what it would have become alone, from its own start.
+
+    Args:
+        config_path, checkpoint_path, template: As `build_ptuning_model` takes them. The template
+            needs virtual tokens.
+        members: Integer, the number of prompts. Defaults to `5`.
+        tune: `"prompt"`, or a `Prompt` without an encoder whose start is drawn: `Prompt(start=
+            "vocabulary")` or `Prompt(start="random")`. Defaults to the first of these two.
+        normalization, auxiliary: As in `build_ptuning_model`.
+        vote: `"mean"`, the mean of the probabilities among the labels; or `"majority"`, the label
+            that most prompts answer, the more probable of two that are even. Defaults to `"mean"`.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dtype`.
+
+    Returns:
+        A `PromptEnsemble`, a Keras model that is used like a `ClozeModel`. `predict` returns
+        logarithms of what `vote` says, `(batch, num_labels)`.
+
+    Raises:
+        FileNotFoundError, TypeError: as those of `build_ptuning_model`.
+        ValueError: as that of `build_ptuning_model`; if there are fewer than two members, they
+            would all start alike, or something else than prompts is to train.
+
+    Example:
+
+    ```python
+    model = build_prompt_ensemble("bert-mini-zh", template=template, members=5)
+    model.compile()
+    model.fit(template.dataset(texts, labels), epochs=50)
+    template.decode(model.predict(template.dataset(new_texts)))
+    model.save_tuned("prompts")  # prompts/1.tuned ... prompts/5.tuned
+    ```
+
+    Reference:
+        - [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 6.
+    """
+    check_template(
+        template,
+        checkpoint_path,
+        getattr(template, "is_cloze", False),
+        "a `Template`, e.g. build_prompt_ensemble('bert-mini-zh', template=template)",
+    )
+    config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
+    return build_model(
+        PromptEnsemble,
+        config,
+        template,
+        tune=tune,
+        normalization=normalization,
+        auxiliary=auxiliary,
+        members=members,
+        vote=vote,
+        checkpoint_path=checkpoint,
+        **kwargs,
+    )
