@@ -10,6 +10,7 @@ missing. For another model, name another folder. All machines must see the same 
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -78,7 +79,7 @@ class PartitionPredictor:
     def json_lines(self, source, target):
         lines = iterate_lines(source)
         with open(target, "w", encoding="utf-8") as file:
-            while rows := [json.loads(line) for line, _ in zip(lines, range(ROWS), strict=False)]:
+            while rows := [json.loads(line) for line in itertools.islice(lines, ROWS)]:
                 names = {name: None for row in rows for name in row}
                 found = self.predictor({name: [row.get(name) for row in rows] for name in names})
                 added = found["label"].tolist(), found["probability"].tolist()

@@ -41,7 +41,7 @@ class TextPredictor:
     Returns:
         A dictionary or a DataFrame, as it was given, with the same columns and two more: `label`
         has the best label of each text, and `probability` has the probability of this label. Both
-        are those that `predict_to_file` writes.
+        are those that `predict_to_file` writes, but for rounding where the batches differ.
 
     Raises:
         FileNotFoundError: at the first call, if there is no such file.

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from keras_ptuning import Template, build_ptuning_model, predict_to_file
+from keras_ptuning import Template, TextPredictor, build_ptuning_model, predict_to_file
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 ROWS, FILES = 200, 16
@@ -164,6 +164,31 @@ def test_interrupted_and_killed(engine, folder):
     process = start(engine, folder, out, log)
     assert process.wait(120) == 0 and "0 of them without" in log.read_text("utf-8", "replace")
     assert complete(out) == after
+
+
+@pytest.mark.parametrize("engine", ENGINES[:1])
+def test_long_and_empty_files_in_ray(engine, folder, tmp_path, monkeypatch):
+    """Of a file, a worker has some rows in memory at once; no row is lost between them."""
+    import pyarrow.parquet as pq
+
+    spec = importlib.util.spec_from_file_location("predict_ray", EXAMPLES / "predict_ray.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.setattr(example, "ROWS", 30)
+    texts = tmp_path / "reviews"
+    shutil.copytree(folder / "reviews", texts)
+    pq.write_table(pq.read_table(texts / "part-00.parquet")[:0], texts / "empty.parquet")
+    (texts / "empty.jsonl").write_text("")
+    names = ["part-00.parquet", "part-01.jsonl", "empty.parquet", "empty.jsonl"]
+    predictor = TextPredictor(folder / "model.keras")
+    example.PartitionPredictor(str(texts), str(tmp_path), predictor)({"name": names})
+    table = pq.read_table(tmp_path / names[0])
+    rows = [json.loads(line) for line in (tmp_path / names[1]).read_text("utf-8").splitlines()]
+    assert [row["row"] for row in table.to_pylist() + rows] == list(range(2 * ROWS))
+    assert all(row["label"] in ("负面", "正面") for row in table.to_pylist() + rows)
+    empty = pq.read_table(tmp_path / names[2])
+    assert empty.num_rows == 0 and empty.schema == table.schema
+    assert (tmp_path / names[3]).read_text() == ""
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -52,7 +52,7 @@ def written(model, texts, path):
 def check(found, expected):
     labels, probabilities = expected
     assert found["label"].tolist() == labels
-    np.testing.assert_allclose(found["probability"], probabilities, atol=2e-6)
+    np.testing.assert_allclose(found["probability"], probabilities, atol=1e-5)
 
 
 def test_a_whole_model(tmp_path, path, texts, make_model):
