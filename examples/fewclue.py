@@ -1,141 +1,148 @@
-"""FewCLUE: zero-shot, and P-tuning on five draws of a few labelled examples.
+"""FewCLUE: nine tasks, each with five draws of a few labelled examples.
 
     python examples/fewclue.py --task eprstmt
-    python examples/fewclue.py --task tnews --draw 0 1 2 3 4 --data datasets
+    python examples/fewclue.py --task all --method zero-shot p-tuning lora tf-idf --data datasets
+    python examples/fewclue.py --table
 
-Reviews (eprstmt), titles of news (tnews), descriptions of apps (iflytek, 119 classes), abstracts of
-articles (csldcp, 67 disciplines), inference (ocnli, pairs of sentences), and idioms to fill in
-(chid, seven candidates each). The files of https://github.com/CLUEbenchmark/FewCLUE are downloaded
-once, or read from `--data`. The numbers are those on `test_public`. The draws differ in the
-labelled examples. The prompt is that of the epoch which is best on the draw's validation examples.
+Reviews (eprstmt), abstracts of articles (csldcp, 67 disciplines), titles of news (tnews),
+descriptions of apps (iflytek, 119 classes), inference (ocnli), questions with the same meaning
+(bustm), keywords of abstracts (csl), idioms to fill in (chid), and pronouns (cluewsc). The files of
+https://github.com/CLUEbenchmark/FewCLUE are downloaded once, or read from `--data`.
+
+The numbers are those on `test_public`. The draws differ in the labelled examples. What learns is
+taken from the epoch which is best on the draw's validation examples. For csl there is a second
+number, without the 584 test texts whose abstract is in one of the draws. Each finished run is a
+line in the file `--out`; the same command continues where it was interrupted.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from news import WORDS
+from fewclue_tasks import OTHER, PUBLISHED, PUBLISHED_METHODS, TASKS
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from keras_ptuning import Template, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint
 
-# Other words for the names of labels that are too long, or rare.
-OTHER = {"语言(非英语)": "外语", "薅羊毛": "省钱"}
-# Two characters for each discipline of csldcp.
-DISCIPLINES = {
-    "中医学/中药学": "中医",
-    "中国语言文学": "文学",
-    "交通运输工程": "交通",
-    "体育学": "体育",
-    "作物学": "作物",
-    "信息与通信工程": "通信",
-    "光学工程": "光学",
-    "公共卫生与预防医学": "卫生",
-    "公共管理": "行政",
-    "兵器科学与技术": "兵器",
-    "军事学": "军事",
-    "农业工程": "农机",
-    "农业资源利用": "土壤",
-    "农林经济管理": "农经",
-    "冶金工程": "冶金",
-    "力学": "力学",
-    "动力工程及工程热物理": "热能",
-    "化学/化学工程与技术": "化学",
-    "历史学": "历史",
-    "口腔医学": "口腔",
-    "哲学": "哲学",
-    "园艺学": "园艺",
-    "图书馆、情报与档案管理": "图书",
-    "土木工程": "土木",
-    "地球物理学": "地震",
-    "地理学": "地理",
-    "地质学/地质资源与地质工程": "地质",
-    "基础医学/临床医学": "医学",
-    "大气科学": "气象",
-    "天文学": "天文",
-    "工商管理": "企业",
-    "应用经济学": "经济",
-    "建筑学": "建筑",
-    "心理学": "心理",
-    "控制科学与工程": "控制",
-    "政治学": "政治",
-    "教育学": "教育",
-    "数学": "数学",
-    "新闻传播学": "新闻",
-    "机械工程": "机械",
-    "材料科学与工程": "材料",
-    "林学/林业工程": "森林",
-    "核科学与技术": "核能",
-    "植物保护": "植保",
-    "民族学": "民族",
-    "水产": "水产",
-    "水利工程": "水利",
-    "法学": "法律",
-    "测绘科学与技术": "测绘",
-    "海洋科学": "海洋",
-    "物理学": "物理",
-    "环境科学与工程": "环境",
-    "理论经济学": "资本",
-    "生物学/生物科学与工程": "生物",
-    "电子科学与技术": "电子",
-    "电气工程": "电力",
-    "畜牧学/兽医学": "畜牧",
-    "石油与天然气工程": "石油",
-    "矿业工程": "采矿",
-    "社会学": "社会",
-    "纺织科学与工程": "纺织",
-    "航空宇航科学与技术": "航空",
-    "船舶与海洋工程": "船舶",
-    "艺术学": "艺术",
-    "药学": "药物",
-    "计算机科学与技术": "电脑",
-    "食品科学与工程": "食品",
-}
 # An epoch goes over few examples several times, or validation would take most of the time.
 STEPS = 25
-# For each task the template of a person, that of P-tuning, and the words of the labels: "names" for
-# the names of the labels, such as 公共交通, and `None` where the texts have candidates.
-TASKS = {
-    "eprstmt": (
-        "[MASK]满意。{text}",
-        "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
-        {"Negative": "不", "Positive": "很"},
-    ),
-    "tnews": (
-        "[MASK][MASK]新闻：{text}",
-        "[u1][u2][u3][u4][MASK][MASK][u5][u6][u7][u8]{text}",
-        WORDS,
-    ),
-    "iflytek": (
-        "这是[MASK][MASK][MASK][MASK]应用：{text}",
-        "[u1][u2][u3][u4][MASK][MASK][MASK][MASK][u5][u6][u7][u8]{text}",
-        "names",
-    ),
-    "csldcp": (
-        "这是[MASK][MASK]论文：{text}",
-        "[u1][u2][u3][u4][MASK][MASK][u5][u6][u7][u8]{text}",
-        DISCIPLINES,
-    ),
-    "ocnli": (
-        "{text}？[MASK][MASK]，{text_b}",
-        "[u1][u2]{text}？[u3][u4][MASK][MASK][u5][u6]，{text_b}[u7][u8]",
-        {"entailment": "是的", "contradiction": "不是", "neutral": "可能"},
-    ),
-    "chid": (
-        "{text:-60}[MASK][MASK][MASK][MASK]{text_b:60}",
-        "[u1][u2][u3][u4]{text:-50}[MASK][MASK][MASK][MASK]{text_b:50}[u5][u6][u7][u8]",
-        None,
-    ),
+SPLITS = ("valid", "test")
+# On these options the numbers depend.
+SETTINGS = ("checkpoint", "epochs", "batch_size", "learning_rate", "auxiliary")
+
+
+class Task(NamedTuple):
+    name: str
+    data: dict
+    words: dict | None
+
+
+class Method(NamedTuple):
+    """`run` returns labels for the validation and the test texts, or `None` where it cannot."""
+
+    run: Callable
+    by_draw: bool = True
+
+
+def load(name, draw, args):
+    data, words = datasets.load_fewclue(name, draw, args.data), TASKS[name][2]
+    if words == "names":
+        words = {label: OTHER.get(label, label) for label in data["labels"]}
+    return Task(name, data, words)
+
+
+def batches(split, template, args, repeat=1, **kwargs):
+    texts, labels, *candidates = (column * repeat for column in split)
+    candidates = candidates[0] if candidates else None
+    return template.dataset(texts, labels, args.batch_size, candidates=candidates, **kwargs)
+
+
+def build(task, pattern, args, tune=None):
+    config, weights, vocab = find_checkpoint(args.checkpoint)
+    template = Template(pattern, task.words, vocab)
+    return build_ptuning_model(config, weights, template, tune, auxiliary=args.auxiliary)
+
+
+def predict(model, task, args):
+    found = {}
+    for split in SPLITS:
+        scores = model.predict(batches(task.data[split], model.template, args), verbose=0)
+        found[split] = model.template.decode(scores, *task.data[split][2:])
+    return found
+
+
+def zero_shot(task, draw, args):
+    """The pretrained model, asked with the template of a person."""
+    return predict(build(task, TASKS[task.name][0], args), task, args)
+
+
+def tune(what, virtual, task, draw, args):
+    """Learns from the draw, in the template of a person or that of P-tuning."""
+    keras.utils.set_random_seed(draw)
+    model = build(task, TASKS[task.name][virtual], args, what)
+    repeat = max(1, STEPS * args.batch_size // len(task.data["train"][0]))
+    train = batches(task.data["train"], model.template, args, repeat, seed=draw)
+    learning_rate = args.learning_rate or model.default_learning_rate
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, args.epochs * len(train))
+    model.compile(keras.optimizers.Adam(schedule))
+    keep_best = keras.callbacks.EarlyStopping(
+        "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
+    )
+    model.fit(
+        train,
+        validation_data=batches(task.data["valid"], model.template, args),
+        epochs=args.epochs,
+        callbacks=[keep_best],
+        verbose=2,
+    )
+    return predict(model, task, args)
+
+
+def tf_idf(task, draw, args):
+    """Without a pretrained model: one to three characters, and logistic regression."""
+    if task.words is None:
+        # It learns about labels, and knows nothing of candidates.
+        return None
+
+    def flat(texts):
+        return ["\t".join(text) if isinstance(text, tuple) else text for text in texts]
+
+    texts, labels = task.data["train"]
+    # The 119 labels of iflytek times all that its long texts have would take gigabytes.
+    vectors = TfidfVectorizer(
+        analyzer="char", ngram_range=(1, 3), sublinear_tf=True, max_features=50_000
+    )
+    model = make_pipeline(vectors, LogisticRegression(C=10, max_iter=1000))
+    model.fit(flat(texts), labels)
+    return {split: model.predict(flat(task.data[split][0])).tolist() for split in SPLITS}
+
+
+METHODS = {
+    "zero-shot": Method(zero_shot, by_draw=False),
+    "p-tuning": Method(functools.partial(tune, "prompt", True)),
+    "lora": Method(functools.partial(tune, "lora", False)),
+    "all-weights": Method(functools.partial(tune, "all", False)),
+    "tf-idf": Method(tf_idf),
 }
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--task", nargs="+", choices=[*TASKS, "all"], default=["all"])
+    parser.add_argument(
+        "--method", nargs="+", choices=METHODS, default=["zero-shot", "p-tuning", "lora", "tf-idf"]
+    )
     parser.add_argument("--draw", type=int, nargs="+", default=range(5), choices=range(5))
     parser.add_argument("--data", help="folder with the tasks' folders; default: downloaded")
     parser.add_argument(
@@ -146,79 +153,93 @@ def parse_arguments():
     parser.add_argument("--epochs", type=int, default=12, help=f"of {STEPS} steps or more")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument(
-        "--learning-rate", type=float, help="default: 1e-2, or 1e-3 with --train-all"
+        "--learning-rate", type=float, help="default: the method's, for a model of this size"
     )
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
-    parser.add_argument("--train-all", action="store_true", help="the whole model, not the prompt")
-    parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
+    parser.add_argument("--out", metavar="FILE", default="fewclue.jsonl")
+    parser.add_argument("--table", action="store_true", help="only print the table of --out")
     args = parser.parse_args()
     if args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    args.learning_rate = args.learning_rate or (1e-3 if args.train_all else 1e-2)
+        parser.error(f"--epochs must be at least 1. Received: {args.epochs}")
+    if "all" in args.task:
+        args.task = list(TASKS)
     return args
+
+
+def run(name, method, draw, args):
+    keras.utils.clear_session()
+    # What needs no draw is asked about the test texts, which are the same for all.
+    task = load(name, args.draw[0] if draw is None else draw, args)
+    start = time.perf_counter()
+    found = METHODS[method].run(task, draw, args)
+    if found is None:
+        return None
+
+    def accuracy(split, without=()):
+        pairs = zip(found[split], task.data[split][1], strict=True)
+        return statistics.mean(float(a == b) for i, (a, b) in enumerate(pairs) if i not in without)
+
+    result = {"task": name, "method": method, "draw": draw}
+    result |= {f"{split}_acc": accuracy(split) for split in SPLITS}
+    if "leaked" in task.data:
+        result["test_acc_without_leaked"] = accuracy("test", set(task.data["leaked"]))
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    return result | {"settings": {option: getattr(args, option) for option in SETTINGS}}
+
+
+def read_results(args):
+    """The runs in `--out` that had the same settings."""
+    if not os.path.exists(args.out):
+        return []
+    with open(args.out, "rb+") as file:
+        content = file.read()
+        # A run that was killed may have left half a line.
+        file.truncate(content.rfind(b"\n") + 1)
+    results = map(json.loads, content[: content.rfind(b"\n") + 1].splitlines())
+    settings = {option: getattr(args, option) for option in SETTINGS}
+    return [result for result in results if result["settings"] == settings]
+
+
+def table(results):
+    """Accuracy in percent, mean ± deviation of the draws, next to published numbers."""
+    methods = [m for m in METHODS if any(result["method"] == m for result in results)]
+
+    def cells(task, key="test_acc"):
+        for method in methods:
+            own = [r for r in results if (r["task"], r["method"]) == (task, method)]
+            found = [100 * result[key] for result in own]
+            spread = f" ± {statistics.stdev(found):.1f} ({len(found)})" if found[1:] else ""
+            yield f"{statistics.mean(found):.1f}{spread}" if found else ""
+
+    def mean(column):
+        return f"{statistics.mean(map(float, column)):.1f}" if all(column) else ""
+
+    rows = {task: [*map(str, PUBLISHED[task]), *cells(task)] for task in TASKS}
+    numbers = [[cell.split(" ")[0] for cell in row] for row in rows.values()]
+    rows["mean of nine"] = [mean(column) for column in zip(*numbers, strict=True)]
+    unseen = cells("csl", "test_acc_without_leaked")
+    rows["csl, without leaked"] = [*[""] * len(PUBLISHED_METHODS), *unseen]
+    head = ["task", *PUBLISHED_METHODS, *methods]
+    lines = [head, ["---"] * len(head), *([name, *row] for name, row in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main():
     args = parse_arguments()
-    config, weights, vocab = find_checkpoint(args.checkpoint)
-    zero_shot_pattern, pattern, words = TASKS[args.task]
-
-    def make(split, template, repeat=1, **kwargs):
-        texts, labels, *candidates = (column * repeat for column in split)
-        candidates = candidates[0] if candidates else None
-        return template.dataset(texts, labels, args.batch_size, candidates=candidates, **kwargs)
-
-    def accuracy(model, split):
-        return model.evaluate(make(split, model.template), verbose=0, return_dict=True)["accuracy"]
-
-    results = []
-    for draw in args.draw:
-        data = datasets.load_fewclue(args.task, draw, args.data)
-        labels = words
-        if words == "names":
-            labels = {name: OTHER.get(name, name) for name in data["labels"]}
-        if not results:
-            template = Template(zero_shot_pattern, labels, vocab)
-            zero_shot = accuracy(build_ptuning_model(config, weights, template), data["test"])
-            print(f"{args.task}, zero-shot, {zero_shot_pattern}: {zero_shot:.4f}")
-        keras.utils.set_random_seed(draw)
-        template = Template(pattern, labels, vocab)
-        tune = "all" if args.train_all else None
-        model = build_ptuning_model(config, weights, template, tune, auxiliary=args.auxiliary)
-        repeat = max(1, STEPS * args.batch_size // len(data["train"][0]))
-        train = make(data["train"], template, repeat, seed=draw)
-        steps = args.epochs * len(train)
-        schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, steps)
-        model.compile(keras.optimizers.Adam(schedule))
-        keep_best = keras.callbacks.EarlyStopping(
-            "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
-        )
-        valid_acc = model.fit(
-            train,
-            validation_data=make(data["valid"], template),
-            epochs=args.epochs,
-            callbacks=[keep_best],
-            verbose=2,
-        ).history["val_accuracy"]
-        results.append(
-            {"draw": draw, "valid_acc": max(valid_acc), "test_acc": accuracy(model, data["test"])}
-        )
-        print(f"{args.task}, draw {draw}: {results[-1]}")
-
-    found = [result["test_acc"] for result in results]
-    summary = {
-        "task": args.task,
-        "checkpoint": args.checkpoint,
-        "zero_shot_test_acc": zero_shot,
-        "test_acc_mean": statistics.mean(found),
-        "test_acc_deviation": statistics.stdev(found) if len(found) > 1 else None,
-        "draws": results,
-        "arguments": {**vars(args), "draw": list(args.draw)},
-    }
-    print(json.dumps(summary, ensure_ascii=False, indent=2))
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(summary, file, ensure_ascii=False, indent=2)
+    runs = [
+        (task, method, draw)
+        for task in args.task
+        for method in args.method
+        for draw in (args.draw if METHODS[method].by_draw else [None])
+    ]
+    done = {(r["task"], r["method"], r["draw"]) for r in read_results(args)}
+    for key in [] if args.table else runs:
+        result = None if key in done else run(*key, args)
+        if result is not None:
+            with open(args.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+            print(json.dumps(result), flush=True)
+    print(table(read_results(args)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python examples/onnx_serving.py export sentiment.keras served
 
     pip install onnxruntime tokenizers jieba    # in another environment, or on another machine
-    python examples/onnx_serving.py predict served "物流很快，包装也好。" "屏幕有划痕，客服也不理人。"
+    python examples/onnx_serving.py predict served "物流很快，包装也好。"
 
 The first command writes three files: the model, its tokenizer, and the template as numbers. It is
 for templates with one `{text}`, of masked models. The second needs nothing else than these files.

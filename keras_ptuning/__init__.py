@@ -21,11 +21,13 @@ from keras_ptuning.pretraining import PackedDataset, build_vocab, pretrain
 from keras_ptuning.text import PlainText, Template, Tokenizer
 from keras_ptuning.tuning import (
     ClozeModel,
+    LabelWords,
     PromptBank,
     PromptEnsemble,
     TextClassifier,
     TextPredictor,
     VATClassifier,
+    WeighedTemplates,
     build_classifier,
     build_prompt_ensemble,
     build_ptuning_model,
@@ -36,7 +38,11 @@ from keras_ptuning.tuning import (
     load_tuned,
     plot_prompt,
     predict_to_file,
+    probe,
     prompt_table,
+    search_label_words,
+    search_template,
+    weigh_templates,
 )
 
 __version__ = "0.2.0"
@@ -44,6 +50,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Adapter",
     "ClozeModel",
+    "LabelWords",
     "LoRA",
     "Method",
     "PackedDataset",
@@ -61,6 +68,7 @@ __all__ = [
     "TextPredictor",
     "Tokenizer",
     "VATClassifier",
+    "WeighedTemplates",
     "build_classifier",
     "build_prompt_ensemble",
     "build_ptuning_model",
@@ -77,6 +85,10 @@ __all__ = [
     "plot_prompt",
     "predict_to_file",
     "pretrain",
+    "probe",
     "prompt_table",
     "save_transformer_model",
+    "search_label_words",
+    "search_template",
+    "weigh_templates",
 ]

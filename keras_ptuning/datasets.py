@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import importlib.metadata
 import io
+import itertools
 import numbers
 import os
 import re
@@ -38,7 +39,10 @@ FEWCLUE = {
     "tnews": ({"sentence": str}, {"label": int, "label_desc": str}),
     "iflytek": ({"sentence": str}, {"label": int, "label_des": str}),
     "ocnli": ({"sentence1": str, "sentence2": str}, {"label": str}),
+    "bustm": ({"sentence1": str, "sentence2": str}, {"label": str}),
+    "csl": ({"abst": str, "keyword": list}, {"label": str}),
     "chid": ({"content": str}, {"candidates": list, "answer": int}),
+    "cluewsc": ({"text": str, "target": dict}, {"label": str}),
 }
 # The labels, or how many the training file has.
 FEWCLUE_LABELS = {
@@ -47,9 +51,12 @@ FEWCLUE_LABELS = {
     "tnews": 15,
     "iflytek": 119,
     "ocnli": ["entailment", "neutral", "contradiction"],
+    "bustm": ["0", "1"],
+    "csl": ["0", "1"],
     "chid": None,
+    "cluewsc": ["false", "true"],
 }
-FEWCLUE_UNLABELED = ("eprstmt", "tnews", "chid")
+FEWCLUE_UNLABELED = ("eprstmt", "tnews", "bustm", "chid")
 # Seconds without any data after which a download is given up.
 TIMEOUT = 30
 
@@ -324,7 +331,10 @@ def load_fewclue(task, draw=0, folder=None):
     | `"tnews"` | news titles | 15 topics | 240, 240, 2,010, 20,000 |
     | `"iflytek"` | descriptions of apps | 119 kinds | 928, 690, 1,749, none |
     | `"ocnli"` | pairs of sentences | 3 relations | 32, 32, 2,520, none |
+    | `"bustm"` | pairs of questions | same meaning or not | 32, 32, 1,772, 4,251 |
+    | `"csl"` | abstracts and keywords | whether they fit | 32, 32, 2,838, none |
     | `"chid"` | texts with a gap | 7 candidates each | 42, 42, 2,002, 7,585 |
+    | `"cluewsc"` | texts with a pronoun | whether it means a noun | 32, 32, 976, none |
 
     Without `folder`, each file is downloaded once, into the folder `datasets/fewclue` of the Keras
     cache (`$KERAS_HOME`, or `~/.keras`).
@@ -335,23 +345,32 @@ def load_fewclue(task, draw=0, folder=None):
             Test and unlabelled texts are the same for all.
         folder: Optional folder with the task's files (`train_0.json`, `dev_0.json`,
             `test_public.json`, and `unlabeled.json` where the task has it), or with a folder of
-            these that is called like the task.
+            these that is called like the task. `"csl"` needs the files of all five draws.
 
     Returns:
         A dictionary with these keys:
 
         - `"train"`, `"valid"` and `"test"` (the file `test_public.json`), each a tuple
-          `(texts, labels)` of lists. A text is a string. For `"ocnli"` it is a pair
-          `(sentence1, sentence2)`; examples with the label `"-"`, on which the annotators did
-          not agree, are left out. For `"chid"` it is the pair `(before, after)` of the gap, the
-          label is the idiom that fills it, and the tuple is `(texts, labels, candidates)`, with
-          a list of idioms for each text.
+          `(texts, labels)` of lists. A text is a string, or for some tasks a pair of strings:
+            - `"ocnli"` and `"bustm"`: `(sentence1, sentence2)`. Examples of `"ocnli"` with the
+              label `"-"`, on which the annotators did not agree, are left out.
+            - `"csl"`: `(abstract, keywords)`, with `"、"` between the keywords.
+            - `"chid"`: `(before, after)` of the gap. The label is the idiom that fills it, and
+              the tuple is `(texts, labels, candidates)`, with a list of idioms for each text.
+            - `"cluewsc"`: the text with the pronoun in `"【】"`, and the question with `"指"`
+              ("means") between the pronoun and the noun. For example
+              `("就像一片树叶飘入了树林，【他】走到了我的家人中间。", "他指树叶")`. 316 of the test
+              texts are in the draws too, 7 of them with the same question.
         - `"unlabeled"`, a list of texts of the same kind; empty if the task has none. The
           candidates of `"chid"`, without answers there, are left out.
         - `"labels"`, the list of all labels: `"Negative"` and `"Positive"`; `"news_story"`... and
           `"打车"`..., in the order of their numbers in the data; the disciplines in the order of
           their characters; `"entailment"`, `"neutral"` and
-          `"contradiction"`. `None` for `"chid"`.
+          `"contradiction"`; `"0"` and `"1"` (the same meaning, or keywords that fit); `"false"`
+          and `"true"`. `None` for `"chid"`.
+        - `"leaked"`, for `"csl"` only: a list of indices of test texts, in ascending order. The
+          abstract of these 584 texts is in the training or validation file of a draw too, mostly
+          with other keywords. They are the same for each draw.
         - `"source"`, a string: `"FewCLUE"`, or `folder`.
 
     Raises:
@@ -370,6 +389,10 @@ def load_fewclue(task, draw=0, folder=None):
     data["labels"]  # ["news_story", "news_culture", ...]
 
     pairs, idioms, candidates = load_fewclue("chid")["test"]
+
+    data = load_fewclue("csl")
+    leaked = set(data["leaked"])
+    unseen = [text for i, text in enumerate(data["test"][0]) if i not in leaked]  # 2,254
     ```
 
     Reference:
@@ -401,7 +424,21 @@ def load_fewclue(task, draw=0, folder=None):
         data[split] = columns[0] if split == "unlabeled" else columns[: 3 if task == "chid" else 2]
     # A list of its own, which may be changed.
     data["labels"] = labels and list(labels)
+    if task == "csl":
+        # Of all draws, so that what is left is the same test for each of them.
+        seen = _abstracts_of_draws(folder)
+        data["leaked"] = [i for i, (abstract, _) in enumerate(data["test"][0]) if abstract in seen]
     return {**data, "source": "FewCLUE" if folder is None else str(folder)}
+
+
+def _abstracts_of_draws(folder):
+    """The abstracts of csl in the training and validation files of all draws."""
+    abstracts = set()
+    for split, draw in itertools.product(("train", "dev"), range(5)):
+        content, name = _read_fewclue("csl", f"{split}_{draw}.json", folder)
+        examples = _parse_fewclue(content, name, "csl", FEWCLUE_LABELS["csl"], False)
+        abstracts.update(abstract for (abstract, _), *_ in examples)
+    return abstracts
 
 
 def _read_fewclue(task, file, folder):
@@ -445,7 +482,8 @@ def _parse_fewclue(content, name, task, labels, unlabeled):
                 raise ValueError("no object")
             for key, kind in keys.items():
                 if not isinstance(values.get(key), kind):
-                    raise ValueError(f"{key!r} is missing, or of another type")
+                    found = f"the keys are {list(values)}"
+                    raise ValueError(f"{key!r} is missing, or of another type; {found:.200}")
             example = _fewclue_example(values, task, labels, unlabeled)
         except ValueError as error:
             raise ValueError(
@@ -468,14 +506,7 @@ def _fewclue_example(values, task, labels, unlabeled):
 
     `None` where there is no label. One that is not in `labels`, if that is a list, is an error.
     """
-    texts, answer = FEWCLUE[task]
-    text = tuple(values[key] for key in texts)
-    if task == "chid":
-        text = tuple(text[0].split("#idiom#"))
-        if len(text) != 2:
-            raise ValueError(f"expected one '#idiom#', found {len(text) - 1}")
-    elif len(text) == 1:
-        (text,) = text
+    text = _fewclue_text(values, task)
     if unlabeled:
         return (text,)
     if task == "chid":
@@ -485,9 +516,40 @@ def _fewclue_example(values, task, labels, unlabeled):
         if not 0 <= index < len(candidates):
             raise ValueError(f"the answer {index} is none of {len(candidates)} candidates")
         return text, candidates[index], candidates
-    label = values[list(answer)[-1]]
+    label = values[list(FEWCLUE[task][1])[-1]]
     if task == "ocnli" and label == "-":
         return None
     if isinstance(labels, list) and label not in labels:
         raise ValueError(f"the label {label!r} is none of the task's: {labels[:8]}")
     return text, label, values["label"]
+
+
+def _fewclue_text(values, task):
+    """The text of an example, or a pair of texts."""
+    text = tuple(values[key] for key in FEWCLUE[task][0])
+    if task == "csl":
+        abstract, keywords = text
+        if not keywords or not all(isinstance(keyword, str) for keyword in keywords):
+            raise ValueError("the keywords are not all strings, or there are none")
+        return abstract, "、".join(keywords)
+    if task == "cluewsc":
+        return _mark_pronoun(*text)
+    if task == "chid":
+        text = tuple(text[0].split("#idiom#"))
+        if len(text) != 2:
+            raise ValueError(f"expected one '#idiom#', found {len(text) - 1}")
+    return text if len(text) == 2 else text[0]
+
+
+def _mark_pronoun(text, target):
+    """The pair of texts that asks whether a pronoun, `span2`, means a noun, `span1`."""
+    for name in ("span1", "span2"):
+        start, span = target.get(f"{name}_index"), target.get(f"{name}_text")
+        if not isinstance(start, int) or not isinstance(span, str) or not span or start < 0:
+            raise ValueError(f"the target needs '{name}_index' and '{name}_text', found {target}")
+        if text[start : start + len(span)] != span:
+            found = text[start : start + len(span)]
+            raise ValueError(f"expected {span!r} at the character {start}, found {found!r}")
+    # From the loop: the pronoun is the second span.
+    marked = f"{text[:start]}【{span}】{text[start + len(span) :]}"
+    return marked, f"{span}指{target['span1_text']}"

@@ -407,9 +407,35 @@ FEWCLUE_ROWS = {
         {"sentence1": "丙", "sentence2": "丁", "label": "-", "label0": "neutral"},
         {"sentence1": "戊", "sentence2": "", "label": "entailment", "label0": None},
     ],
+    "bustm": [
+        {"id": 0, "sentence1": "甲\u2028", "sentence2": "乙", "label": "1"},
+        {"id": 1, "sentence1": "丙", "sentence2": "丁", "label": "0"},
+    ],
+    "csl": [
+        {"id": 0, "abst": "摘要\u2028一", "keyword": ["词", "词组"], "label": "1"},
+        {"id": 1, "abst": "摘要二", "keyword": ["词"], "label": "0"},
+    ],
     "chid": [
         {"content": "他#idiom#。", "candidates": ["一心一意", "左右为难"], "answer": 1},
         {"content": "#idiom#", "candidates": ["三心二意", "不咸不淡", "一团和气"], "answer": 0},
+    ],
+    # The first text has a character beyond 16 bits, and the pronoun twice.
+    "cluewsc": [
+        {
+            "target": {"span1_index": 1, "span1_text": "猫", "span2_index": 4, "span2_text": "它"},
+            "label": "true",
+            "text": "𠮷猫\u2028，它吃它。",
+        },
+        {
+            "target": {
+                "span1_index": 0,
+                "span1_text": "书",
+                "span2_index": 2,
+                "span2_text": "他们",
+            },
+            "label": "false",
+            "text": "书和他们",
+        },
     ],
 }
 # What comes of these rows.
@@ -419,10 +445,16 @@ FEWCLUE_COLUMNS = {
     "tnews": tuple([f"{word}{n}" for n in range(115, 99, -1) if n != 105] for word in "文类"),
     "iflytek": tuple([f"{word}{n}" for n in range(118, -1, -1)] for word in "文类"),
     "ocnli": ([("甲", "乙"), ("戊", "")], ["neutral", "entailment"]),
+    "bustm": ([("甲\u2028", "乙"), ("丙", "丁")], ["1", "0"]),
+    "csl": ([("摘要\u2028一", "词、词组"), ("摘要二", "词")], ["1", "0"]),
     "chid": (
         [("他", "。"), ("", "")],
         ["左右为难", "三心二意"],
         [["一心一意", "左右为难"], ["三心二意", "不咸不淡", "一团和气"]],
+    ),
+    "cluewsc": (
+        [("𠮷猫\u2028，【它】吃它。", "它指猫"), ("书和【他们】", "他们指书")],
+        ["true", "false"],
     ),
 }
 FEWCLUE_LABELS = {
@@ -431,8 +463,12 @@ FEWCLUE_LABELS = {
     "tnews": [f"类{n}" for n in range(100, 116) if n != 105],
     "iflytek": [f"类{n}" for n in range(119)],
     "ocnli": ["entailment", "neutral", "contradiction"],
+    "bustm": ["0", "1"],
+    "csl": ["0", "1"],
     "chid": None,
+    "cluewsc": ["false", "true"],
 }
+FEWCLUE_UNLABELED = ("eprstmt", "tnews", "bustm", "chid")
 
 
 def fewclue_files(task, draw=3):
@@ -443,7 +479,7 @@ def fewclue_files(task, draw=3):
         f"{task}/dev_{draw}.json": rows[-1],
         f"{task}/test_public.json": b"\n" + rows[0] + b"\n \n",
     }
-    if task in ("eprstmt", "tnews", "chid"):
+    if task in FEWCLUE_UNLABELED:
         answers = ("label", "label_desc", "candidates", "answer")
         rows = [{k: v for k, v in r.items() if k not in answers} for r in FEWCLUE_ROWS[task]]
         files[f"{task}/unlabeled.json"] = b"\n".join(json.dumps(row).encode() for row in rows)
@@ -451,7 +487,11 @@ def fewclue_files(task, draw=3):
 
 
 def write_fewclue(folder, task, **replaced):
-    for name, content in fewclue_files(task).items():
+    files = fewclue_files(task)
+    if task == "csl":
+        # It needs the other draws too.
+        files |= {n: c for draw in (0, 1, 2, 4) for n, c in fewclue_files(task, draw).items()}
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(replaced.get(path.stem, content))
@@ -463,8 +503,9 @@ def assert_is_fewclue(data, task, source):
         "train": columns,
         "valid": tuple(column[-1:] for column in columns),
         "test": tuple(column[:1] for column in columns),
-        "unlabeled": [] if task in ("iflytek", "ocnli", "csldcp") else columns[0],
+        "unlabeled": columns[0] if task in FEWCLUE_UNLABELED else [],
         "labels": FEWCLUE_LABELS[task],
+        **({"leaked": [0]} if task == "csl" else {}),
         "source": source,
     }
 
@@ -495,6 +536,33 @@ def test_missing_fewclue_files(tmp_path):
             load_fewclue("tnews", draw, folder)
 
 
+def test_test_texts_that_are_in_a_draw(tmp_path):
+    """Of csl: the abstract counts, and not the keywords, in each file of each draw."""
+    rows = [
+        {"abst": abstract, "keyword": ["新"], "label": "0"}
+        for abstract in ("甲", "没见过", "乙", "甲", "摘要二", "摘要")
+    ]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    write_fewclue(tmp_path, "csl", test_public=content)
+    assert load_fewclue("csl", 3, tmp_path)["leaked"] == [4]
+    for name, row in (("train_0", rows[0]), ("dev_4", rows[2])):
+        (tmp_path / "csl" / f"{name}.json").write_text(json.dumps(row))
+    for draw in range(5):
+        data = load_fewclue("csl", draw, tmp_path)
+        assert data["leaked"] == [0, 2, 3, 4]
+    (tmp_path / "csl" / "dev_4.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"dev_4\.json, line 1: expected .*'abst' is missing"):
+        load_fewclue("csl", 3, tmp_path)
+    (tmp_path / "csl" / "dev_4.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no data file .*dev_4\.json"):
+        load_fewclue("csl", 3, tmp_path)
+
+
+CSL = '{"abst": "摘要", "keyword": ["词"], "label": "1"}'
+WSC = (
+    '{"text": "猫，它吃。", "label": "true", "target": {"span1_index": 0, "span1_text": "猫", '
+    '"span2_index": 2, "span2_text": "它"}}'
+)
 CHID = '{"content": "他#idiom#。", "candidates": ["一", "二"], "answer": 1}'
 
 
@@ -518,6 +586,18 @@ CHID = '{"content": "他#idiom#。", "candidates": ["一", "二"], "answer": 1}'
         ("chid", CHID.replace("1}", "2}"), "answer 2 is none of 2 candidates"),
         ("chid", CHID.replace("1}", "-1}"), "answer -1 is none of 2 candidates"),
         ("chid", CHID.replace("answer", "a"), "'answer' is missing"),
+        ("bustm", '{"sentence1": "好", "sentence_2": "", "label": "1"}', "the keys are .*_2'"),
+        ("bustm", '{"sentence1": "好", "sentence2": "", "label": 1}', "'label' is missing, or of"),
+        ("bustm", '{"sentence1": "好", "sentence2": "", "label": "2"}', "'2' is none of"),
+        ("csl", CSL[:-1], "delimiter"),
+        ("csl", CSL.replace('["词"]', "[]"), "or there are none"),
+        ("csl", CSL.replace('["词"]', "[5]"), "keywords are not all strings"),
+        ("csl", CSL.replace('["词"]', '"词"'), "'keyword' is missing, or of another"),
+        ("cluewsc", WSC.replace("2,", "3,"), "expected '它' at the character 3, found '吃'"),
+        ("cluewsc", WSC.replace("0,", "-5,"), "needs 'span1_index'"),
+        ("cluewsc", WSC.replace('"猫", ', '"", '), "needs 'span1_index'"),
+        ("cluewsc", WSC.replace("span2_t", "span_t"), "needs 'span2_index' and 'span2_text'"),
+        ("cluewsc", WSC.replace("true", "1"), "'1' is none of"),
     ],
 )
 def test_a_broken_line_of_fewclue_is_named(tmp_path, task, line, message):
@@ -560,7 +640,7 @@ def test_missing_and_ambiguous_labels(tmp_path):
 
 def test_fewclue_arguments(tmp_path):
     names = re.escape(str(list(FEWCLUE_ROWS)))
-    for task in ("csl", "TNEWS", None, ["chid"]):
+    for task in ("wsc", "TNEWS", None, ["chid"]):
         message = rf"`task`.* one of {names}\. Received: {re.escape(repr(task))}\."
         with pytest.raises(ValueError, match=message):
             load_fewclue(task, folder=tmp_path)
@@ -688,7 +768,10 @@ def test_fewclue_hashes():
         ("csldcp", (536, 536, 1784, 0), ["中医学/中药学", "食品科学与工程"]),
         ("iflytek", (928, 690, 1749, 0), ["打车", "其他"]),
         ("ocnli", (32, 32, 2520, 0), ["entailment", "contradiction"]),
+        ("bustm", (32, 32, 1772, 4251), ["0", "1"]),
+        ("csl", (32, 32, 2838, 0), ["0", "1"]),
         ("chid", (42, 42, 2002, 7585), None),
+        ("cluewsc", (32, 32, 976, 0), ["false", "true"]),
     ],
 )
 def test_real_fewclue(task, sizes, labels):
@@ -716,6 +799,15 @@ def test_real_fewclue(task, sizes, labels):
                 for label, candidates in zip(*data[split][1:], strict=True):
                     assert label in candidates
                     assert len(candidates) == 7
+        assert ("leaked" in data) == (task == "csl")
+        if task == "csl":
+            assert len(data["leaked"]) == 584
+            assert data["leaked"] == draws[0]["leaked"]
+        if task == "cluewsc":
+            for marked, question in (text for split in SIZES for text in data[split][0]):
+                pronoun, noun = question.split("指", 1)
+                assert marked.count(f"【{pronoun}】") == marked.count("【") == 1
+                assert noun in marked
     assert len({tuple(data["train"][0]) for data in draws}) == 5
 
 
@@ -731,9 +823,11 @@ def test_byte_order_marks_are_no_text(tmp_path):
         for split in SIZES:
             archive.writestr(f"sentiment.{split}.data", mark + "很满意\t1\n".encode())
     assert load_sentiment(tmp_path / "x.zip")["train"] == (["很满意"], [1])
-    sound = fewclue_files("eprstmt")["eprstmt/dev_3.json"]
-    write_fewclue(tmp_path, "eprstmt", dev_3=mark + sound)
-    assert_is_fewclue(load_fewclue("eprstmt", 3, tmp_path), "eprstmt", str(tmp_path))
+    for task in ("eprstmt", "csl"):
+        files = fewclue_files(task).items()
+        marked = {pathlib.Path(name).stem: mark + content for name, content in files}
+        write_fewclue(tmp_path, task, **marked)
+        assert_is_fewclue(load_fewclue(task, 3, tmp_path), task, str(tmp_path))
 
 
 def test_files_of_labelled_texts_that_teach_nothing(tmp_path):

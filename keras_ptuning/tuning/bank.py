@@ -259,7 +259,7 @@ class PromptBank:
         names = {}
         for task, _ in rows:
             if id(task) not in names:
-                columns = task.tokens.moved_ids[learned_ids(task.template)]
+                columns = task.tokens.move(learned_ids(task.template))
                 names[id(task)] = token_names(task.template, columns, self._vocab_size)
         dataset, order = self._batches(rows, batch_size)
         found = [None] * len(rows)
@@ -301,6 +301,14 @@ class PromptBank:
                 f"{where} needs a {need} language model, and the bank has a {has} one."
             )
         transformer = self._model.backbone.transformer
+        positions = transformer.count_positions(
+            transformer.max_position, transformer.hierarchical_position
+        )
+        if positions is not None and template.maxlen > positions:
+            raise ValueError(
+                f"{where} makes texts of up to {template.maxlen} tokens, and the model has "
+                f"{positions} positions. Use `maxlen={positions}` or less in the template."
+            )
         try:
             return self._task(template, tensors, transformer)
         except (KeyError, ValueError) as error:
@@ -312,7 +320,7 @@ class PromptBank:
                 f"A prompt is the path of a tuned file, or a `Template`. Received: {path!r}."
             )
         tensors, content = read_tuned(path)
-        template, methods = read_content(path, content, self._tokenizer.vocab)
+        template, methods = read_content(path, content, self._tokenizer)
         others = [method for method in methods if not isinstance(method, Prompt | Prefix)]
         if others:
             raise ValueError(
@@ -353,7 +361,7 @@ class PromptBank:
         if template.word_ids is not None:
             word_ids, word_slots = map(word_array, (template.word_ids, template.word_slots))
             length = word_ids.shape[-1]
-            word_ids = tokens.moved_ids[word_ids]
+            word_ids = tokens.move(word_ids)
         return Task(template, tokens, vectors, prefix, word_ids, word_slots, length)
 
     def _rows(self, requests, to_score=True):
@@ -472,7 +480,7 @@ class _Requests(keras.utils.PyDataset):
         rows = self.at(index)
         tasks = [task for task, _ in rows]
         examples = [
-            example._replace(token_ids=task.tokens.moved_ids[example.token_ids])
+            example._replace(token_ids=task.tokens.move(example.token_ids))
             for task, example in rows
         ]
         longest = max(len(example.token_ids) for example in examples)
@@ -483,7 +491,7 @@ class _Requests(keras.utils.PyDataset):
         words, slots = [], []
         for task, example in zip(tasks, examples, strict=True):
             if task.word_ids is None:
-                words.append(task.tokens.moved_ids[example.candidate_ids][:, None])
+                words.append(task.tokens.move(example.candidate_ids)[:, None])
                 slots.append(example.candidate_slots[:, None])
             else:
                 words.append(task.word_ids)

@@ -102,7 +102,7 @@ class PromptEnsemble(ClozeModel):
         self.label_bias.assign(start_biases(template, bias, label_start))
         self._tokens = find_own_tokens(template, transformer.vocab_size)
         # The verbalizer reads the label words where their logits are.
-        moved = self._tokens.moved_ids
+        self._moved_ids = moved = self._tokens.moved_ids
         word_ids = template.word_ids and [
             [[int(moved[i]) for i in word] for word in words] for words in template.word_ids
         ]
@@ -125,9 +125,9 @@ class PromptEnsemble(ClozeModel):
         vectors = ops.convert_to_tensor(self.prompts)[:, None]
         vectors = ops.broadcast_to(vectors, (self.members, count, *vectors.shape[2:]))
         vectors = ops.reshape(vectors, (-1, *self.prompts.shape[1:]))
-        moved = ops.take(ops.convert_to_tensor(self._tokens.moved_ids), token_ids, axis=0)
+        moved = ops.take(ops.convert_to_tensor(self._moved_ids), token_ids, axis=0)
         logits, own = super()._logits({**inputs, "vectors": vectors}, moved, positions, training)
-        rows, offset = (ops.convert_to_tensor(a)[None] for a in self._tokens[1:])
+        rows, offset = (ops.convert_to_tensor(a)[None] for a in self._tokens[1:3])
         label_bias = ops.convert_to_tensor(self.label_bias)
         offset = offset + ops.pad(label_bias, [[offset.shape[1] - label_bias.shape[0], 0]])
         return with_own_logits(logits, own, rows, offset, token_bias(self.backbone))
@@ -153,7 +153,7 @@ class PromptEnsemble(ClozeModel):
 
     @property
     def _learned_columns(self):
-        return self._tokens.moved_ids[learned_ids(self.template)]
+        return self._tokens.move(learned_ids(self.template))
 
     def _vote(self, scores):
         """One score for each label out of those of the members, `(members, batch, labels)`."""

@@ -62,7 +62,7 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
     if vocab is None and isinstance(config_path, dict):
         raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
     vocab = find_vocab(config_path) if vocab is None else vocab
-    template, methods = read_content(filepath, content, Tokenizer(vocab).vocab)
+    template, methods = read_content(filepath, content, Tokenizer(vocab))
     build, options = BUILDERS[content["model"]], content["options"]
     model = build(config_path, checkpoint_path, template, tune=methods, **{**options, **kwargs})
     check_backbone(filepath, content, model.fingerprint(), checkpoint_path or config_path)
@@ -73,13 +73,14 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
     return model
 
 
-def read_content(filepath, content, vocab):
+def read_content(filepath, content, tokenizer):
     """The template and the methods of a tuned file.
 
     Args:
         filepath: Path of the file, for errors.
         content: What `read_tuned` returned.
-        vocab: List of the tokens of the checkpoint's vocabulary.
+        tokenizer: A `Tokenizer` of the checkpoint's vocabulary. The template has this very one if
+            the file does not say that texts are to be read otherwise.
 
     Returns:
         `(template, methods)`.
@@ -97,12 +98,15 @@ def read_content(filepath, content, vocab):
         BUILDERS[content["model"]]
     except (KeyError, TypeError) as error:
         raise damaged(filepath, error) from None
+    vocab = tokenizer.vocab
     if vocabulary_fingerprint(vocab) != fingerprint:
         raise ValueError(
             f"The tuned file {str(filepath)!r} belongs to another vocabulary than the one given, "
             f"which has {len(vocab)} tokens. Its vectors would mean nothing there."
         )
-    config = {**content["template"], "tokenizer": {**settings, "vocab": vocab}}
+    settings = {**settings, "vocab": vocab}
+    same = settings == tokenizer.get_config()
+    config = {**content["template"], "tokenizer": tokenizer if same else settings}
     try:
         template = (Template if "pattern" in config else PlainText).from_config(config)
     except (KeyError, TypeError, ValueError) as error:

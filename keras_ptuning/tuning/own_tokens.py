@@ -14,19 +14,35 @@ NEVER = -1e9
 class OwnTokens(NamedTuple):
     """Where the tokens of a template that learn are, in a model that shares its table.
 
+    They have the ids behind the vocabulary, in the order of the template's `virtual_ids` and
+    `label_token_ids`.
+
     Attributes:
-        moved_ids: Integer array, for each token id the one to use: a token that learns has its id
-            behind the vocabulary, in the order of the template's `virtual_ids` and
-            `label_token_ids`.
-        rows: Integer array of shape `(n,)`, for each of these `n` tokens the row of the vocabulary
-            whose place it takes; the size of the vocabulary if it takes none.
+        ids: Integer array of shape `(n,)`, the ids that these `n` tokens have in the template.
+        rows: Integer array of shape `(n,)`, for each the row of the vocabulary whose place it
+            takes; the size of the vocabulary if it takes none.
         offset: Float array of shape `(n,)`, what is added to the logit of each, besides the bias of
             its row.
+        vocab_size: Integer, the size of the model's vocabulary.
     """
 
-    moved_ids: np.ndarray
+    ids: np.ndarray
     rows: np.ndarray
     offset: np.ndarray
+    vocab_size: int
+
+    def move(self, token_ids):
+        """The ids to use, in an array of the same shape."""
+        if not len(self.ids):
+            return token_ids
+        own = np.equal.outer(token_ids, self.ids)
+        moved = np.where(own.any(axis=-1), self.vocab_size + own.argmax(axis=-1), token_ids)
+        return moved.astype("int32")
+
+    @property
+    def moved_ids(self):
+        """For each token id of the template the one to use."""
+        return self.move(np.arange(max([self.vocab_size, *(self.ids + 1)]), dtype="int32"))
 
 
 def find_own_tokens(template, vocab_size, label_bias=None):
@@ -42,14 +58,12 @@ def find_own_tokens(template, vocab_size, label_bias=None):
     """
     num_words = len(template.label_token_ids)
     ids = np.array(template.virtual_ids + template.label_token_ids, "int32")
-    moved_ids = np.arange(max([vocab_size, *(ids + 1)]), dtype="int32")
-    moved_ids[ids] = vocab_size + np.arange(len(ids))
     is_word = np.arange(len(ids)) >= len(ids) - num_words
     # Of the tokens beyond the vocabulary, only label words are predicted.
     offset = np.where((ids < vocab_size) | is_word, 0, NEVER).astype("float32")
     if label_bias is not None:
         offset[is_word] += label_bias
-    return OwnTokens(moved_ids, np.minimum(ids, vocab_size), offset)
+    return OwnTokens(ids, np.minimum(ids, vocab_size), offset, vocab_size)
 
 
 def token_bias(backbone):

@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+from keras_ptuning import Template, datasets
+
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 
@@ -96,7 +98,7 @@ def write_fewclue(folder, task, examples, unlabeled=()):
 
 
 def test_fewclue(tmp_path):
-    """Two draws; candidates of their own, pairs around a gap."""
+    """Two draws of candidates around a gap; what is finished, or cut off, and then the rest."""
     examples = [
         {
             "id": i,
@@ -107,13 +109,71 @@ def test_fewclue(tmp_path):
         for i, c in enumerate("做事上学说话走路")
     ]
     write_fewclue(tmp_path, "chid", examples)
-    options = "--task", "chid", "--data", tmp_path, "--draw", 0, 1, "--epochs", 1, "--json"
-    done = run(*options, tmp_path / "results.json", cwd=tmp_path, example="fewclue.py")
+    options = "--task", "chid", "--data", tmp_path, "--epochs", 1, "--batch-size", 2, "--draw"
+    out = tmp_path / "fewclue.jsonl"
+
+    def runs():
+        done = run(*options, 0, 1, cwd=tmp_path, example="fewclue.py")
+        assert done.returncode == 0, done.stderr
+        results = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [(r["method"], r["draw"]) for r in results] == [
+            ("zero-shot", None),
+            ("p-tuning", 0),
+            ("p-tuning", 1),
+            ("lora", 0),
+            ("lora", 1),
+        ]
+        assert all(0 <= r["test_acc"] <= 1 and r["task"] == "chid" for r in results)
+        (row,) = (line for line in done.stdout.splitlines() if line.startswith("| chid"))
+        cells = row.strip("| ").split(" | ")
+        assert cells[:5] == ["chid", "57.6", "57.6", "61.2", "14.9"]
+        for method, cell in zip(("zero-shot", "p-tuning", "lora"), cells[5:], strict=True):
+            found = [100 * r["test_acc"] for r in results if r["method"] == method]
+            assert cell.split(" ")[0] == f"{statistics.mean(found):.1f}"
+        return out.read_bytes().splitlines(keepends=True)
+
+    lines = runs()
+    out.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    again = runs()
+    assert again[:4] == lines[:4]
+    assert json.loads(again[4])["test_acc"] == json.loads(lines[4])["test_acc"]
+
+
+def test_fewclue_leaked_abstracts(tmp_path):
+    """The table, without any run, and then with TF-IDF, which knows what it has seen."""
+    done = run("--table", cwd=tmp_path, example="fewclue.py")
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert [r["draw"] for r in results["draws"]] == [0, 1]
-    assert results["test_acc_mean"] == statistics.mean(r["test_acc"] for r in results["draws"])
-    assert 0 <= results["zero_shot_test_acc"] <= 1
+    assert "| mean of nine | 44.6 | 52.5 | 57.4 | 44.1 |" in done.stdout.splitlines()
+
+    def example(abstract, fits):
+        return {"abst": abstract, "keyword": ["新", "旧"], "label": str(fits)}
+
+    write_fewclue(tmp_path, "csl", [example("甲" * 9, 1), example("乙" * 9, 0)])
+    for draw in (2, 3, 4):
+        for name in ("train", "dev"):
+            path = tmp_path / "csl" / f"{name}_{draw}.json"
+            path.write_text(json.dumps(example("丙", 1)))
+    with open(tmp_path / "csl" / "test_public.json", "a", encoding="utf-8") as file:
+        file.write(f"{json.dumps(example('甲甲', 0))}\n{json.dumps(example('乙乙', 0))}\n")
+    options = "--data", tmp_path, "--out", tmp_path / "out", "--method", "tf-idf", "--task", "csl"
+    done = run(*options, "--draw", 1, cwd=tmp_path, example="fewclue.py")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out").read_text())
+    assert (result["valid_acc"], result["test_acc"]) == (1, 0.75)
+    assert result["test_acc_without_leaked"] == 0.5
+    assert done.stdout.splitlines()[-1] == "| csl, without leaked |  |  |  |  | 50.0 |"
+    assert "| csl | 52.2 | 50.0 | 59.4 | 50.0 | 75.0 |" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("checkpoint", ["bert-mini-zh", "bert-small-zh"])
+def test_the_templates_of_fewclue(methods, checkpoint):
+    """The words of all nine tasks are in the embedded vocabularies."""
+    assert list(methods.fewclue.TASKS) == list(methods.fewclue.PUBLISHED)
+    assert sorted(methods.fewclue.TASKS) == sorted(datasets.FEWCLUE)
+    for *patterns, words in methods.fewclue.TASKS.values():
+        for pattern in patterns:
+            if words != "names":
+                Template(pattern, words, checkpoint)
 
 
 def test_news(tmp_path):

@@ -181,6 +181,7 @@ def test_what_a_bank_refuses(small_bert, make_template, make_model, tmp_path):
     model.save_tuned(tmp_path / "both.tuned")
     refused("dense classifier", tmp_path / "both.tuned")
     refused("no cloze", plain)
+    refused("has 64 positions", make_template("[MASK]{text}", maxlen=65))
     causal = Template("{text}[MASK]", {"a": "不", "b": "很"}, small_bert[2], 48, causal=True)
     refused("needs a causal language model, and the bank has a masked one", causal)
     other = tmp_path / "other"
