@@ -1,0 +1,300 @@
+"""A search of label words: those that are likelier in the texts of their label than elsewhere."""
+
+import importlib.util
+import itertools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.checks import as_list, check_integer, check_list, check_verbose
+from keras_ptuning.models import find_application
+from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.templates import Template, _as_label
+from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
+from keras_ptuning.tuning.reading import _width
+
+# How many words the table of a label has, at least.
+SHOWN = 10
+# A probability has no smaller logarithm than that of this number.
+LEAST = 1e-30
+
+
+class LabelWords(dict):
+    """The words of each label, as `Template` takes them, and the table they come from.
+
+    It is a dictionary `{label: [words]}`. Printed, it is a table of the best words of each label,
+    with their scores; the chosen ones have a star.
+
+    Args:
+        ranking: Dictionary from each label to pairs `(word, score)`, the best first.
+        words_per_label: Integer, how many of these are chosen.
+
+    Attributes:
+        ranking: The argument of this name.
+
+    Example:
+
+    >>> words = LabelWords({"负面": [("不", 2.5), ("差", 2.0)], "正面": [("很", 2.25)]}, 1)
+    >>> words
+    {'负面': ['不'], '正面': ['很']}
+    >>> print(words)
+    label  words, and their scores
+    负面   *不 2.50  差 2.00
+    正面   *很 2.25
+    """
+
+    def __init__(self, ranking, words_per_label):
+        chosen = {label: rows[:words_per_label] for label, rows in ranking.items()}
+        super().__init__({label: [word for word, _ in rows] for label, rows in chosen.items()})
+        self.ranking = ranking
+
+    def __str__(self):
+        rows = [["label"]]
+        for label, ranked in self.ranking.items():
+            stars = ["*" if word in self[label] else "" for word, _ in ranked]
+            cells = [f"{s}{word} {x:.2f}" for s, (word, x) in zip(stars, ranked, strict=True)]
+            rows.append([str(label), *cells])
+        widths = [max(map(_width, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
+        lines = [
+            "  ".join(cell + " " * (n - _width(cell)) for cell, n in zip(row, widths, strict=False))
+            for row in rows
+        ]
+        lines[0] += "  words, and their scores"
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def search_label_words(
+    checkpoint,
+    pattern,
+    texts,
+    labels,
+    words_per_label=1,
+    words=None,
+    candidates=30,
+    batch_size=32,
+    maxlen=128,
+    verbose="auto",
+    **kwargs,
+):
+    """Finds label words out of labelled texts.
+
+    A word is good for a label if the model finds it likely at the mask in the texts of this label,
+    and unlikely in the others. Its score is the mean of `log(p / (1 - p))` over the texts of the
+    label, minus the mean over all other texts, where `p` is the probability of the word. Each
+    word belongs to the label that it has the best score for, so no word means two labels.
+
+    A word has as many tokens as the pattern has masks. The probability of a word of several tokens
+    is the product of those of its tokens, each at its mask, as in `Verbalizer`.
+
+    Args:
+        checkpoint: Name of an embedded checkpoint or folder of one, as `build_ptuning_model` takes
+            it; or a `ClozeModel`, also a tuned one, whose label words do not matter.
+        pattern: The pattern of a `Template`, such as `"[MASK]满意。{text}"`.
+        texts: List of strings; of pairs of strings if the pattern has `{text_b}`.
+        labels: List of labels, one for each text.
+        words_per_label: Integer. Defaults to `1`.
+        words: Optional list of words to choose from. Those are left out that the vocabulary lacks,
+            or that have more or fewer tokens than the pattern has masks. By default, for one mask,
+            these are all tokens of the vocabulary that are words; for several masks, the words
+            in the texts, found by `jieba`. Numbers, punctuation and pieces are no words.
+        candidates: Integer. Only so many words can be chosen for a label, those that are likeliest
+            in its texts. Rare words differ more, and answer less often. Defaults to `30`, with
+            which a small model answered best.
+        batch_size: Integer. Defaults to `32`.
+        maxlen: Integer, that of the `Template`. A `ClozeModel` has its own. Defaults to `128`.
+        verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
+        **kwargs: Other arguments of `build_ptuning_model`, where it builds the model.
+
+    Returns:
+        A `LabelWords`: a dictionary `{label: [words]}`, which `Template` takes, and which prints as
+        a table. The labels are in the order in which they come first.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ImportError: if there are several masks, no `words`, and no jieba.
+        TypeError: if `texts`, `labels` or `words` are no lists.
+        ValueError: if there are more or fewer labels than texts, fewer than two labels, no word to
+            choose from, or too few for a label; if the pattern is no pattern, has virtual tokens
+            that the model does not have, or has several masks and the model is causal.
+
+    Example:
+
+    ```python
+    words = search_label_words("bert-mini-zh", "[MASK]满意。{text}", texts, labels)
+    print(words)
+    template = Template("[MASK]满意。{text}", words, "bert-mini-zh")
+    ```
+
+    Reference:
+        - [Schick et al., 2020](https://arxiv.org/abs/2010.13641), section 4: the likelihood ratio.
+    """
+    check_integer("words_per_label", words_per_label, 1)
+    check_integer("candidates", candidates, 1)
+    check_verbose(verbose)
+    texts, labels = check_labeled(texts, labels)
+    model, template = open_cloze(checkpoint, pattern, maxlen, kwargs)
+    found = _find_words(words, texts, template)
+    names = list(dict.fromkeys(labels))
+    numbers = np.array([names.index(label) for label in labels])
+    # The sums of log p, and of log(p / (1 - p)), of each word over the texts of each label.
+    sums = np.zeros((2, len(names), len(found)))
+    ids = np.array(list(found.values()), "int32")
+    for rows, log_p in token_log_probabilities(model, template, texts, batch_size, verbose):
+        starts = np.arange(ids.shape[1], dtype="int32") * log_p.shape[-1]
+        flat = ops.reshape(log_p, (log_p.shape[0], -1))
+        columns = ops.convert_to_tensor(ids + starts)
+        of_words = ops.sum(ops.take(flat, columns, axis=1), axis=-1)
+        odds = of_words - ops.log1p(-ops.exp(ops.minimum(of_words, -1e-6)))
+        of_label = ops.convert_to_tensor(np.eye(len(names), dtype="float32")[numbers[rows]].T)
+        sums += [ops.convert_to_numpy(ops.matmul(of_label, x)) for x in (of_words, odds)]
+    ranking = _rank(list(found), names, np.bincount(numbers), sums, candidates)
+    for label, ranked in ranking.items():
+        if len(ranked) < words_per_label:
+            raise ValueError(
+                f"Of {len(found)} words, {len(ranked)} are for the label {label!r}. Give more "
+                "texts or other `words`, raise `candidates`, or use another pattern. Received: "
+                f"words_per_label={words_per_label}, candidates={candidates}."
+            )
+    shown = max(SHOWN, words_per_label)
+    return LabelWords({k: ranked[:shown] for k, ranked in ranking.items()}, words_per_label)
+
+
+def _rank(words, names, counts, sums, candidates):
+    """For each label the pairs of a word and its score, the best first."""
+    likely, odds = sums
+    counts = counts[:, None]
+    others = (odds.sum(axis=0) - odds) / (counts.sum() - counts)
+    scores = odds / counts - others
+    owners = scores.argmax(axis=0)
+    ranking = {}
+    for k, name in enumerate(names):
+        usual = np.argsort(-likely[k], kind="stable")[:candidates]
+        own = usual[owners[usual] == k]
+        own = own[np.argsort(-scores[k, own], kind="stable")]
+        ranking[name] = [(words[i], float(scores[k, i])) for i in own]
+    return ranking
+
+
+def _find_words(words, texts, template):
+    """The words to choose from: a dictionary from each to its tokens."""
+    tokenizer, length = template.tokenizer, template.num_masks
+    if template.causal and length > 1:
+        raise ValueError(
+            "A causal model predicts a second token out of the first, so the search reads one "
+            f"[MASK]. Received: the pattern {template.pattern!r}."
+        )
+    if words is not None:
+        source = "`words`"
+        tried = as_list("words", words)
+    elif length == 1:
+        source = "the vocabulary"
+        tried = [tokenizer.id_to_token(i) for i in template.ordinary_ids]
+    else:
+        source = "the texts"
+        tried = _words_of(texts)
+    # Numbers and punctuation mean no label, unless somebody chose them.
+    tried = [word for word in tried if words is not None or word.isalpha()]
+    found = {}
+    for word, ids in zip(tried, tokenizer.token_ids(tried), strict=True):
+        if len(ids) == length and tokenizer.unk_id not in ids:
+            found.setdefault(tuple(ids), word)
+    if not found:
+        raise ValueError(
+            f"No word of {source} has {length} tokens, all in the vocabulary, and the pattern "
+            f"{template.pattern!r} has {length} masks. Give other `words`, or change the number "
+            f"of masks. Received: {tried[:5]}, {len(tried)} words."
+        )
+    return {word: ids for ids, word in found.items()}
+
+
+def _words_of(texts):
+    if importlib.util.find_spec("jieba") is None:
+        raise ImportError(
+            "To find words in texts, the search needs jieba: `pip install jieba`. Or give `words`."
+        )
+    import jieba
+
+    parts = [part for text in texts for part in ([text] if isinstance(text, str) else text)]
+    return list(dict.fromkeys(word for part in parts for word in jieba.lcut(part, HMM=False)))
+
+
+def check_labeled(texts, labels):
+    """Texts and their labels as two lists of the same length, with at least two labels."""
+    texts = as_list("texts", texts)
+    labels = [_as_label(label) for label in check_list("labels", labels)]
+    if len(texts) != len(labels):
+        raise ValueError(
+            "There must be one label for each text. Received: "
+            f"{len(texts)} texts and {len(labels)} labels."
+        )
+    if len(set(labels)) < 2:
+        raise ValueError(
+            "A search needs texts of at least two labels, to tell them apart. Received: only "
+            f"the label {labels[0]!r}."
+        )
+    return texts, labels
+
+
+def open_cloze(checkpoint, pattern, maxlen, kwargs):
+    """The model of a search, and the template to read texts with, which has no labels."""
+    if isinstance(checkpoint, ClozeModel):
+        own = checkpoint.template
+        if kwargs:
+            raise ValueError(
+                f"A `ClozeModel` is built already: leave out {sorted(kwargs)}. Received: {kwargs}."
+            )
+        template = Template(pattern, None, own.tokenizer, own.maxlen, own.causal)
+        if template.virtual_ids and pattern != own.pattern:
+            raise ValueError(
+                "The vectors of virtual tokens belong to the pattern of the model, "
+                f"{own.pattern!r}. Use this pattern, or one without virtual tokens. Received: "
+                f"{pattern!r}."
+            )
+        return checkpoint, template
+    template = Template(
+        pattern, None, find_vocab(checkpoint), maxlen, is_causal(checkpoint, kwargs)
+    )
+    return build_ptuning_model(checkpoint, template=template, **kwargs), template
+
+
+def is_causal(checkpoint, kwargs):
+    """Whether a checkpoint, with the other arguments of the builder, needs causal templates."""
+    application = find_application(checkpoint, kwargs.get("model"), kwargs.get("application"))
+    return application == "lm"
+
+
+def token_log_probabilities(model, template, texts, batch_size, verbose):
+    """What a model says at the answer positions of texts, batch by batch.
+
+    Args:
+        model: A `ClozeModel`.
+        template: A `Template` over the same vocabulary.
+        texts: List of texts.
+        batch_size: Integer.
+        verbose: As in `keras.Model.fit`.
+
+    Yields:
+        The numbers of the texts of a batch, and a tensor of shape `(batch, positions, vocabulary)`.
+    """
+    examples = template._examples(texts, to_score=False)
+    data = ClozeDataset(examples, template, batch_size=batch_size, shuffle=False)
+    dataset, order = data.by_length()
+    bar = progress_bar(len(texts), verbose, "text")
+    first = 0
+    for i in range(len(dataset)):
+        (inputs,) = dataset[i]
+        inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
+        p = model._token_probabilities(inputs)
+        rows = order[first : first + p.shape[0]]
+        yield rows, ops.log(ops.maximum(p, LEAST))
+        first += len(rows)
+        bar.update(first)
+
+
+def progress_bar(count, verbose, unit, stateful_metrics=None):
+    verbose = 1 if verbose == "auto" else verbose
+    return keras.utils.Progbar(
+        count, verbose=verbose, unit_name=unit, stateful_metrics=stateful_metrics
+    )
