@@ -144,6 +144,8 @@ def test_options_reach_the_model(make, reviews, make_template):
     config = model.get_config()
     for name in ("normalization", "auxiliary"):
         assert config[name] == classifier.get_params()[name]
+    # More than prompts learns, so the classifier does too.
+    assert config["classifier"]
     assert [method.name for method in model.methods] == ["all", "prompt"]
     assert model.methods[1] is classifier.tune[1]
     # 24 labelled texts less 5 held out, and 8 unlabelled ones.
@@ -357,6 +359,14 @@ def test_class_weights(make, reviews):
 def test_steps_depend_on_the_methods(make, reviews, tune, batch_size, epochs):
     """Of 24 texts: 60 steps for LoRA and the whole model, 250 for a prompt, 4 epochs at least."""
     classifier = make(tune=tune, epochs=None, batch_size=batch_size).fit(*reviews)
+    assert len(classifier.history_["loss"]) == epochs
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(8, 10), (24, 10)])
+def test_few_texts_are_not_read_too_often(make, reviews, count, epochs):
+    """LoRA takes 60 steps, but reads no text more than ten times."""
+    texts, labels = (column[:count] for column in reviews)
+    classifier = make(tune="lora", epochs=None, batch_size=8).fit(texts, labels)
     assert len(classifier.history_["loss"]) == epochs
 
 
