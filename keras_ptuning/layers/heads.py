@@ -125,7 +125,7 @@ class Verbalizer(keras.layers.Layer):
         word_slots: In the same layout, for each token the answer position it is read at. Defaults
             to its place in the word.
         length: Integer, the number of tokens that words are compared at. Defaults to that of the
-            longest of `word_ids`; needed where there are none.
+            longest of `word_ids`; without these, to that of the longest candidate of a batch.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -193,8 +193,9 @@ class Verbalizer(keras.layers.Layer):
         real = ops.cast(ops.not_equal(tokens, 0), "float32")
         count = ops.sum(real, axis=-1)
         means = ops.sum(log_probs * real, axis=-1) / ops.maximum(count, 1.0)
-        length = self.length if length is None else ops.cast(length, "float32")[:, None, None]
-        words = means * length
+        longest = self.length or ops.shape(tokens)[-1]
+        length = longest if length is None else length[:, None, None]
+        words = means * ops.cast(length, "float32")
         return ops.logsumexp(ops.where(count > 0, words, -1e9), axis=-1)
 
     def compute_output_shape(
