@@ -109,12 +109,12 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def project_query(self, inputs, rotary=None):
         """Queries, `(batch, heads, length, head_size)`."""
-        query = self._split_heads(self.query(inputs))
+        query = self._split_heads(self.query(inputs), inputs)
         return query if rotary is None else _rotate(query, rotary)
 
     def project_memory(self, inputs, rotary=None):
         """Keys and values, what is looked at, each `(batch, heads, length, head_size)`."""
-        key, value = self._split_heads(self.key(inputs)), self._split_heads(self.value(inputs))
+        key, value = (self._split_heads(f(inputs), inputs) for f in (self.key, self.value))
         return (key if rotary is None else _rotate(key, rotary)), value
 
     def attend(
@@ -164,8 +164,9 @@ class MultiHeadAttention(keras.layers.Layer):
         minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
         return scores + minus_infinity * ops.cast(ops.logical_not(mask), scores.dtype)
 
-    def _split_heads(self, x):
-        batch, length = ops.shape(x)[:2]
+    def _split_heads(self, x, inputs):
+        # Not the shape of `x`: of large products, converters to ONNX leave out the axes.
+        batch, length = ops.shape(inputs)[:2]
         x = ops.reshape(x, (batch, length, self.heads, self.head_size))
         return ops.transpose(x, (0, 2, 1, 3))
 
