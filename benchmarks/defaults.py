@@ -3,7 +3,7 @@
     python benchmarks/defaults.py --data datasets --seeds 0 1 2
     python benchmarks/defaults.py --table
 
-Tasks by numbers of labelled texts, which each seed draws anew from those of the task: the training
+Tasks by numbers of labelled texts, which each seed draws from those of the task: the training
 reviews, or the training and validation texts of all five draws of FewCLUE. The texts to predict
 are the first of the public test file, and are used for nothing else. Each finished run is a line
 in the file `--out`; the same command continues where it was interrupted.
