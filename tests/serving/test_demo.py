@@ -60,7 +60,7 @@ def test_answer(functions, bank, tokenizer):
     """As the bank answers."""
     error, used, labels, table = functions["answer"]("书贵", "[MASK]满意。{text}", WORDS, None)
     assert (error, used) == ("", "[MASK]满意。{text}   负面: 不   正面: 很, 好")
-    bank.add("task", Template("[MASK]满意。{text}", LABELS, tokenizer))
+    bank.add("task", Template("[MASK]满意。{text}", LABELS, tokenizer, maxlen=64))
     assert labels == pytest.approx(bank.predict_proba([("task", "书贵")])[0], abs=1e-5)
     (filled,) = bank.fill([("task", "书贵")])[0]
     assert table["headers"] == ["[MASK] 1"]
@@ -91,7 +91,7 @@ def test_compare(functions, bank, tokenizer, tuned):
     labeled = read_labeled(TEXTS)
     answers = []
     for i, pattern in enumerate(patterns):
-        bank.add(str(i), Template(pattern, LABELS, tokenizer))
+        bank.add(str(i), Template(pattern, LABELS, tokenizer, maxlen=64))
         answers.append(bank.predict([(str(i), text) for _, text, _ in labeled]))
         bank.remove(str(i))
     rights = [sum(a == x[2] for a, x in zip(own, labeled, strict=True)) for own in answers]
