@@ -14,7 +14,9 @@ import pytest
 
 from keras_ptuning import Template, datasets
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLES, BENCHMARKS = ROOT / "examples", ROOT / "benchmarks"
+GRID = BENCHMARKS / "reproduce.py"
 
 
 def run(*arguments, cwd, example="sentiment.py"):
@@ -211,7 +213,7 @@ def reproduce_options(small_bert, data):
 @pytest.mark.slow
 def test_reproduce_all_methods(small_bert, data):
     options = *reproduce_options(small_bert, data), "--patterns", "P1", "P3"
-    done = run(*options, cwd=data, example="reproduce.py")
+    done = run(*options, cwd=data, example=GRID)
     assert done.returncode == 0, done.stderr
     rows = table(data / "results" / "table.md")
     names = "zero-shot unsupervised few-shot semi-supervised prompt-classifier pet ipet "
@@ -228,25 +230,25 @@ def test_reproduce(small_bert, data):
     """It goes on with another pattern; and what cannot run leaves what is there alone."""
     options = reproduce_options(small_bert, data)
     first = "--methods", "zero-shot", "few-shot", "tf-idf", "--patterns", "P1", "P3"
-    done = run(*options, *first, cwd=data, example="reproduce.py")
+    done = run(*options, *first, cwd=data, example=GRID)
     assert done.returncode == 0, done.stderr
     rows = table(data / "results" / "table.md")
     assert all(" / " in rows[name][0] for name in ("zero-shot", "zero-shot, prior", "tf-idf"))
     assert len(rows["few-shot"]) == 2 + 2 and (data / "results" / "plot.png").stat().st_size > 10000
     more = "--methods", "zero-shot", "--patterns", "P1", "P3", "{text}很[MASK]。"
-    done = run(*options, *more, cwd=data, example="reproduce.py")
+    done = run(*options, *more, cwd=data, example=GRID)
     assert done.returncode == 0, done.stderr
     assert "[1/3]" not in done.stdout and "[3/3] zero-shot pattern 3" in done.stdout
     before = {p: p.read_bytes() for p in (data / "results").rglob("*.json")}
-    done = run(*options, "--patterns", "P1", "{text}好", cwd=data, example="reproduce.py")
+    done = run(*options, "--patterns", "P1", "{text}好", cwd=data, example=GRID)
     assert done.returncode == 1 and "one [MASK]" in done.stderr.splitlines()[-1], done.stderr
     assert before == {p: p.read_bytes() for p in (data / "results").rglob("*.json")}
 
 
 @pytest.fixture
 def methods(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    spec = importlib.util.spec_from_file_location("real_methods", EXAMPLES / "methods.py")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    spec = importlib.util.spec_from_file_location("real_methods", BENCHMARKS / "methods.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -328,12 +330,12 @@ def test_reproduce_inference(tmp_path):
         "--task", "ocnli", "--data", tmp_path, "--steps", 1, "--prompt-steps", 1, "--seeds", 1,
         "--patterns", "P1", "--out", tmp_path / "results",
     )  # fmt: skip
-    done = run(*options, "--methods", *methods, cwd=tmp_path, example="reproduce.py")
+    done = run(*options, "--methods", *methods, cwd=tmp_path, example=GRID)
     assert done.returncode == 0, done.stderr
     rows = table(tmp_path / "results" / "table.md")
     assert set(methods) < set(rows) and "published" not in done.stdout
     assert "tf-idf, all" not in rows
-    done = run(*options, "--methods", "pet", cwd=tmp_path, example="reproduce.py")
+    done = run(*options, "--methods", "pet", cwd=tmp_path, example=GRID)
     assert done.returncode == 1
     assert "learn from unlabelled texts, and the task 'ocnli' has none" in done.stderr
 

@@ -1,4 +1,4 @@
-"""The grid of `examples/reproduce.py`, over methods that take no time."""
+"""The grid of `benchmarks/reproduce.py`, over methods that take no time."""
 
 import importlib.util
 import json
@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
-# Takes the place of examples/methods.py. Whatever runs is a line in the file of `--log`.
+# Takes the place of benchmarks/methods.py. Whatever runs is a line in the file of `--log`.
 METHODS = '''
 import time
 from typing import Callable, NamedTuple
@@ -106,7 +106,7 @@ RUNS = 2 + 3 * (2 + 1) + 1
 def script(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     (folder / "methods.py").write_text(METHODS, encoding="utf-8")
-    return pathlib.Path(shutil.copy(EXAMPLES / "reproduce.py", folder))
+    return pathlib.Path(shutil.copy(BENCHMARKS / "reproduce.py", folder))
 
 
 def start(script, folder, *arguments):
@@ -311,6 +311,18 @@ def test_table_alone(call, reference, tmp_path):
     with pytest.raises(SystemExit, match=r"Received: no file '.*nothing.*grid\.json'"):
         call("--table", out="nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_results_in_one_file(call, reference, tmp_path):
+    """The repository has no folder of runs: the file of all of them is enough."""
+    folder = shutil.copytree(reference[0] / "results", tmp_path / "results")
+    before = read_all(folder)
+    shutil.rmtree(folder / "runs")
+    assert call(*SEEDS) == []
+    after = read_all(folder)
+    assert {k: v for k, v in after.items() if k != "plot.png"} == {
+        k: v for k, v in before.items() if k != "plot.png"
+    }
 
 
 def test_another_grid(call, reference, tmp_path):

@@ -15,10 +15,14 @@ import os
 import pathlib
 import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+# The examples have the templates.
+sys.path.append(str(pathlib.Path(__file__).absolute().parents[1] / "examples"))
 
 import fewclue
 import keras

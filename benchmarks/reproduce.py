@@ -1,15 +1,19 @@
 """The table of the PET and P-tuning articles: methods by patterns, on valid and test.
 
-    python examples/reproduce.py
-    python examples/reproduce.py --methods zero-shot few-shot p-tuning tf-idf --seeds 0 1 2
-    python examples/reproduce.py --task tnews --data datasets --out results-tnews
-    python examples/reproduce.py --table
+    python benchmarks/reproduce.py
+    python benchmarks/reproduce.py --methods zero-shot few-shot p-tuning tf-idf --seeds 0 1 2
+    python benchmarks/reproduce.py --task tnews --data datasets --out results-tnews
+    python benchmarks/reproduce.py --table
 
-Every method runs with each pattern and each seed, and every finished run is a file in the folder
-`--out`. The same command goes on where it was interrupted; with more methods, patterns or seeds
-the grid grows, and several processes may work on one folder, each with other seeds. `--table` only
-makes the table anew from the runs that are there: `table.md`, `results.json` and `plot.png`. For
-the tasks of FewCLUE a seed is also the draw of the labelled examples.
+Each method runs with each pattern and each seed. Each finished run is a file in `runs`, in the
+folder `--out`. You can interrupt the command; the same command continues where it stopped. With
+more methods, patterns or seeds the grid grows. Several processes can work on one folder, each with
+other seeds. `--table` runs nothing. It makes the tables again from the runs that are there:
+`table.md`, `results.json` and `plot.png`. For the tasks of FewCLUE a seed is also the draw of the
+labelled examples.
+
+A folder of the repository has no `runs`: its `results.json` has all of them, and the first command
+unpacks it.
 
 The articles are https://kexue.fm/archives/7764 and https://kexue.fm/archives/8295.
 """
@@ -34,7 +38,7 @@ import numpy as np
 
 from keras_ptuning.files import UNFINISHED, replacing
 
-GRID, RUNS = "grid.json", "runs"
+GRID, RUNS, RESULTS = "grid.json", "runs", "results.json"
 SCORES = ("valid_acc", "test_acc", "test_acc_deduplicated")
 # What the runs of tuning methods also say.
 COSTS = ("trained_parameters", "tuned_bytes", "seconds_per_step")
@@ -110,9 +114,7 @@ def parse_arguments():
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--out", default="results", help="folder of the results")
-    parser.add_argument(
-        "--table", action="store_true", help="only make the table anew from the runs that are there"
-    )
+    parser.add_argument("--table", action="store_true", help="run nothing, make the tables again")
     methods.add_options(parser)
     options = parser.parse_args()
     for name in ("seeds", "methods"):
@@ -207,7 +209,7 @@ def claim(folder, options, task):
             f"{key} {settings.get(key)!r}, and there it was {found.get(key)!r}" for key in different
         )
         sys.exit(
-            f"The folder {str(folder)!r} has the runs of another grid. Go on with the same "
+            f"The folder {str(folder)!r} has the runs of another grid. Use the same "
             f"options, or choose another folder with --out. Received: {received}."
         )
     (folder / RUNS).mkdir(exist_ok=True)
@@ -226,6 +228,15 @@ def read_grid(folder):
             f"Received: {error!r}."
         )
     return grid
+
+
+def unpack(folder):
+    """Writes the runs in `results.json` as files, if the folder came without them."""
+    if (folder / RESULTS).exists() and not (folder / RUNS).exists():
+        records = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        (folder / RUNS).mkdir()
+        for record in records:
+            write(folder / RUNS / which(record).file, to_json(record))
 
 
 def read_runs(folder):
@@ -497,7 +508,7 @@ def compare(rows):
 
 def write_table(folder):
     grid, records = read_grid(folder), read_runs(folder)
-    write(folder / "results.json", to_json(records))
+    write(folder / RESULTS, to_json(records))
     table = render(grid, records)
     write(folder / "table.md", table)
     return table
@@ -558,6 +569,7 @@ def plot(folder):
 def main():
     options = parse_arguments()
     folder = pathlib.Path(options.out)
+    unpack(folder)
     failed = []
     if not options.table:
         try:
