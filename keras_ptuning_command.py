@@ -5,6 +5,7 @@ seconds, and `--help` needs none of it.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +16,13 @@ import sys
 STDIN = "-"
 # Of an error of Keras, which may quote a whole vocabulary.
 LONGEST_ERROR = 1000
+
+
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults of options that have one."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def main(arguments=None):
@@ -48,7 +56,11 @@ def _parse(arguments):
     parser = argparse.ArgumentParser(prog="keras-ptuning")
     version = f"keras_ptuning {importlib.metadata.version('keras_ptuning')}"
     parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(
+        dest="command",
+        required=True,
+        parser_class=functools.partial(argparse.ArgumentParser, formatter_class=_Defaults),
+    )
     inspect = commands.add_parser(
         "inspect", help="what a checkpoint is, and whether it can answer a cloze"
     )
@@ -81,7 +93,7 @@ def _parse(arguments):
         action="append",
         help="of a table: the column of texts; given twice for a template with {text_b}",
     )
-    predict.add_argument("--batch-size", type=int, default=64)
+    predict.add_argument("--batch-size", type=int, default=64, help="texts in a batch")
     predict.set_defaults(function=_predict)
     serve = commands.add_parser("serve", help="answers over HTTP from a folder of tuned files")
     serve.add_argument(
@@ -98,10 +110,8 @@ def _parse(arguments):
     serve.add_argument("--max-waiting", type=int, default=1024, help="texts that wait")
     serve.set_defaults(function=_serve)
     demo = commands.add_parser("demo", help="a page to try templates on, in a browser")
-    demo.add_argument(
-        "checkpoint", nargs="?", default="bert-small-zh", help="as for inspect; %(default)s"
-    )
-    demo.add_argument("--port", type=int, default=7860)
+    demo.add_argument("checkpoint", nargs="?", default="bert-small-zh", help="as for inspect")
+    demo.add_argument("--port", type=int, default=7860, help="port to listen at")
     demo.set_defaults(function=_demo)
     return parser.parse_args(arguments)
 

@@ -38,13 +38,25 @@ LENGTH = 64
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--shape", choices=SHAPES, default="bert-mini")
-    parser.add_argument("--texts", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--prompts", type=int, nargs="+", default=[1, 10, 100])
-    parser.add_argument("--tasks", type=int, nargs="+", default=[1, 8, 100])
-    parser.add_argument("--turns", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--shape", choices=SHAPES, default="bert-mini", help="of the random weights"
+    )
+    parser.add_argument("--texts", type=int, default=1024, help="texts to predict")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts in a batch")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        nargs="+",
+        default=[1, 10, 100],
+        help="prompts to measure the memory of",
+    )
+    parser.add_argument(
+        "--tasks", type=int, nargs="+", default=[1, 8, 100], help="numbers of tasks to predict for"
+    )
+    parser.add_argument("--turns", type=int, default=5, help="turns, of which the median counts")
     return parser.parse_args()
 
 

@@ -36,13 +36,23 @@ SENTIMENT = "[MASK]满意。{text}", sentiment.LABELS
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--labeled", type=int, nargs="+", default=COUNTS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="tasks to run")
+    parser.add_argument(
+        "--labeled", type=int, nargs="+", default=COUNTS, help="numbers of labelled texts"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the draws"
+    )
     parser.add_argument("--test", type=int, default=1000, help="most texts to predict")
-    parser.add_argument("--data", help="folder with sentiment/ and fewclue/; default: downloaded")
-    parser.add_argument("--out", default="defaults.jsonl")
+    parser.add_argument(
+        "--data", help="folder with sentiment/ and fewclue/; downloaded, if left out"
+    )
+    parser.add_argument(
+        "--out", default="defaults.jsonl", help="file that gets a line for each run"
+    )
     parser.add_argument("--table", action="store_true", help="only print the table")
     return parser.parse_args()
 

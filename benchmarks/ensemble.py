@@ -35,17 +35,25 @@ TASKS = ("sentiment", "tnews")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
-    parser.add_argument("--members", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=270)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1e-2)
-    parser.add_argument("--checkpoint", default="bert-mini-zh")
-    parser.add_argument("--data", help="folder with sentiment/ and fewclue/; default: downloaded")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="tasks to run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5), help="seeds to run")
+    parser.add_argument("--members", type=int, default=5, help="prompts that train together")
+    parser.add_argument("--steps", type=int, default=270, help="steps of training")
+    parser.add_argument("--batch-size", type=int, default=16, help="texts in a batch")
+    parser.add_argument("--learning-rate", type=float, default=1e-2, help="the highest rate")
+    parser.add_argument(
+        "--checkpoint", default="bert-mini-zh", help="embedded name, or folder of a checkpoint"
+    )
+    parser.add_argument(
+        "--data", help="folder with sentiment/ and fewclue/; downloaded, if left out"
+    )
     parser.add_argument("--time", action="store_true", help="train the prompts one by one too")
-    parser.add_argument("--out", default="ensemble.jsonl")
+    parser.add_argument(
+        "--out", default="ensemble.jsonl", help="file that gets a line for each run"
+    )
     parser.add_argument("--table", action="store_true", help="only print the table")
     return parser.parse_args()
 

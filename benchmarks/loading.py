@@ -151,9 +151,13 @@ def measure(folder, environment, imports, load):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="models to load"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="turns, of which the median counts")
     parser.add_argument("--markdown", help="file to write the table to")
     options = parser.parse_args()
     peers = {}

@@ -169,14 +169,16 @@ def add_options(parser):
     parser.add_argument(
         "--patterns", nargs="+", help="some of the task's, such as P1 P3, or patterns in full"
     )
-    parser.add_argument("--data", help="folder with the task's files; default: downloaded")
+    parser.add_argument("--data", help="folder with the task's files; downloaded, if left out")
     parser.add_argument(
-        "--labeled", type=int, help="reviews to learn from; default: 168, and in FewCLUE its own"
+        "--labeled",
+        type=int,
+        help="reviews to learn from; if left out, 168, and in FewCLUE its own",
     )
     parser.add_argument(
         "--unlabeled",
         metavar="FILE",
-        help="texts without labels, one a line (pairs: text<TAB>text_b); default: the task's",
+        help="texts without labels, one a line (pairs: text<TAB>text_b); if left out, the task's",
     )
     parser.add_argument(
         "--steps", type=int, default=160, help="of whole models on labelled texts alone"
@@ -192,16 +194,16 @@ def add_options(parser):
         help="passes over the labelled texts in each over the unlabelled ones",
     )
     parser.add_argument("--generations", type=int, default=3, help="of models, in iPET")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="texts in a batch")
     parser.add_argument(
         "--learning-rate",
         type=float,
-        help="of whole models; default: 5e-4 for bert-mini-zh, 1.2e-4 for bert-small-zh, else 2e-5",
+        help="of whole models; if left out, 5e-4 for bert-mini-zh, 1.2e-4 for -small-, else 2e-5",
     )
     parser.add_argument(
         "--prompt-learning-rate",
         type=float,
-        help="of tuning methods but all-weights; default: for the mini checkpoints those in "
+        help="of tuning methods but all-weights; if left out, for the mini checkpoints those in "
         "the table of them, else what the methods recommend",
     )
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a text + template")

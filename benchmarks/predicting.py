@@ -34,9 +34,11 @@ def make_texts(reviews, count, every):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--data", help="folder or zip of the reviews, as `load_sentiment` takes it")
-    parser.add_argument("--texts", type=int, default=1_000_000)
+    parser.add_argument("--texts", type=int, default=1_000_000, help="texts to predict")
     options = parser.parse_args()
     if options.texts < 1:
         parser.error("--texts must be at least 1")

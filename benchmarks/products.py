@@ -47,9 +47,13 @@ def products(batch_size, dtype):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="texts in a batch")
+    parser.add_argument(
+        "--repeats", type=int, default=9, help="repetitions, of which the median counts"
+    )
     options = parser.parse_args()
     work = {dtype: products(options.batch_size, dtype) for dtype in ("float32", "bfloat16")}
     seconds = {dtype: {name: [] for name in found} for dtype, found in work.items()}

@@ -104,15 +104,25 @@ class Run(NamedTuple):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--task", choices=methods.TASKS, default="sentiment")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--task", choices=methods.TASKS, default="sentiment", help="reviews, or a task of FewCLUE"
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
         choices=methods.METHODS,
-        help="default: all that the task has the texts for",
+        help="if left out, all that the task has the texts for",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=list(range(5)),
+        help="seeds to run; for FewCLUE also draws",
+    )
     parser.add_argument("--out", default="results", help="folder of the results")
     parser.add_argument("--table", action="store_true", help="run nothing, make the tables again")
     methods.add_options(parser)

@@ -87,9 +87,11 @@ def measure(port, clients, seconds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--cores", help="those of the server, as taskset takes them, e.g. 1 or 0-3")
-    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--seconds", type=float, default=6, help="seconds to measure")
     options = parser.parse_args()
     # The processes that are started must find the package where this one does.
     root = str(pathlib.Path(__file__).absolute().parents[1])

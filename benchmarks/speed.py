@@ -63,9 +63,13 @@ METHODS_PEERS = (METHODS_REFERENCE, "keras_ptuning, tensorflow, float32")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--data", help="folder or zip of the reviews, as `load_sentiment` takes it")
-    parser.add_argument("--models", nargs="+", choices=("base", "embedded"))
+    parser.add_argument(
+        "--models", nargs="+", choices=("base", "embedded"), help="models to run; all, if left out"
+    )
     parser.add_argument("--peers", nargs="+", help="only those whose name has one of these in it")
     parser.add_argument(
         "--methods",
@@ -74,9 +78,9 @@ def parse_arguments():
         help="compare tuning methods instead: these, or all",
     )
     parser.add_argument("--labeled", type=int, default=168, help="reviews of the small epoch")
-    parser.add_argument("--reviews", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--reviews", type=int, default=2000, help="reviews to predict")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts in a batch")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, of which the median counts")
     parser.add_argument("--out", default="speed", help="path of the .md and .json to write")
     parser.add_argument("--turn", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()

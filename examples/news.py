@@ -30,16 +30,18 @@ P_TUNING = "[u1][u2][u3][u4][MASK][MASK][u5][u6][u7][u8]{text}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("titles", nargs="*", help="titles to classify in the end")
     parser.add_argument(
         "--checkpoint",
         default="bert-small-zh",
         help="embedded name, folder of a checkpoint, or path of its weights",
     )
-    parser.add_argument("--data", help="folder with tnews/; default: downloaded")
+    parser.add_argument("--data", help="folder with tnews/; downloaded, if left out")
     parser.add_argument("--draw", type=int, default=0, choices=range(5), help="of the labels")
-    parser.add_argument("--epochs", type=int, help="default: as many as the methods take")
+    parser.add_argument("--epochs", type=int, help="if left out, as many as the methods take")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()
 

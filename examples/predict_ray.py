@@ -38,7 +38,7 @@ def parse_arguments():
     parser.add_argument("out", help="folder to write to, made if need be")
     parser.add_argument("--checkpoint", help="what a tuned file was trained with")
     parser.add_argument("--column", default="text", help="the column of the texts")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="texts in a batch")
     parser.add_argument("--workers", type=int, default=2, help="processes that predict")
     parser.add_argument("--address", help="of a Ray cluster; without it, this machine")
     args = parser.parse_args()

@@ -39,7 +39,7 @@ def parse_arguments():
     parser.add_argument("out", help="folder to write to, made if need be")
     parser.add_argument("--checkpoint", help="what a tuned file was trained with")
     parser.add_argument("--column", default="text", help="the column of the texts")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64, help="texts in a batch")
     parser.add_argument("--workers", type=int, default=2, help="files to predict at once")
     parser.add_argument("--master", help="of a Spark cluster; without it, this machine")
     args = parser.parse_args()

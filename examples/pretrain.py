@@ -36,24 +36,33 @@ from keras_ptuning.models import find_model
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], fromfile_prefix_chars="@")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        fromfile_prefix_chars="@",
+    )
     add = parser.add_argument
     add("texts", help="UTF-8 text, or a gzip of it, one document a line")
     add("folder", help="where to write the checkpoint")
     add("--application", choices=["encoder", "lm"], default="encoder", help="BERT or GPT")
-    add("--checkpoint", help="go on from this, its size kept: a folder or an embedded name")
-    add("--vocab", help="default: the checkpoint's; or else one is built from the texts")
+    add("--checkpoint", help="folder or embedded name to continue from, at its size")
+    add("--vocab", help="if left out, the checkpoint's, or one built from the texts")
     add("--min-count", type=int, default=10, help="how often a token of a new vocabulary occurs")
-    add("--layers", type=int, default=3)
+    add("--layers", type=int, default=3, help="blocks of a new model")
     add("--hidden-size", type=int, default=192, help="a multiple of 64")
     add("--length", type=int, default=128, help="tokens of a sequence")
     add("--batch-size", type=int, default=32, help="sequences")
-    add("--steps", type=int, default=20_000)
+    add("--steps", type=int, default=20_000, help="steps of training")
     add("--save-every", type=int, default=100, help="steps")
-    add("--predict-rate", type=float, help="default: 0.15 of the tokens, or all of them for lm")
+    add("--predict-rate", type=float, help="if left out, 0.15 of the tokens, or all for lm")
     add("--whole-words", action="store_true", help="mask whole words, as jieba finds them")
-    add("--optimizer", choices=["adamw", "muon"], default="adamw")
-    add("--learning-rate", type=float, default=1e-3)
+    add(
+        "--optimizer",
+        choices=["adamw", "muon"],
+        default="adamw",
+        help="muon needs fewer steps from scratch",
+    )
+    add("--learning-rate", type=float, default=1e-3, help="the highest rate")
     add("--warmup", type=float, default=0.05, help="share of the steps")
     add("--dropout", type=float, default=0.0, help="in a new configuration too")
     add("--dtype", default="mixed_bfloat16", help="or float32")
@@ -65,7 +74,7 @@ def parse_arguments():
     )
     add("--snapshots", action="store_true", help="keep the weights of each evaluation")
     add("--half", action="store_true", help="half precision in the final safetensors file")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of all that is random")
     args = parser.parse_args()
     args.save_every = min(args.save_every, args.steps)
     if args.steps < 1 or args.steps % args.save_every:

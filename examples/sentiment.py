@@ -33,7 +33,9 @@ PASSES = 5
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("sentences", nargs="*", help="sentences to classify in the end")
     parser.add_argument(
         "--checkpoint",
@@ -49,19 +51,21 @@ def parse_arguments():
     )
     starts = ["unused", "random", "vocabulary", "labels"]
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--prompt-start", choices=starts, default="unused")
+    start.add_argument(
+        "--prompt-start", choices=starts, default="unused", help="where the vectors start"
+    )
     start.add_argument("--prompt-words", help="words for the prompt to start from instead")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
     parser.add_argument(
         "--epochs", type=int, default=10, help=f"of {PASSES} passes each; 0: zero-shot and no more"
     )
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="texts in a batch")
     parser.add_argument(
-        "--learning-rate", type=float, help="default: 1e-2, or 1e-3 with a prompt encoder"
+        "--learning-rate", type=float, help="if left out, 1e-2, or 1e-3 with a prompt encoder"
     )
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument("--tuned", default="sentiment.tuned", help="where to save the prompt")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()

@@ -26,7 +26,9 @@ ZERO_SHOT = "{text}我[MASK]"
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("sentences", nargs="*", help="sentences to classify in the end")
     parser.add_argument(
         "--checkpoint",
@@ -37,16 +39,16 @@ def parse_arguments():
     parser.add_argument("--template", default=PATTERN, help="of the P-tuning; [MASK] comes last")
     parser.add_argument("--labeled", type=int, default=168, help="reviews to learn from")
     parser.add_argument("--epochs", type=int, default=10, help=f"of {PASSES} passes each")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="texts in a batch")
     parser.add_argument(
-        "--learning-rate", type=float, help="default: 1e-2, or 1e-3 with a prompt encoder"
+        "--learning-rate", type=float, help="if left out, 1e-2, or 1e-3 with a prompt encoder"
     )
     parser.add_argument("--auxiliary", action="store_true", help="also predict the whole review")
     parser.add_argument(
         "--prompt-encoder", choices=["lstm", "mlp"], help="what makes the vectors while they train"
     )
     parser.add_argument("--maxlen", type=int, default=128, help="tokens of a review + template")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()
     if args.labeled < 1 or args.epochs < 1:

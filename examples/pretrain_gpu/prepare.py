@@ -26,11 +26,13 @@ CHUNK = 10_000
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("data", help="folder to write")
     parser.add_argument("--texts", nargs="+", required=True, help="files, one document a line")
     parser.add_argument("--e5", required=True, help="e5-small-q4.bin")
-    parser.add_argument("--vocab-size", type=int, default=6000)
+    parser.add_argument("--vocab-size", type=int, default=6000, help="tokens of the vocabulary")
     parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
     parser.add_argument("--held-out", type=int, default=1000, help="documents to evaluate with")
     return parser.parse_args()

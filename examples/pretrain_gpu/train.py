@@ -62,23 +62,25 @@ COMPILING = 10
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     add = parser.add_argument
     add("data", help="folder that prepare.py wrote")
     add("folder", help="where to write the checkpoint")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--start", action="store_true", help="from the teacher's body, of its size")
     kind.add_argument("--causal", action="store_true", help="a GPT; without the teacher")
-    add("--layers", type=int, default=3)
+    add("--layers", type=int, default=3, help="blocks of a new model")
     add("--hidden-size", type=int, default=192, help="a multiple of 64")
     add("--seconds", type=float, default=300, help="of training; the rate falls with time")
     add("--steps", type=int, help="in place of --seconds")
     add("--batch-size", type=int, default=256, help="sequences")
-    add("--learning-rate", type=float, help="default: 4e-3 of Muon, with --start 5e-4 of AdamW")
-    add("--mask-rate", type=float, default=0.2)
+    add("--learning-rate", type=float, help="if left out, 4e-3 of Muon, with --start 5e-4 of AdamW")
+    add("--mask-rate", type=float, default=0.2, help="share of the tokens to mask")
     add("--whole-words", type=float, default=0.5, help="share of sequences where words are masked")
     add("--distill", type=float, default=5.0, help="weight of the loss of vectors; 0: none")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of all that is random")
     args = parser.parse_args()
     if args.hidden_size % 64 or args.hidden_size < 64:
         parser.error(f"--hidden-size must be a multiple of 64. Received: {args.hidden_size}")

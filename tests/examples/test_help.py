@@ -1,0 +1,27 @@
+"""The help of the scripts, read without running them: some need packages that are not here."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPTS = [
+    path
+    for folder in ("examples", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "ArgumentParser(" in path.read_text("utf-8")
+    # Without options that have a default; and two that are next.
+    and path.name not in ("onnx_serving.py", "fewclue.py", "search.py")
+]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_defaults_are_shown(path):
+    """The formatter shows a default only behind a help text."""
+    code = path.read_text("utf-8")
+    assert "formatter_class=argparse.ArgumentDefaultsHelpFormatter" in code
+    for call in ast.walk(ast.parse(code)):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("add", "parser.add_argument"):
+            names = {keyword.arg for keyword in call.keywords}
+            assert "help" in names, ast.unparse(call)
