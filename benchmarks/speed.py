@@ -7,7 +7,7 @@
 Every peer (`peers.py`) does the same work with the same weights and reviews: random weights of a
 BERT-base, 12 x 768 with 21,128 tokens, and the embedded checkpoint. Each turn of a peer is a
 process of its own, and the peers take turns; medians count. Those that are not installed are
-skipped, by name. Texts have up to 128 tokens, beside the template.
+skipped, by name. Texts have up to 128 tokens, and the template.
 
 What is measured: from the first import to a model with its weights; a step of P-tuning at full
 length, and a step of fine-tuning the whole of a classifier; the greatest memory of the process
@@ -15,7 +15,7 @@ until after the P-tuning steps; an epoch of P-tuning, over 168 reviews and over 
 scoring `--reviews`, tokenizing and padding included.
 
 With `--methods` it is, instead, a training step of each tuning method, and the greatest memory of
-the process after the steps, beside PEFT on transformers. Each turn builds one model, and is a
+the process after the steps, next to PEFT on transformers. Each turn builds one model, and is a
 process too. All take the same texts of 128 tokens, with the same masks; of the template's virtual
 tokens PEFT has its own. PEFT's users give `labels` to `BertForMaskedLM`, which predicts the tokens
 of all positions: that is compared, and not what the masks alone would take. PEFT has no adapters of
@@ -287,7 +287,7 @@ def render_methods(model, results, options):
     """The table of one model with `--methods`: medians, and how they compare."""
     lines = [
         f"## Tuning methods, {model}, batches of {options.batch_size}, medians of "
-        f"{options.repeats} turns, beside {METHODS_REFERENCE} (with PEFT)",
+        f"{options.repeats} turns, next to {METHODS_REFERENCE} (with PEFT)",
         "",
         '| method | | step, s | times as fast | of its step of "all" | work of all cores, s | '
         "times as little | peak memory, GiB | share |",

@@ -5,11 +5,12 @@
     python examples/pretrain.py reviews.txt reviews_bert --checkpoint bert-mini-zh --steps 2000 \\
         --learning-rate 1e-3
 
-The last one goes on from a checkpoint, on the texts of a task: the unsupervised regime of
-https://kexue.fm/archives/7764. Stopped at any moment, the same command goes on where it was.
+The last one continues from a checkpoint, on the texts of a task: the unsupervised regime of
+https://kexue.fm/archives/7764. You can stop a command at any moment; the same command continues
+where it stopped.
 
-Options can stand in a file, one a line, given as `@file`. Those of the checkpoints that come with
-the library are beside this script; a BERT that begins as a GPT learns faster:
+Options can be in a file, one a line, given as `@file`. Those of the checkpoints that come with
+the library are next to this script; a BERT that begins as a GPT learns faster:
 
     python examples/pretrain.py corpus.txt.gz gpt @examples/gpt-mini-zh.args
     python examples/pretrain.py corpus.txt.gz bert --checkpoint gpt @examples/bert-mini-zh.args

@@ -41,7 +41,7 @@ def parse_arguments():
         "--checkpoint",
         default="bert-mini-zh",
         help="embedded name, folder of a checkpoint, or path of its weights, such as "
-        "bert_model.ckpt, with bert_config.json and vocab.txt beside it",
+        "bert_model.ckpt, in a folder with bert_config.json and vocab.txt",
     )
     parser.add_argument("--data", help="folder with sentiment.train.data..., or their zip file")
     parser.add_argument("--zero-shot", default=ZERO_SHOT, help="template to compare with")
@@ -76,7 +76,7 @@ def parse_arguments():
 
 
 def accuracy(model, data):
-    """Accuracy on the test reviews, and on those that do not also stand in the training file."""
+    """Accuracy on the test reviews, and on those that are not also in the training file."""
     texts, labels = data["test"]
     scores = model.predict(model.template.dataset(texts, batch_size=64))
     right = np.equal(model.template.decode(scores), labels)

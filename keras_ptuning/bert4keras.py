@@ -1,4 +1,4 @@
-"""P-tuning on a live bert4keras model, for those who must stay on bert4keras and tf_keras.
+"""P-tuning on a live bert4keras model, for scripts that stay on bert4keras and tf_keras.
 
 Needs bert4keras 0.11.5 tf_keras and TensorFlow, and two variables of the environment:
 
@@ -248,7 +248,8 @@ def build_ptuning_model(
             else, or `"all"`, to train everything. Defaults to the template's tokens, if it has
             any that learn; without, the model is a zero-shot classifier.
         model: The architecture, as bert4keras takes it: `"bert"`, `"nezha"`, `"roformer"`,
-            `"albert"`, or a class of these. Defaults to what is found out by looking.
+            `"albert"`, or a class of these. Defaults to what the configuration and the
+            checkpoint say.
         **kwargs: Other arguments of bert4keras's `build_transformer_model`: `application="lm"`
             for a causal language model with BERT's head, `dropout_rate`, `keep_tokens`...
 

@@ -115,7 +115,7 @@ long_words = {"负面": "不好", "正面": ["很", "满意"]}
 fits("beyond", Template("[u1][u30]{text}[MASK][MASK]", long_words, PLAIN_VOCAB, 40))
 learned_words = {"负面": "[v1]", "正面": ["很", "[v2]"]}
 fits("learned", Template("[u1]{text}[MASK]", learned_words, VOCAB, 40))
-# The arrays of `encode` stand in the order of the texts.
+# The arrays of `encode` are in the order of the texts.
 results["order"] = [theirs.predict(masked.encode(TEXTS), verbose=0), results["masked-scores"][0]]
 theirs.save_tuned(f"{FOLDER}/masked.tuned")
 lm_theirs.save_tuned(f"{FOLDER}/causal.tuned")
@@ -451,7 +451,7 @@ def test_page(results, folder, capsys):
 
 
 def test_steps_of_the_page():
-    """What the page shows step by step stands in one of the complete scripts, or in both."""
+    """What the page shows step by step is in one of the complete scripts, or in both."""
     scripts = {name: page_script(name, {}) for name in ("bridge", "native")}
     steps = PAGE.read_text("utf-8").split("## Step by step")[1].split("## Moving weights")[0]
     blocks = re.findall(r"```python\n(.*?)```", steps, re.DOTALL)

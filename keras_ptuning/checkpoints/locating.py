@@ -27,7 +27,7 @@ WEIGHTS = (
     # What a trainer leaves in the folder of the weights are no weights.
     r"(?!training_args|optimizer|scheduler).*\.(safetensors|bin)",
 )
-# Beside a Hugging Face model, and about other things than its architecture.
+# In the folder of a Hugging Face model, and not about its architecture.
 _OTHER_JSON = (
     ".index.json",
     "generation_config.json",

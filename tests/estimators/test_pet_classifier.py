@@ -85,7 +85,7 @@ def trainings(monkeypatch):
                 model=self, data=x, epochs=epochs, weights=weights, rate=rate, seeds=seeds
             )
         )
-        # So that going on from here would show.
+        # So that continuing from here would show.
         self.set_weights([w + 1 for w in weights])
         return SimpleNamespace(history={"loss": [0.0]})
 

@@ -31,7 +31,7 @@ def run(*arguments, cwd, example="sentiment.py"):
 
 @pytest.fixture
 def data(tmp_path):
-    """Little files in the layout of the real ones; one test review also stands in train."""
+    """Little files in the layout of the real ones; one test review is also in train."""
     for split, n in (("train", 20), ("valid", 6), ("test", 5)):
         start = 0 if split == "train" else 16 if split == "test" else 40
         lines = [
@@ -53,7 +53,7 @@ def test_story(small_bert, data):
     assert results["trainable_parameters"] == 8 * 32
     assert results["arguments"]["labeled"] == 8 and results["arguments"]["seed"] == 0
     assert {"valid_acc", "test_acc", "zero_shot_test_acc"} <= set(results)
-    # Of the five test reviews the first four stand in train: one is left.
+    # Of the five test reviews the first four are in train: one is left.
     assert results["test_acc_deduplicated"] in (0.0, 1.0)
     assert done.stdout.splitlines()[-2].endswith("%)  屏幕不好")
     assert (data / "my.tuned").stat().st_size < 10_000
@@ -227,7 +227,7 @@ def test_reproduce_all_methods(small_bert, data):
 
 @pytest.mark.slow
 def test_reproduce(small_bert, data):
-    """It goes on with another pattern; and what cannot run leaves what is there alone."""
+    """It continues with another pattern. What cannot run changes no file."""
     options = reproduce_options(small_bert, data)
     first = "--methods", "zero-shot", "few-shot", "tf-idf", "--patterns", "P1", "P3"
     done = run(*options, *first, cwd=data, example=GRID)

@@ -193,7 +193,7 @@ def test_grid(reference):
     assert len(runs) == RUNS and {"zero-shot-P1.json", "tf-idf.json", "fine-tuning-2.json"} < {
         *runs
     }
-    # Two of the ten test texts also stand in the training file, the first of which is wrong.
+    # Two of the ten test texts are also in the training file, the first of which is wrong.
     assert runs["few-shot-P1-0.json"].pop("seconds") >= 0
     assert runs["few-shot-P1-0.json"] == {
         "method": "few-shot",

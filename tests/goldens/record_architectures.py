@@ -12,7 +12,7 @@ Three environments, as no one has all of them (for bert4keras see `record_bert4k
     python tests/goldens/record_architectures.py bert4keras
 
 The models are the random ones of `tests/small_checkpoints.py`, so this needs no download. Each
-writes one file beside itself, or in the folder given as `--output`: `transformers_`,
+writes one file into its own folder, or into the one given as `--output`: `transformers_`,
 `transformers_nezha_` or `bert4keras_architectures.npz`, with logits of every second token of the
 vocabulary, and 0 for padding. Hugging Face's loading must miss no tensor, and have none left over.
 """

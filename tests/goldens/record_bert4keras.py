@@ -6,7 +6,7 @@ years, hence `--no-deps`):
     pip install tensorflow tf-keras jieba && pip install --no-deps bert4keras==0.11.5
     TF_KERAS=1 TF_USE_LEGACY_KERAS=1 python tests/goldens/record_bert4keras.py
 
-The model is the random one of `tests/small_bert.py`, so this needs no download. It writes, beside
+The model is the random one of `tests/small_bert.py`, so this needs no download. It writes, next to
 itself, `bert4keras_logits.npz`, `bert4keras_lm.npz`, `bert4keras_ptuning.npz`,
 `bert4keras_tokens.json`, and of the checkpoints that come with the library `bert4keras_assets.npz`
 (with `--only-assets` nothing else); with `--sentiment FOLDER --vocab vocab.txt` also

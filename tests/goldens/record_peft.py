@@ -6,7 +6,7 @@ Run in an environment of its own:
     python tests/goldens/record_peft.py
 
 The models are the random ones of `tests/small_checkpoints.py` and `tests/small_gpt2.py`, without
-dropout, so this needs no download. It writes `peft.npz` beside itself.
+dropout, so this needs no download. It writes `peft.npz` next to itself.
 
 A step is one of gradient descent without momentum. The loss is the mean cross-entropy of one token
 of each text, a mask or the last one, over the whole vocabulary.

@@ -2,7 +2,7 @@
 
     pip install torch numpy && python tests/goldens/record_prompt_encoder.py
 
-Writes, beside itself, `torch_prompt_encoder.npz`: the weights under PyTorch's names, an input, the
+Writes `torch_prompt_encoder.npz` next to itself: the weights under PyTorch's names, an input, the
 output of the LSTM and of all.
 """
 

@@ -6,7 +6,7 @@ Run in an environment of its own:
     python tests/goldens/record_transformers.py
 
 The model is the random one of `tests/small_gpt2.py`, so this needs no download. It writes
-`transformers_gpt2.npz` beside itself.
+`transformers_gpt2.npz` next to itself.
 """
 
 import pathlib

@@ -177,7 +177,7 @@ def test_each_method(make_tuned, small_bert, reviews, tmp_path, name):
     np.testing.assert_array_equal(scores(whole), scores(model))
     # What a network made is not computed again.
     np.testing.assert_allclose(scores(loaded), scores(model), rtol=1e-6, atol=1e-6)
-    # Both go on: the one as if it had never been saved.
+    # Both continue: the one as if it had never been saved.
     whole.run_eagerly = True
     loaded.compile(keras.optimizers.Adam(1e-3), run_eagerly=True)
     assert train(loaded, reviews)[-1] < losses[0]

@@ -91,7 +91,7 @@ def test_a_gpt_needs_a_causal_template():
         build_ptuning_model("gpt-mini-zh", template=template)
     template = Template("{text}我[MASK]", {0: "不", 1: "很"}, "gpt-mini-zh", causal=True)
     model = build_ptuning_model("gpt-mini-zh", template=template)
-    # Even a small one knows which goes on better.
+    # Even a small one knows which continues better.
     scores = model.predict(template.dataset(["这个菜不好吃，我不喜欢，"]), verbose=0)
     assert scores.shape == (1, 2) and (scores < 0).all() and (scores > -12).all()
 

@@ -163,7 +163,7 @@ def test_packed_documents_do_not_see_each_other(small_bert, application):
     for first, end in ((0, 5), (5, 9), (9, 14)):
         for source in range(first + 1, min(end, 12)):
             assert seen_by(model, source) == list(range(source if causal else first, end))
-    # The first one stands where it would stand alone, and so must be the same.
+    # The first one is where it would be alone, and so must be the same.
     alone = build_transformer_model(*small_bert[:2], application=application)
     np.testing.assert_allclose(
         predict(model, DOCUMENTS)[0, :5], predict(alone, DOCUMENTS[:, :5])[0], atol=1e-5

@@ -120,7 +120,7 @@ def test_an_epoch_goes_on_where_the_last_stopped(tokenizer, documents, batch_siz
 
 
 def test_a_batch_depends_on_its_number_alone(tokenizer, documents):
-    """What makes an interrupted training go on as if nothing had been."""
+    """By this an interrupted training continues as if nothing had been."""
 
     def make(seed=1):
         return PackedDataset(documents, tokenizer, length=16, batch_size=8, steps=4, seed=seed)

@@ -149,7 +149,7 @@ def test_the_most_frequent_tokens_come_first():
     counts = [characters[t] for t in vocab if "\u4e00" <= t <= "\u9fff"]
     assert counts == sorted(counts, reverse=True)
     assert len(counts) == sum("\u4e00" <= c <= "\u9fff" and n > 2 for c, n in characters.items())
-    # Letters and digits stand in every vocabulary; those that never occur are the last.
+    # Letters and digits are in every vocabulary; those that never occur are the last.
     assert vocab[-1] == "z"
 
 
@@ -271,7 +271,7 @@ def test_a_vocabulary_of_words_is_known_by_its_words():
     assert tokenizer.tokenize(text) == ["物流", "很", "快", "，", "很", "满意", "ok", "##ay"]
     characters = Tokenizer(WORDS, pre_tokenize=False)
     assert characters.tokenize(text) == [*"物流很快，很满意", "ok", "##ay"]
-    # One in a hundred; fewer can stand in any vocabulary.
+    # One in a hundred; fewer can be in any vocabulary.
     fillers = [f"word{i}" for i in range(200 - len(vocabulary()))]
     assert Tokenizer([*vocabulary(), *fillers, "满意"]).pre_tokenize is False
     assert Tokenizer([*vocabulary(), *fillers, "满意", "物流", "快递"]).pre_tokenize == "jieba"

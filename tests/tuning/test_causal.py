@@ -62,7 +62,7 @@ def test_words_of_several_tokens_in_one_pass(causal_bert, architecture, tmp_path
 
 
 def test_continuations():
-    """Beginnings stand once, right before what continues them."""
+    """Beginnings come once, right before what continues them."""
     words = [[7, 1], [5, 6, 2], [5, 8, 9], [5], [4]]
     tokens, reach, slots = lay_out_continuations(words)
     assert (tokens, reach) == ([5, 6, 8, 7], [2, 1, 2, 3])

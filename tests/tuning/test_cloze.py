@@ -173,7 +173,7 @@ def test_batches_of_changing_length(make_model, make_template):
 
 
 def test_each_epoch_has_its_own_batches(make_model, make_template, reviews):
-    """Also where training goes on, in the same process or, by `initial_epoch`, in another."""
+    """Also where training continues, in the same process or, by `initial_epoch`, in another."""
     dataset = make_template().dataset(*reviews, batch_size=8)
     epochs = []
     model = make_model()
@@ -454,7 +454,7 @@ def test_soft_labels(make_model, make_template):
 
 
 def test_label_tokens_learn(make_model, make_template, reviews):
-    """Their rows in the projection do, beside chosen words, and start as these."""
+    """Their rows in the projection do, next to chosen words, and start as these."""
     template = make_template("[u1][MASK]{text}", {"负面": ["不", "[v1]"], "正面": ["很", "[v2]"]})
     model = make_model(template)
     table, ids = ops.convert_to_numpy(model.embedding.embeddings), template.tokenizer.token_to_id

@@ -32,7 +32,7 @@ def rows(words):
 
 
 def template(virtual=3, labels=LABELS, masks=1, label_tokens=()):
-    """A template; `label_tokens` are the `[unused]` rows that stand among its words."""
+    """A template; `label_tokens` are the `[unused]` rows that are among its words."""
     pattern = "".join(f"[u{i + 1}]" for i in range(virtual)) + "[MASK]" * masks + "{text}"
     made = Template(pattern, labels, VOCAB)
     made.label_token_ids = [IDS[token] for token in label_tokens]
@@ -197,7 +197,7 @@ def test_prompt_table(model):
     assert [line.split()[0] for line in lines] == ["[u1]", "[u2]", "[v1]"]
     assert "书 1.00" in lines[0] and " 5.00 " in lines[2]
 
-    # In a terminal the columns stand below each other.
+    # In a terminal the columns are below each other.
     def wide(line):
         return "".join(c + "_" * (unicodedata.east_asian_width(c) in "WF") for c in line)
 
