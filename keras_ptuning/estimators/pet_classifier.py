@@ -24,38 +24,38 @@ SHARE = 0.25
 class PetClassifier(TextEstimator):
     """Pattern-exploiting training (PET, iPET): a scikit-learn estimator for few labels, many texts.
 
-    A language model is trained whole on the labelled texts for each template. Together they give
-    the unlabelled texts soft labels, and from these an ordinary classifier learns, which predicts.
+    For each template, a language model is trained on the labelled texts, with all its weights.
+    Together these models give the unlabelled texts soft labels. An ordinary classifier learns from
+    the soft labels, and this classifier predicts.
 
     Args:
         templates: List of `Template`, with the same labels in the same order, over the vocabulary
             of the checkpoint. Their words may differ.
         checkpoint: As in `PromptClassifier`, of a masked language model. Defaults to
             `"bert-mini-zh"`.
-        weighting: How much each template counts: `"uniform"`, all the same, or `"zero-shot"`, as
-            much as its share of right answers to the labelled texts before training. Defaults to
-            `"uniform"`.
-        temperature: Float, which the ensemble's scores are divided by for the soft labels; the
-            greater, the softer. Defaults to `2.0`.
-        generations: Integer, how often the models of the templates are trained. 1 is PET; the
-            paper's iPET with `k` further generations is `k + 1`. Each but the first learns also
-            from unlabelled texts with the labels that some of the others gave them, and starts from
-            the checkpoint again. Defaults to `1`.
-        growth: Integer, how many times as many texts each generation has as the one before. Where a
-            label is not given so often, all texts with it are taken. Defaults to `5`.
+        weighting: How much each template counts. `"uniform"`: all count the same. `"zero-shot"`: a
+            template counts as much as its accuracy on the labelled texts before training. Defaults
+            to `"uniform"`.
+        temperature: Float. The scores of the ensemble are divided by it to make the soft labels. A
+            greater one makes them softer. Defaults to `2.0`.
+        generations: Integer, how often the models of the templates are trained. 1 is PET. The
+            paper's iPET with `k` further generations is `k + 1`. Each generation starts from the
+            checkpoint again. From the second on, a model also learns from unlabelled texts, with
+            labels that some of the other models gave them. Defaults to `1`.
+        growth: Integer. Each generation has `growth` times as many texts as the one before. If
+            there are too few texts of a label, all of them are taken. Defaults to `5`.
         auxiliary: Whether the models of the templates also predict other words of their texts,
-            masked at random, as in `build_ptuning_model`, whose loss is that of the seeds of this
-            library: over the whole vocabulary, each word as much as an answer. (In the paper it is
-            over the label words, and words of unlabelled texts count a ten-thousandth.) Defaults to
-            `True`.
+            masked at random, as in `build_ptuning_model`. The loss is over the whole vocabulary,
+            and a word counts as much as an answer. (In the paper the loss of an answer is over the
+            label words, and words of unlabelled texts count a ten-thousandth.) Defaults to `True`.
         learning_rate: Float, of Adam, falling to 0. Defaults to that of `ClozeModel.compile` with
             all weights, which depends on the size of the model.
         epochs: Integer, passes over the labelled texts. Further generations, with more texts, take
             about as many steps. Defaults to `10`.
         distill_epochs: Integer, passes over the unlabelled texts. Defaults to `3`.
         batch_size: Integer. Defaults to `32`.
-        random_state: Integer below 2**32, what all that is random depends on: `fit` sets the
-            global seeds by it. Defaults to `0`.
+        random_state: Integer below 2**32. `fit` sets the global seeds by it, so the same number
+            gives the same result. Defaults to `0`.
         verbose: As in `keras.Model.fit`, for `fit`, `predict`, `predict_proba` and `score`; 0 for
             silence. Defaults to `"auto"`, progress bars.
 

@@ -41,26 +41,27 @@ class PromptClassifier(TextEstimator):
             template that has some: `[u1]`, `[u2]`...
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
-        classifier: As in `build_ptuning_model`. Defaults to `True` with `normalization="labels"`,
-            but for `tune="prompt"`.
+        classifier: Whether a dense layer next to the cloze learns too, as in `build_ptuning_model`.
+            Defaults to `True`, but to `False` with `tune="prompt"` or another `normalization`.
         ensemble: Integer, how many prompts train and answer together, as in
-            `build_prompt_ensemble`; needs `tune="prompt"`. Defaults to `None`, one.
+            `build_prompt_ensemble`. It needs `tune="prompt"`. Defaults to `None`, one prompt.
         learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
             steps and then falls to 0. Defaults to the smallest that the methods recommend, as in
-            `ClozeModel.compile`. That of the classifier is 5e-3.
+            `ClozeModel.compile`. The dense layer has a rate of its own, 5e-3.
         epochs: Integer, the most passes over the labelled texts. Defaults to as many as the methods
-            need, at least 4. LoRA and the whole model need 60 steps, but no more than 10 passes;
-            other methods 250 steps. Of several methods the one with the fewest steps decides.
+            need, at least 4. LoRA and the whole model need 60 steps, but no more than 10 passes.
+            Other methods need 250 steps. Of several methods the one with the fewest steps decides.
         batch_size: Integer. Defaults to `16`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
-            has not fallen for `patience` epochs, and the best epoch counts. 0 for neither. Where a
-            label has a single text, or that share has no place for each label, there is neither,
-            and a warning. Defaults to `0`: few labels are worth more in training.
+            has not fallen for `patience` epochs, and the weights of the best epoch are kept. With 0
+            no text is held out. If a label has a single text, or the share is too small for one
+            text of each label, no text is held out either, and there is a warning. Defaults to `0`,
+            because few labels are worth more in training.
         patience: Integer. Defaults to `10`.
         class_weight: How much a text counts in the loss, by its label, as in `ClozeModel.fit`: a
             dictionary from labels to numbers, or `"balanced"`. Defaults to `None`, all the same.
-        random_state: Integer below 2**32, what all that is random depends on: `fit` sets the
-            global seeds to it. Defaults to `0`.
+        random_state: Integer below 2**32. `fit` sets the global seeds to it, so the same number
+            gives the same result. Defaults to `0`.
         verbose: As in `keras.Model.fit`, for `fit`, `predict`, `predict_proba` and `score`; 0 for
             silence. Defaults to `"auto"`, a progress bar.
 

@@ -11,14 +11,14 @@ KINDS = {"houlsby": ("MultiHeadSelfAttention", "FeedForward"), "pfeiffer": ("Fee
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class Adapter(Method):
-    """Puts a bottleneck behind attention and feed-forward, before their output is added.
+    """Puts a small network behind attention and feed-forward, before their output is added.
 
-    It starts close to the identity. A checkpoint has no place for it.
+    It has a bottleneck, and starts close to the identity. A checkpoint has no place for it.
 
     Args:
         size: Integer. The size of the bottleneck. Defaults to `48`.
-        kind: `"houlsby"`, behind both; or `"pfeiffer"`, behind feed-forward alone. Defaults to
-            `"houlsby"`.
+        kind: `"houlsby"`: one behind each of both. `"pfeiffer"`: behind feed-forward alone.
+            Defaults to `"houlsby"`.
 
     Raises:
         ValueError: if `size` is not a positive integer, or there is no such kind.

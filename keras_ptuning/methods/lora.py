@@ -9,16 +9,16 @@ from keras_ptuning.methods.method import Method, named_weights
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class LoRA(Method):
-    """Adds to the kernels of dense layers a product of two small matrices, which train.
+    """Adds a product of two small matrices to the kernels of dense layers, and trains these.
 
-    The second one starts at 0, so the model starts as the pretrained one. `merge` adds the products
-    to the kernels for prediction; checkpoints have them merged.
+    The second matrix starts at 0, so the model starts as the pretrained one. `merge` adds the
+    products to the kernels for prediction. In checkpoints they are merged.
 
     Args:
-        rank: Integer. The size between the two matrices. Defaults to `8`.
-        alpha: Number. The product counts `alpha / rank` times. Defaults to `16`.
-        layers: Names of dense layers: those in attention, `"query"`, `"key"`, `"value"` and
-            `"output"`; in feed-forward, `"inner"` and `"outer"`; of each block. Or of others, such
+        rank: Integer. The size that the two matrices share. Defaults to `8`.
+        alpha: Number. The product is multiplied by `alpha / rank`. Defaults to `16`.
+        layers: Names of dense layers. In each block attention has `"query"`, `"key"`, `"value"` and
+            `"output"`, and feed-forward has `"inner"` and `"outer"`. Other layers have names such
             as `"MLM-Dense"`. Defaults to `("query", "value")`.
 
     Raises:

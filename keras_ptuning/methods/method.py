@@ -23,9 +23,11 @@ class Method:
     Attributes, of the class:
         name: What `tune` and the files call it.
         settings: The names of its arguments.
-        learning_rate: That of Adam, where `compile` is given no optimizer.
-        steps: Steps that `PromptClassifier` trains for, in at most so many `passes` over the texts.
-        pretrained_rate: Whether that is for a BERT-base, and smaller models take a larger one.
+        learning_rate: The rate of Adam, if `compile` gets no optimizer.
+        steps: Steps that `PromptClassifier` trains for.
+        passes: The most passes over the texts that `PromptClassifier` takes for these steps.
+        pretrained_rate: Whether `learning_rate` is for BERT-base, and smaller models take a larger
+            one.
         merges: Whether a checkpoint can have what it trained.
     """
 
@@ -74,11 +76,11 @@ class Method:
         assign(self.weights(model), tensors)
 
     def saved_as(self):
-        """The method that `load`s the tensors, where it is not this one."""
+        """The method whose `load` takes the tensors, if it is not this one."""
         return self
 
     def default_learning_rate(self, model):
-        """That of Adam, where `compile` is given no optimizer, for a model of this size."""
+        """The rate of Adam for a model of this size, if `compile` gets no optimizer."""
         if not self.pretrained_rate:
             return self.learning_rate
         # Between what suits 768 numbers and 192, of which both were tried, and no larger.

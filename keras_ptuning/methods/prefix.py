@@ -13,18 +13,19 @@ from keras_ptuning.methods.words import text_ids
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class Prefix(Method):
-    """Virtual tokens whose keys and values train in each block, and which all tokens look at.
+    """Trains keys and values of virtual tokens in each block. All tokens attend to them.
 
-    With a cloze this is prefix-tuning, and with a `[CLS]` head, `build_classifier`, P-tuning v2.
-    In a causal model the text's positions continue those of the prefix. A masked model's texts
-    begin at position 0, as in pretraining. A checkpoint has no place for a prefix.
+    With a cloze this is prefix-tuning. With a `[CLS]` head (`build_classifier`) it is P-tuning v2.
+    In a causal model the positions of the text continue those of the prefix. In a masked model the
+    text begins at position 0, as in pretraining. A checkpoint has no place for a prefix.
 
     Args:
         length: Integer. The number of virtual tokens. Defaults to `20`.
-        reparametrize: `None`, keys and values are the numbers that learn; or `"mlp"`, a small
-            network makes them while training. A tuned file has what it makes. Defaults to `None`.
-        start: `"random"`; or a word, or list of words, whose keys and values in the pretrained
-            model are the start. They are repeated or cut to `length` tokens. Defaults to
+        reparametrize: `None`: keys and values themselves learn. `"mlp"`: a small network makes them
+            while they train, and learns. A tuned file has keys and values, without the network.
+            Defaults to `None`.
+        start: `"random"`; or a word, or a list of words. Their keys and values in the pretrained
+            model are the start. The words are repeated or cut to `length` tokens. Defaults to
             `"random"`.
 
     Raises:

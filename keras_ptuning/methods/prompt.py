@@ -23,21 +23,25 @@ class Prompt(Method):
     This is P-tuning. With label words that learn, and `normalization="labels"`, it is WARP.
 
     Args:
-        start: How the virtual tokens start: `"unused"`, as the vocabulary's `[unused]` rows (new
-            random vectors where it has none); `"random"`; `"vocabulary"`, as tokens drawn from the
-            5,000 most frequent; `"labels"`, as the label words; or a list of words, e.g.
-            `["感觉很满意"]`, whose tokens they start as, in turn. Drawn with NumPy's global seed,
-            which `keras.utils.set_random_seed` sets. Defaults to `"unused"`.
-        encoder: What makes the virtual tokens' vectors while they train: `None`, they are the
-            numbers that learn; `"lstm"` or `"mlp"`, a small network does (`PromptEncoder`). A tuned
-            file has what it makes. Defaults to `None`.
-        label_start: How label words that learn start: `None`, as the mean of their label's other
-            words, or else as the vocabulary's `[unused]` rows; `"mask"`, as `[MASK]`; or a list of
-            words, one for each. Defaults to `None`.
+        start: The vectors that the virtual tokens start as. Defaults to `"unused"`.
+
+            - `"unused"`: the vocabulary's `[unused]` rows, or random vectors if it has none;
+            - `"random"`: random vectors;
+            - `"vocabulary"`: tokens drawn from the 5,000 most frequent;
+            - `"labels"`: the label words;
+            - a list of words, e.g. `["感觉很满意"]`: their tokens, one after the other.
+
+            What is drawn depends on NumPy's global seed, which `keras.utils.set_random_seed` sets.
+        encoder: What makes the vectors while they train. `None`: the vectors themselves learn.
+            `"lstm"` or `"mlp"`: a small network makes them, and learns (`PromptEncoder`). A tuned
+            file has the vectors, without the network. Defaults to `None`.
+        label_start: The vectors that label words start as, if they learn. `None`: the mean of the
+            other words of the label, or the vocabulary's `[unused]` rows if it has no others.
+            `"mask"`: `[MASK]`. Or a list of words, one for each. Defaults to `None`.
 
     Raises:
         ValueError: if there is no such encoder or start. When the model is built: if the template
-            has no tokens that learn, or not those that an argument is about.
+            has no tokens that learn, or lacks the kind of token that an argument is for.
 
     Example:
 

@@ -6,14 +6,14 @@ from keras_ptuning.checks import check_finite
 
 
 def calibrate(scores, reference):
-    """Takes out of a cloze's scores what the label words get without regard to the text.
+    """Corrects the scores of a cloze, which favours some label words whatever the text says.
 
-    Each label's log-probability, among the labels, is reduced by the logarithm of its mean
-    probability over reference texts. These choose the method:
+    The log-probability of each label, among the labels, is reduced by the logarithm of its mean
+    probability over reference texts. Two kinds of reference texts are usual:
 
-    - texts without content, `["", "[MASK]", "N/A"]`, as they are written: contextual calibration;
-    - unlabelled texts of the task, or the texts to predict themselves: prior correction, which
-      takes the labels to be about equally frequent.
+    - texts without content, `["", "[MASK]", "N/A"]`: contextual calibration;
+    - unlabelled texts of the task, or the texts to predict themselves: prior correction. It
+      assumes that the labels are about equally frequent.
 
     Args:
         scores: Array of shape `(n, num_labels)`, as `ClozeModel.predict` returns it.

@@ -28,8 +28,8 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
 
     Args:
         filepath: Path of a file that `save_tuned` wrote, or `save_prompt` of version 0.1.0.
-        config_path: Path of a checkpoint's folder, or the name of an embedded one, and nothing
-            else is needed; or path of a configuration, or a dictionary with what is in one.
+        config_path: Path of a checkpoint's folder, or the name of an embedded one; nothing else is
+            needed then. Or the path of a configuration, or a dictionary with what is in one.
         checkpoint_path: The checkpoint, as `build_ptuning_model` takes it.
         vocab: What `Tokenizer` takes as its vocabulary. Defaults to the one in the same folder.
         **kwargs: Other arguments of `build_ptuning_model`, or of the function that built the model,
@@ -127,8 +127,8 @@ def check_backbone(filepath, content, fingerprint, checkpoint):
 def load_model(filepath, **kwargs):
     """Loads a whole model.
 
-    This is `keras.models.load_model`, which loads such files too once `keras_ptuning` is imported,
-    with errors that are easier to read. A file that was saved with one backend loads with all.
+    `keras.models.load_model` does the same once `keras_ptuning` is imported. This function has
+    errors that are easier to read. A file that was saved with one backend loads with all.
 
     Args:
         filepath: Path of a `.keras` file that `save` of a model or of a classifier wrote.
