@@ -293,8 +293,8 @@ def build_ptuning_model(
         )
     if tune == "prompt" and not template.tuned_names:
         raise ValueError(
-            f"The template {template.pattern!r} has no virtual tokens [u1], [u2]..., and its label "
-            "words none that learn, so there is no prompt to train. Received: tune='prompt'."
+            f"The template {template.pattern!r} has no virtual tokens [u1], [u2]..., and no label "
+            "word that learns, so there is no prompt to train. Received: tune='prompt'."
         )
     reserved = {"layers", "with_mlm", "with_pool", "with_nsp", "prefix", "return_keras_model"}
     reserved &= set(kwargs)

@@ -236,8 +236,8 @@ class PetClassifier(TextEstimator):
             received = f"Received: template {i}, {template.pattern!r}"
             if template.causal:
                 raise ValueError(
-                    "An ordinary classifier, which is to learn from the templates, needs a masked "
-                    f"language model, and causal templates another one. {received}."
+                    "PET needs templates of a masked language model, whose classifier learns from "
+                    f"them. {received}, which is causal."
                 )
             if template.label_names != first.label_names:
                 raise ValueError(

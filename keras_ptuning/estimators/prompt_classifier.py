@@ -42,7 +42,8 @@ class PromptClassifier(TextEstimator):
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         classifier: Whether a dense layer next to the cloze learns too, as in `build_ptuning_model`.
-            Defaults to `True`, but to `False` with `tune="prompt"` or another `normalization`.
+            Defaults to `True`; to `False` if tokens of the template alone train, or with another
+            `normalization`.
         ensemble: Integer, how many prompts train and answer together, as in
             `build_prompt_ensemble`. It needs `tune="prompt"`. Defaults to `None`, one prompt.
         learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
@@ -242,7 +243,7 @@ class PromptClassifier(TextEstimator):
                 if names:
                     why = f"There is a single text of {' and of '.join(map(repr, names))}"
                 warnings.warn(
-                    f"{why}, so that none are held out: training takes all of its epochs, without "
+                    f"{why}, so no text is held out: training takes all of its epochs, without "
                     "early stopping. Give more texts, or `validation_fraction=0`.",
                     stacklevel=3,
                 )

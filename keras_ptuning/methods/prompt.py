@@ -79,8 +79,8 @@ class Prompt(Method):
         pattern = template.pattern
         if not template.tuned_names:
             raise ValueError(
-                f"The template {pattern!r} has no virtual tokens [u1], [u2]..., and its label "
-                f"words none that learn, so there is no prompt to train. Received: {self!r}."
+                f"The template {pattern!r} has no virtual tokens [u1], [u2]..., and no "
+                f"label word that learns, so there is no prompt to train. Received: {self!r}."
             )
         for argument, value, tokens, what in (
             ("start", self.start != "unused", template.virtual_ids, "virtual tokens [u1], [u2]..."),

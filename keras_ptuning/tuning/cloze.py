@@ -141,7 +141,7 @@ class ClozeModel(LabelModel):
         if not isinstance(embedding, PtuningEmbedding):
             raise ValueError(
                 f"The template {self.template.pattern!r} has no virtual tokens [u1], [u2]..., and "
-                "its label words none that learn, so there is no prompt."
+                "no label word that learns, so there is no prompt."
             )
         return embedding
 

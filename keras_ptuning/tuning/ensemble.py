@@ -57,7 +57,7 @@ class PromptEnsemble(ClozeModel):
             for m in read_methods(tune, template)
         ):
             raise ValueError(
-                "An ensemble is of prompts without an encoder, and they must not all start alike: "
+                "The prompts of an ensemble have no encoder, and start from different vectors: "
                 "use tune=Prompt(start='vocabulary') or tune=Prompt(start='random'). Received: "
                 f"tune={tune!r}."
             )

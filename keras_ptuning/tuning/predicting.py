@@ -255,8 +255,8 @@ def _predict(model, texts, names, file, path, batch_size, count, verbose):
     progress = _read_progress(path, start)
     if progress is None and file.seek(0, os.SEEK_END):
         raise FileExistsError(
-            f"The file {file.name!r} is no interrupted prediction: there is no {path!r}. It would "
-            "be overwritten. Move it, or give another name to write to."
+            f"The file {file.name!r} is not of interrupted predictions: there is no {path!r}. "
+            "It would be overwritten. Move it, or give another name to write to."
         )
     progress = progress or start
     file.seek(0)
@@ -313,8 +313,8 @@ def _read_progress(path, start):
         return {key: type(value)(found[key]) for key, value in start.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"The file {path!r} is damaged ({error!r}), or is none that interrupted predictions "
-            "left. Move or delete it to predict the texts from the start."
+            f"The file {path!r} is damaged ({error!r}), or was not left by interrupted "
+            "predictions. Move or delete it to predict the texts from the start."
         ) from None
 
 

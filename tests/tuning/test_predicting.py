@@ -225,7 +225,7 @@ def test_the_texts_are_not_overwritten(tmp_path, model, name):
 def test_files_of_others_stay(tmp_path, model, texts):
     out, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part"
     part.write_text("half of a download")
-    with pytest.raises(FileExistsError, match=r"out\.jsonl\.part' is no interrupted prediction"):
+    with pytest.raises(FileExistsError, match=r"out\.jsonl\.part' is not of interrupted"):
         predict_to_file(model, texts, out, verbose=0)
     assert part.read_text() == "half of a download" and files(out) == ["out.jsonl.part"]
     part.unlink()
@@ -235,7 +235,7 @@ def test_files_of_others_stay(tmp_path, model, texts):
         predict_to_file(model, texts, out, verbose=0)
     assert part.read_text().startswith("half of a download")
     (tmp_path / "out.jsonl.progress").write_text("mine")
-    with pytest.raises(ValueError, match="is none that interrupted predictions left"):
+    with pytest.raises(ValueError, match="was not left by interrupted"):
         predict_to_file(model, texts, out, verbose=0)
     assert (tmp_path / "out.jsonl.progress").read_text() == "mine"
 
