@@ -13,11 +13,11 @@ from keras_ptuning.methods.words import text_ids
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class Prefix(Method):
-    """Trains keys and values of virtual tokens in each block. All tokens attend to them.
+    """Virtual tokens whose keys and values train in each block, and which all tokens look at.
 
-    With a cloze this is prefix-tuning. With a `[CLS]` head (`build_classifier`) it is P-tuning v2.
-    In a causal model the positions of the text continue those of the prefix. In a masked model the
-    text begins at position 0, as in pretraining. A checkpoint has no place for a prefix.
+    With a cloze this is prefix-tuning, and with a `[CLS]` head, `build_classifier`, P-tuning v2.
+    In a causal model the text's positions continue those of the prefix. A masked model's texts
+    begin at position 0, as in pretraining. A checkpoint has no place for a prefix.
 
     Args:
         length: Integer. The number of virtual tokens. Defaults to `20`.
