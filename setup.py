@@ -63,6 +63,7 @@ setup(
             "build",
             "import-linter",
             "matplotlib",
+            "mypy",
             "pandas",
             "pyarrow",
             "pytest",

@@ -2,10 +2,14 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
+# What many public functions take.
+Path = str | os.PathLike[str]
+Label = str | int
+Texts = Collection[str] | Collection[tuple[str, str]]
 # The seeds that NumPy's global generator takes.
 GREATEST_SEED = 2**32 - 1
 

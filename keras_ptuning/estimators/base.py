@@ -5,12 +5,15 @@ import math
 import os
 import warnings
 import zipfile
+from collections.abc import Collection
+from typing import Any, Self
 
 import keras
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from keras_ptuning.checks import Label, Path, Texts
 from keras_ptuning.files import check_archive, check_file, parse_json, replacing
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.loading import load_model
@@ -68,7 +71,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         model.compile(optimizer)
         return model.fit(data, epochs=epochs, verbose=self.verbose, **kwargs).history
 
-    def predict_proba(self, texts):
+    def predict_proba(self, texts: Texts) -> np.ndarray:
         """The probability of each label, among the labels.
 
         Args:
@@ -104,7 +107,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         columns = [names.index(label) for label in self.classes_.tolist()]
         return keras.ops.convert_to_numpy(keras.ops.softmax(scores[:, columns]))
 
-    def predict(self, texts):
+    def predict(self, texts: Texts) -> np.ndarray:
         """The most probable label of each text.
 
         Args:
@@ -116,7 +119,12 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         probabilities = self.predict_proba(texts)
         return self.classes_[probabilities.argmax(axis=1)]
 
-    def score(self, texts, labels, sample_weight=None):
+    def score(
+        self,
+        texts: Texts,
+        labels: Collection[Label],
+        sample_weight: Collection[float] | None = None,
+    ) -> float:
         """The accuracy.
 
         Args:
@@ -134,7 +142,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         self.model_.template.label_ids(labels)
         return super().score(texts, labels, sample_weight)
 
-    def save(self, filepath):
+    def save(self, filepath: Path) -> None:
         """Saves the classifier in one file, its model included.
 
         `keras_ptuning.load_model` loads the same file, as the model alone.
@@ -155,7 +163,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.writestr(PARAMETERS, json.dumps(parameters, default=lambda v: v.item()))
 
-    def export(self, filepath, *args, **kwargs):
+    def export(self, filepath: Path, *args: Any, **kwargs: Any) -> None:
         """Exports the model for other programs, as `ClozeModel.export` does.
 
         Its scores are in the order of the template's labels, which `classes_` may not be.
@@ -171,7 +179,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         self.model_.export(filepath, *args, **kwargs)
 
     @classmethod
-    def load(cls, filepath):
+    def load(cls, filepath: Path) -> Self:
         """Loads what `save` wrote; the checkpoint itself is not needed for it.
 
         Args:

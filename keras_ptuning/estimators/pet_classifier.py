@@ -1,5 +1,8 @@
 """PET: several templates teach one ordinary classifier, by way of unlabelled texts."""
 
+from collections.abc import Collection, Sequence
+from typing import Literal, Self
+
 import keras
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -7,6 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.checks import (
     GREATEST_SEED,
+    Label,
+    Path,
+    Texts,
     as_list,
     check_integer,
     check_positive,
@@ -84,21 +90,21 @@ class PetClassifier(TextEstimator):
 
     def __init__(
         self,
-        templates,
-        checkpoint="bert-mini-zh",
+        templates: Sequence[Template],
+        checkpoint: Path = "bert-mini-zh",
         *,
-        weighting="uniform",
-        temperature=2.0,
-        generations=1,
-        growth=5,
-        auxiliary=True,
-        learning_rate=None,
-        epochs=10,
-        distill_epochs=3,
-        batch_size=32,
-        random_state=0,
-        verbose="auto",
-    ):
+        weighting: Literal["uniform", "zero-shot"] = "uniform",
+        temperature: float = 2.0,
+        generations: int = 1,
+        growth: int = 5,
+        auxiliary: bool = True,
+        learning_rate: float | None = None,
+        epochs: int = 10,
+        distill_epochs: int = 3,
+        batch_size: int = 32,
+        random_state: int = 0,
+        verbose: int | str = "auto",
+    ) -> None:
         self.templates = templates
         self.checkpoint = checkpoint
         self.weighting = weighting
@@ -113,7 +119,7 @@ class PetClassifier(TextEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, texts, labels, unlabeled):
+    def fit(self, texts: Texts, labels: Collection[Label], unlabeled: Texts) -> Self:
         """Trains on labelled and unlabelled texts.
 
         Args:
@@ -146,14 +152,14 @@ class PetClassifier(TextEstimator):
         # Everything is checked before anything is built.
         label_ids = plain.dataset(texts, labels, self.batch_size, seed=self.random_state).label_ids
         plain.dataset(unlabeled)
-        checkpoint = find_checkpoint(self.checkpoint)[:2]
+        config, checkpoint, _ = find_checkpoint(self.checkpoint)
         models, weights, scores = self._train_templates(
-            templates, checkpoint, texts, label_ids, unlabeled
+            templates, (config, checkpoint), texts, label_ids, unlabeled
         )
         soft_labels = _softmax(_ensemble(scores, weights) / self.temperature)
         keras.utils.set_random_seed(_seed(self._rng(self.generations, 0)))
         self._announce(f"The classifier: {len(unlabeled)} texts")
-        model = build_classifier(*checkpoint, plain)
+        model = build_classifier(config, checkpoint, plain)
         data = plain.dataset(
             unlabeled, soft_labels.astype("float32"), self.batch_size, seed=self.random_state
         )
@@ -290,7 +296,7 @@ class PetClassifier(TextEstimator):
                 f"weighting={self.weighting!r}."
             )
 
-    def ensemble_proba(self, texts):
+    def ensemble_proba(self, texts: Texts) -> np.ndarray:
         """The probability of each label, as the models of the templates see it together; slower.
 
         Args:

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, Self
 
 import keras
 import numpy as np
@@ -10,6 +12,9 @@ from sklearn.model_selection import train_test_split
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.checks import (
     GREATEST_SEED,
+    Label,
+    Path,
+    Texts,
     as_list,
     check_integer,
     check_positive,
@@ -17,6 +22,7 @@ from keras_ptuning.checks import (
 )
 from keras_ptuning.estimators.base import TextEstimator
 from keras_ptuning.methods import Method
+from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
 from keras_ptuning.tuning.ensemble import build_prompt_ensemble
 
@@ -90,23 +96,23 @@ class PromptClassifier(TextEstimator):
 
     def __init__(
         self,
-        template,
-        checkpoint="bert-small-zh",
+        template: Template,
+        checkpoint: Path = "bert-small-zh",
         *,
-        tune="lora",
-        normalization="labels",
-        auxiliary=False,
-        classifier=None,
-        ensemble=None,
-        learning_rate=None,
-        epochs=None,
-        batch_size=16,
-        validation_fraction=0.0,
-        patience=10,
-        class_weight=None,
-        random_state=0,
-        verbose="auto",
-    ):
+        tune: str | Method | Sequence[str | Method] | None = "lora",
+        normalization: Literal["labels", "vocabulary"] = "labels",
+        auxiliary: bool = False,
+        classifier: bool | None = None,
+        ensemble: int | None = None,
+        learning_rate: float | None = None,
+        epochs: int | None = None,
+        batch_size: int = 16,
+        validation_fraction: float = 0.0,
+        patience: int = 10,
+        class_weight: Mapping[Label, float] | Literal["balanced"] | None = None,
+        random_state: int = 0,
+        verbose: int | str = "auto",
+    ) -> None:
         self.template = template
         self.checkpoint = checkpoint
         self.tune = tune
@@ -123,7 +129,7 @@ class PromptClassifier(TextEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, texts, labels, unlabeled=None):
+    def fit(self, texts: Texts, labels: Collection[Label], unlabeled: Texts | None = None) -> Self:
         """Trains on labelled texts.
 
         Args:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 
-from keras_ptuning.checks import check_integer, check_path, check_text
+from keras_ptuning.checks import Path, check_integer, check_path, check_text
 from keras_ptuning.files import parse_json
 from keras_ptuning.serving.worker import ENDING, BadText, Full, UnknownTask, Worker, unknown_task
 from keras_ptuning.tuning import PromptBank
@@ -35,15 +35,15 @@ HUNG_UP = 499
 
 
 def serve(
-    folder,
-    checkpoint="bert-mini-zh",
-    host="127.0.0.1",
-    port=8000,
-    batch_size=32,
-    max_bytes=2**20,
-    max_texts=256,
-    max_waiting=1024,
-):
+    folder: Path,
+    checkpoint: Path = "bert-mini-zh",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    batch_size: int = 32,
+    max_bytes: int = 2**20,
+    max_texts: int = 256,
+    max_waiting: int = 1024,
+) -> None:
     """Answers over HTTP from a folder of tuned files, until Ctrl-C or SIGTERM.
 
     `sentiment.tuned` in the folder is the task `sentiment`. A file that comes, changes or goes is

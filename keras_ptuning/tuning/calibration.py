@@ -1,11 +1,12 @@
 """Calibration of a cloze, which favours some label words whatever the text says."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_ptuning.checks import check_finite
 
 
-def calibrate(scores, reference):
+def calibrate(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """Corrects the scores of a cloze, which favours some label words whatever the text says.
 
     The log-probability of each label, among the labels, is reduced by the logarithm of its mean

@@ -3,10 +3,11 @@
 import functools
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from keras_ptuning.checks import check_integer, check_list, check_path
+from keras_ptuning.checks import Path, check_integer, check_list, check_path
 from keras_ptuning.tuning.loading import load_model, load_tuned
 from keras_ptuning.tuning.predicting import (
     CHUNK,
@@ -64,7 +65,13 @@ class TextPredictor:
     ```
     """
 
-    def __init__(self, path, checkpoint=None, column="text", batch_size=64):
+    def __init__(
+        self,
+        path: Path,
+        checkpoint: Path | None = None,
+        column: str = "text",
+        batch_size: int = 64,
+    ) -> None:
         check_path("path", path)
         self.path = os.fspath(path)
         is_whole = self.path.endswith(".keras")
@@ -86,7 +93,7 @@ class TextPredictor:
         self.column = column
         self.batch_size = batch_size
 
-    def __call__(self, batch):
+    def __call__(self, batch: Any) -> Any:
         texts = self._texts(batch)
         # A file that was saved again is another model.
         changed = os.path.exists(self.path) and os.stat(self.path).st_mtime_ns

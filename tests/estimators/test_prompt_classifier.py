@@ -378,7 +378,7 @@ def test_an_ensemble_of_prompts(make, reviews, tmp_path):
     classifier.save(tmp_path / "ensemble.keras")
     loaded = PromptClassifier.load(tmp_path / "ensemble.keras")
     np.testing.assert_allclose(loaded.predict_proba(reviews[0]), p, atol=1e-6)
-    with pytest.raises(ValueError, match=r"of prompts without an encoder"):
+    with pytest.raises(ValueError, match=r"prompts of an ensemble have no encoder"):
         make(ensemble=3, tune="lora").fit(*reviews)
     with pytest.raises(ValueError, match=r"no dense classifier"):
         make(ensemble=3, classifier=True).fit(*reviews)

@@ -98,7 +98,9 @@ def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
 
 def test_what_it_refuses(make_ensemble, make_template, tmp_path, capsys):
     for tune in (Prompt(), Prompt(["很好"]), Prompt("random", encoder="mlp"), LoRA(), "all"):
-        with pytest.raises(ValueError, match=r"of prompts without an encoder.*Received: tune="):
+        with pytest.raises(
+            ValueError, match=r"prompts of an ensemble have no encoder.*Received: tune="
+        ):
             make_ensemble(tune=tune)
     with pytest.raises(ValueError, match=r"`members`.*1"):
         make_ensemble(members=1)
