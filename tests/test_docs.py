@@ -20,7 +20,12 @@ ROOT = pathlib.Path(__file__).absolute().parents[1]
 DOCS = ROOT / "docs"
 # These have tests of their own.
 ELSEWHERE = {DOCS / "porting.md", DOCS / "contributing.md"}
-PAGES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "README_zh.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.rglob("*.md")),
+]
 WITH_CODE = [p for p in PAGES if p not in ELSEWHERE and "```python" in p.read_text("utf-8")]
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
 SMALLER = {"bert-small-zh": "bert-mini-zh", "words_per_label=3": "words_per_label=1"}
