@@ -74,12 +74,16 @@ def small(monkeypatch, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_code_runs(page, small):
+def test_the_code_runs(page, small, capsys):
     names = {"__name__": "page"}
     for code in blocks(page, "python"):
         for old, new in SMALLER.items():
             code = code.replace(old, new)
         exec(compile(code, str(page), "exec"), names)
+    # What a page says that a summary prints.
+    printed = capsys.readouterr().out
+    for comment in re.findall(r"# +((?:Trained|lora|prompt): .+)", page.read_text("utf-8")):
+        assert comment in printed
 
 
 def test_the_readme_is_the_quickstart():
