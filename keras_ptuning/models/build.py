@@ -150,6 +150,8 @@ def make_transformer(config, checkpoint=None, model=None, application=None, **kw
     for argument, _, check, expected in architecture.config_entries(config).values():
         if argument in kwargs:
             check_setting(f"`{argument}`", kwargs[argument], check, expected)
+    if kwargs.get("dtype") is None:
+        kwargs.pop("dtype", None)
     transformer = architecture(
         **{
             **read_config(config, model=model),
@@ -181,7 +183,8 @@ def load(transformer, checkpoint=None):
         check_depth(transformer.num_hidden_layers, tensors)
     load_weights(transformer.layers, tensors, transformer.keep_tokens)
     if transformer.with_mlm:
-        check_tied(tensors)
+        if transformer.tie_embeddings:
+            check_tied(tensors)
         evidence = untrained_evidence(tensors)
         if evidence:
             warnings.warn(

@@ -10,7 +10,7 @@ from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.names import layout_of, spellings, tensors_of
 
 # Layers with one row (or value) per token of the vocabulary, which `keep_tokens` selects from.
-PER_TOKEN = ("Embedding-Token", "MLM-Bias")
+PER_TOKEN = ("Embedding-Token", "MLM-Bias", "Output-Token")
 # What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
 # does not have, and how the names of its tensors end.
 TELLING = {
@@ -259,7 +259,7 @@ def load_weights(layers, tensors, keep_tokens=None):
         name = f"The tensor {tensor.name!r} of the checkpoint {path!r}"
         check_finite([(name, value)], "It is damaged: copy or download it again.")
         if keep_tokens is not None and layer_name in PER_TOKEN:
-            value = value[keep_tokens]
+            value = np.take(value, keep_tokens, axis=-1 if tensor.transposed else 0)
         variable.assign(np.ascontiguousarray(value))
     for layer in layers.values():
         # Layers that lay vectors of their own over a table start from the loaded one.

@@ -354,8 +354,8 @@ class PromptBank:
         if prefix is None:
             prefix = np.zeros((blocks, 2, 0, hidden), "float32")
         _check_shape("prefix", prefix, (blocks, 2, *prefix.shape[2:3], hidden))
-        heads = transformer.num_attention_heads
-        prefix = prefix.transpose(2, 0, 1, 3).reshape(-1, blocks, 2, heads, hidden // heads)
+        shape = (-1, blocks, 2, transformer.num_key_value_heads, transformer.head_size)
+        prefix = prefix.transpose(2, 0, 1, 3).reshape(shape)
         word_ids = word_slots = None
         length = template.num_masks
         if template.word_ids is not None:

@@ -83,8 +83,11 @@ class LabelModel(keras.Model):
             raise ValueError(
                 f"A {type(self).__name__} sets {sorted(fixed)} itself; leave them out."
             )
+        settings = read_config(config, model=kwargs.get("model"))
+        self.methods = read_methods(tune, template)
         # Written down, so that a saved model keeps the policy that was global when it was made.
-        kwargs["dtype"] = _policy(kwargs.get("dtype") or keras.config.dtype_policy())
+        dtype = kwargs.get("dtype") or settings.get("dtype") or keras.config.dtype_policy()
+        kwargs["dtype"] = _policy(dtype, self.methods)
         if kwargs.get("keep_tokens") is not None:
             kwargs["keep_tokens"] = [int(i) for i in kwargs["keep_tokens"]]
         check_name(name)
@@ -94,8 +97,7 @@ class LabelModel(keras.Model):
         # A saved model has what is in the configuration, not where that was.
         config = load_config(config)
         self.init_config = {"config": config, **kwargs}
-        self.methods = read_methods(tune, template)
-        self._check_template({**read_config(config, model=kwargs.get("model")), **kwargs})
+        self._check_template({**settings, **kwargs})
         if not default_jit_compile():
             self.jit_compile = False
 
@@ -827,14 +829,16 @@ class LabelModel(keras.Model):
         return model
 
 
-def _policy(dtype):
+def _policy(dtype, methods):
     """A dtype policy that training can use.
 
     The steps of an optimizer are too small for variables in half precision: with bfloat16 nothing
-    changes, and with float16 all overflows. A mixed policy has its variables in float32.
+    changes, and with float16 all overflows. A mixed policy has its variables in float32. Frozen
+    weights may stay in bfloat16: what a method adds is in float32 by itself.
     """
     policy = keras.dtype_policies.get(dtype)
-    if policy.name not in ("bfloat16", "float16"):
+    frozen = not any(isinstance(method, All) for method in methods)
+    if policy.name not in ("bfloat16", "float16") or (policy.name == "bfloat16" and frozen):
         return policy
     mixed = f"mixed_{policy.name}"
     warnings.warn(
