@@ -78,6 +78,13 @@ class Prompt(Method):
                 f"The template {pattern!r} has no virtual tokens [u1], [u2]..., and its label "
                 f"words none that learn, so there is no prompt to train. Received: {self!r}."
             )
+        if template.label_token_ids and not transformer.tie_embeddings:
+            raise ValueError(
+                f"The label words {template.tuned_names[len(template.virtual_ids) :]} learn as "
+                "rows of the token embedding, and this checkpoint predicts tokens with a table of "
+                f"its own. Use words of the vocabulary for the labels. Received: "
+                f"the template {pattern!r}."
+            )
         for argument, value, tokens, what in (
             ("start", self.start != "unused", template.virtual_ids, "virtual tokens [u1], [u2]..."),
             ("encoder", self.encoder is not None, template.virtual_ids, "virtual tokens to make"),
