@@ -12,9 +12,9 @@ from keras_ptuning.layers.embeddings import (
     RelativePosition,
     RotaryPosition,
 )
-from keras_ptuning.layers.feed_forward import FeedForward
+from keras_ptuning.layers.feed_forward import FeedForward, GatedFeedForward
 from keras_ptuning.layers.heads import Bias, GatherPositions, MeanVector, Verbalizer
-from keras_ptuning.layers.normalization import LayerNormalization
+from keras_ptuning.layers.normalization import LayerNormalization, RMSNormalization
 from keras_ptuning.layers.prefix import KeyValuePrefix
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
 
@@ -25,6 +25,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "FeedForward",
+    "GatedFeedForward",
     "GatherPositions",
     "KeyValuePrefix",
     "LayerNormalization",
@@ -34,6 +35,7 @@ __all__ = [
     "PositionEmbedding",
     "PromptEncoder",
     "PtuningEmbedding",
+    "RMSNormalization",
     "RelativePosition",
     "RotaryPosition",
     "Verbalizer",

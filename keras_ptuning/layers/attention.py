@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_ptuning.layers.dense import Dense
 from keras_ptuning.layers.dropout import Dropout
+from keras_ptuning.layers.normalization import RMSNormalization
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -20,6 +21,14 @@ class MultiHeadAttention(keras.layers.Layer):
         head_size: Integer. Size of each head.
         dropout: Float. Share of the attention weights dropped in training. Defaults to `0`.
         kernel_initializer: Initializer of the four projections.
+        key_heads: Integer. Number of heads of keys and values, each for several heads of queries.
+            Defaults to `heads`.
+        use_bias: Whether queries, keys and values have a bias. Defaults to `True`.
+        output_bias: Whether the output has one. Defaults to `use_bias`.
+        norm_epsilon: With a number, an RMS norm of this epsilon is applied to each head of queries
+            and keys. Defaults to `None`.
+        rotate_halves: Whether `rotary` turns number `i` of a head together with number
+            `i + head_size / 2`, as in LLaMA; not with its neighbour. Defaults to `False`.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -30,8 +39,8 @@ class MultiHeadAttention(keras.layers.Layer):
             makes: queries and keys are turned by their positions.
         relative: Optional tensor of shape `(1 or batch, length, length, head_size)`, what
             `RelativePosition` makes: added to keys and values, for each pair of tokens.
-        prefix: Optional tensor of shape `(2, 1 or batch, heads, n, head_size)`, keys and values of
-            virtual tokens: all tokens look at them too.
+        prefix: Optional tensor of shape `(2, 1 or batch, key_heads, n, head_size)`, keys and
+            values of virtual tokens: all tokens look at them too.
         prefix_mask: Optional boolean tensor of shape `(batch, n)`, false where a text has no
             virtual token.
         positions: Optional integer tensor of shape `(batch, n)`: the tokens that look; the others
@@ -53,21 +62,43 @@ class MultiHeadAttention(keras.layers.Layer):
         - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.2.
         - [Su et al., 2021](https://arxiv.org/abs/2104.09864), section 3.2, for `rotary`.
         - [Shaw et al., 2018](https://arxiv.org/abs/1803.02155), section 3.1, for `relative`.
+        - [Ainslie et al., 2023](https://arxiv.org/abs/2305.13245), section 2.2, for `key_heads`.
     """
 
     def __init__(
-        self, heads, head_size, dropout=0.0, kernel_initializer="glorot_uniform", **kwargs
+        self,
+        heads,
+        head_size,
+        dropout=0.0,
+        kernel_initializer="glorot_uniform",
+        key_heads=None,
+        use_bias=True,
+        output_bias=None,
+        norm_epsilon=None,
+        rotate_halves=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.heads = heads
         self.head_size = head_size
         self.dropout = dropout
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.key_heads = heads if key_heads is None else key_heads
+        self.use_bias = use_bias
+        self.output_bias = use_bias if output_bias is None else output_bias
+        self.norm_epsilon = norm_epsilon
+        self.rotate_halves = rotate_halves
+        if heads % self.key_heads:
+            raise ValueError(
+                "`heads` must be a multiple of `key_heads`. Received: "
+                f"heads={heads}, key_heads={key_heads}."
+            )
 
     def build(self, input_shape):
-        def dense(units, name, input_size):
+        def dense(units, name, input_size, use_bias=self.use_bias):
             layer = Dense(
                 units,
+                use_bias=use_bias,
                 kernel_initializer=self.kernel_initializer.clone(),
                 dtype=self.dtype_policy,
                 name=name,
@@ -75,11 +106,19 @@ class MultiHeadAttention(keras.layers.Layer):
             layer.build((None, None, input_size))
             return layer
 
+        def norm(name):
+            layer = RMSNormalization(self.norm_epsilon, dtype=self.dtype_policy, name=name)
+            layer.build((None, None, None, self.head_size))
+            return layer
+
         hidden, size = input_shape[-1], self.heads * self.head_size
+        key_size = self.key_heads * self.head_size
         self.query = dense(size, "query", hidden)
-        self.key = dense(size, "key", hidden)
-        self.value = dense(size, "value", hidden)
-        self.output_dense = dense(hidden, "output", size)
+        self.key = dense(key_size, "key", hidden)
+        self.value = dense(key_size, "value", hidden)
+        self.output_dense = dense(hidden, "output", size, self.output_bias)
+        if self.norm_epsilon is not None:
+            self.query_norm, self.key_norm = norm("query_norm"), norm("key_norm")
         self.attention_dropout = Dropout(self.dropout, dtype=self.dtype_policy)
 
     def call(
@@ -109,13 +148,18 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def project_query(self, inputs, rotary=None):
         """Queries, `(batch, heads, length, head_size)`."""
-        query = self._split_heads(self.query(inputs), inputs)
-        return query if rotary is None else _rotate(query, rotary)
+        query = self._split_heads(self.query(inputs), inputs, self.heads)
+        query = query if self.norm_epsilon is None else self.query_norm(query)
+        return query if rotary is None else self._rotate(query, rotary)
 
     def project_memory(self, inputs, rotary=None):
-        """Keys and values, what is looked at, each `(batch, heads, length, head_size)`."""
-        key, value = (self._split_heads(f(inputs), inputs) for f in (self.key, self.value))
-        return (key if rotary is None else _rotate(key, rotary)), value
+        """Keys and values, what is looked at, each `(batch, key_heads, length, head_size)`."""
+        key, value = (
+            self._split_heads(project(inputs), inputs, self.key_heads)
+            for project in (self.key, self.value)
+        )
+        key = key if self.norm_epsilon is None else self.key_norm(key)
+        return (key if rotary is None else self._rotate(key, rotary)), value
 
     def attend(
         self,
@@ -133,41 +177,67 @@ class MultiHeadAttention(keras.layers.Layer):
         query, key = (ops.cast(x, self.variable_dtype) for x in (query, key))
         # Scaled here, and masked by a sum: the scores are many, and each pass over them counts.
         query = query / math.sqrt(self.head_size)
-        scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+        scores = self._scores(query, key)
         if relative is not None:
             relative = ops.cast(relative, query.dtype)
-            scores = scores + _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
+            distances = _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
+            scores = scores + ops.cast(distances, scores.dtype)
         scores = self._masked(scores, attention_mask)
         if prefix is not None:
             # No distance: each token sees all of the prefix, from everywhere alike.
             prefix_key = ops.cast(prefix[0], query.dtype)
-            prefix_scores = ops.matmul(query, ops.transpose(prefix_key, (0, 1, 3, 2)))
+            prefix_scores = self._scores(query, prefix_key)
             if prefix_mask is not None:
                 prefix_scores = self._masked(prefix_scores, prefix_mask[:, None, None])
             scores = ops.concatenate([prefix_scores, scores], axis=-1)
         weights = ops.cast(ops.softmax(scores), value.dtype)
         weights = self.attention_dropout(weights, training=training)
         if prefix is None:
-            outputs = ops.matmul(weights, value)
+            outputs = self._matmul(weights, value)
         else:
             length = ops.shape(prefix)[3]
-            found = ops.matmul(weights[..., :length], ops.cast(prefix[1], value.dtype))
+            found = self._matmul(weights[..., :length], ops.cast(prefix[1], value.dtype))
             weights = weights[..., length:]
-            outputs = found + ops.matmul(weights, value)
+            outputs = found + self._matmul(weights, value)
         if relative is not None:
             outputs = outputs + _per_query(weights, ops.cast(relative, weights.dtype))
         outputs = ops.transpose(outputs, (0, 2, 1, 3))
         batch, length = ops.shape(outputs)[:2]
         return ops.reshape(outputs, (batch, length, self.heads * self.head_size))
 
-    def _masked(self, scores, mask):
-        minus_infinity = -3e4 if self.variable_dtype == "float16" else -1e9
-        return scores + minus_infinity * ops.cast(ops.logical_not(mask), scores.dtype)
+    def _scores(self, query, key):
+        scores = self._matmul(query, ops.transpose(key, (0, 1, 3, 2)))
+        # The sums of a softmax need more places than half precision has.
+        return ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
 
-    def _split_heads(self, x, inputs):
+    def _masked(self, scores, mask):
+        return scores - 1e9 * ops.cast(ops.logical_not(mask), scores.dtype)
+
+    def _matmul(self, x, y):
+        """`(batch, heads, n, k)` by `(1 or batch, key_heads, k, m)`."""
+        if self.heads == self.key_heads:
+            return ops.matmul(x, y)
+        # The heads that share keys in one product, so that no key is repeated.
+        batch, _, n, k = ops.shape(x)
+        x = ops.reshape(x, (batch, self.key_heads, -1, k))
+        return ops.reshape(ops.matmul(x, y), (batch, self.heads, n, -1))
+
+    def _rotate(self, x, waves):
+        """Turns pairs of numbers of `(batch, heads, length, size)` by the angle of the position."""
+        waves = ops.cast(waves, x.dtype)[:, None]
+        sine, cosine = waves[..., ::2], waves[..., 1::2]
+        if self.rotate_halves:
+            first, second = ops.split(x, 2, axis=-1)
+            turned = [first * cosine - second * sine, second * cosine + first * sine]
+            return ops.concatenate(turned, axis=-1)
+        sine, cosine = (ops.repeat(wave, 2, axis=-1) for wave in (sine, cosine))
+        pairs = ops.stack([-x[..., 1::2], x[..., ::2]], axis=-1)
+        return x * cosine + ops.reshape(pairs, ops.shape(x)) * sine
+
+    def _split_heads(self, x, inputs, heads):
         # Not the shape of `x`: of large products, converters to ONNX leave out the axes.
         batch, length = ops.shape(inputs)[:2]
-        x = ops.reshape(x, (batch, length, self.heads, self.head_size))
+        x = ops.reshape(x, (batch, length, heads, self.head_size))
         return ops.transpose(x, (0, 2, 1, 3))
 
     def compute_output_spec(self, inputs, *args, positions=None, **kwargs):
@@ -181,6 +251,11 @@ class MultiHeadAttention(keras.layers.Layer):
             "head_size": self.head_size,
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "key_heads": self.key_heads,
+            "use_bias": self.use_bias,
+            "output_bias": self.output_bias,
+            "norm_epsilon": self.norm_epsilon,
+            "rotate_halves": self.rotate_halves,
         }
 
 
@@ -199,11 +274,3 @@ def _per_query(x, matrices):
     """`(batch, heads, queries, m)` by a matrix for each query, `(1 or batch, queries, m, n)`."""
     x = ops.transpose(x, (0, 2, 1, 3))
     return ops.transpose(ops.matmul(x, matrices), (0, 2, 1, 3))
-
-
-def _rotate(x, waves):
-    """Turns each pair of numbers of `(batch, heads, length, size)` by the angle of its position."""
-    waves = ops.cast(waves, x.dtype)[:, None]
-    sine, cosine = (ops.repeat(waves[..., i::2], 2, axis=-1) for i in range(2))
-    pairs = ops.stack([-x[..., 1::2], x[..., ::2]], axis=-1)
-    return x * cosine + ops.reshape(pairs, ops.shape(x)) * sine

@@ -45,6 +45,12 @@ class Dense(keras.layers.Dense):
         # Keras forgets the alpha of a configuration.
         super().enable_lora(rank, lora_alpha or self.lora_alpha, **kwargs)
 
+    def add_weight(self, *args, name=None, **kwargs):
+        if name in ("lora_kernel_a", "lora_kernel_b"):
+            # Steps of an optimizer are lost in half precision.
+            kwargs["dtype"] = keras.backend.result_type(self.variable_dtype, "float32")
+        return super().add_weight(*args, name=name, **kwargs)
+
     def merge_lora(self):
         """Computes with one kernel, the sum, until `unmerge_lora`; the weights stay as they are."""
         merged = keras.Variable(self.kernel, trainable=False, dtype=self.variable_dtype)
@@ -61,7 +67,8 @@ class Dense(keras.layers.Dense):
             x = ops.matmul(inputs, ops.cast(self._merged_kernel(), inputs.dtype))
         else:
             x = ops.matmul(inputs, self._kernel)
-            update = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
+            a, b = (ops.cast(v, inputs.dtype) for v in (self.lora_kernel_a, self.lora_kernel_b))
+            update = ops.matmul(ops.matmul(inputs, a), b)
             x = x + self.lora_alpha / self.lora_rank * update
         if self.bias is not None:
             x = ops.add(x, self.bias)

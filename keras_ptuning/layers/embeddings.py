@@ -189,6 +189,7 @@ class RotaryPosition(keras.layers.Layer):
 
     Args:
         size: Integer. Size of an attention head.
+        base: Float. The greatest wave length, over 2 pi. Defaults to `10000`.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -208,15 +209,17 @@ class RotaryPosition(keras.layers.Layer):
         - [Su et al., 2021](https://arxiv.org/abs/2104.09864), section 3.
     """
 
-    def __init__(self, size, **kwargs):
+    def __init__(self, size, base=10000.0, **kwargs):
         super().__init__(**kwargs)
         self.size = size
+        self.base = base
 
     def call(self, inputs, positions=None):
         if positions is None:
             positions = ops.arange(ops.shape(inputs)[1])[None]
         # Angles of far positions need more places than half precision has.
-        angles = ops.cast(positions, "float32")[..., None] * _frequencies(self.size)
+        frequencies = _frequencies(self.size, self.base)
+        angles = ops.cast(positions, "float32")[..., None] * frequencies
         waves = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
         return ops.reshape(waves, (*ops.shape(angles)[:2], self.size))
 
@@ -225,7 +228,7 @@ class RotaryPosition(keras.layers.Layer):
         return keras.KerasTensor((batch, inputs.shape[1], self.size), "float32")
 
     def get_config(self):
-        return {**super().get_config(), "size": self.size}
+        return {**super().get_config(), "size": self.size, "base": self.base}
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -281,9 +284,9 @@ class RelativePosition(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def _frequencies(size):
+def _frequencies(size, base=10000.0):
     """The wave lengths of sinusoidal positions, from short to long."""
-    return np.power(10000.0, -np.arange(0, size, 2) / size).astype("float32")
+    return np.power(base, -np.arange(0, size, 2) / size).astype("float32")
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -390,7 +393,9 @@ class PtuningEmbedding(Embedding):
         if prompt_encoder is not None:
             # In full precision: it is small, and a saved prompt then means what was trained.
             self.encoder = PromptEncoder(
-                prompt_encoder, dtype=self.variable_dtype, name="prompt_encoder"
+                prompt_encoder,
+                dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+                name="prompt_encoder",
             )
         self.start = None
         # Row k has its 1 at the k-th chosen id; additional tokens have none.
@@ -403,6 +408,8 @@ class PtuningEmbedding(Embedding):
         self.prompt = self.add_weight(
             shape=(len(self.tuned_ids), self.output_dim),
             initializer=self._initial_rows,
+            # Steps of an optimizer are lost in half precision.
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
             autocast=False,
             name="prompt",
         )
@@ -425,8 +432,11 @@ class PtuningEmbedding(Embedding):
     def _initial_rows(self, shape, dtype):
         # Not out of the variable: TensorFlow may make both while it traces a training step, and an
         # LSTM has no gradient there if one depends on the other. A table comes out the same again.
+        rows = self.embeddings_initializer(shape, dtype=dtype)
+        if min(self.tuned_ids) >= self.input_dim:
+            return rows
         table = self.embeddings_initializer((self.input_dim, self.output_dim), dtype=dtype)
-        return self._rows_or(table, self.embeddings_initializer(shape, dtype=dtype))
+        return self._rows_or(table, rows)
 
     def vectors(self):
         """What lookups and projection see of the chosen rows now, in the order of `tuned_ids`."""
@@ -471,7 +481,7 @@ class PtuningEmbedding(Embedding):
     def _rows_or(self, table, values):
         """The rows of `table` at the chosen ids, and `values` where it has no such row."""
         ids = np.array(self.tuned_ids)
-        rows = ops.take(table, np.minimum(ids, self.input_dim - 1), axis=0)
+        rows = ops.cast(ops.take(table, np.minimum(ids, self.input_dim - 1), axis=0), values.dtype)
         return ops.where(ops.convert_to_tensor(ids < self.input_dim)[:, None], rows, values)
 
     def call(self, inputs, reverse=False):

@@ -52,6 +52,7 @@ class FeedForward(keras.layers.Layer):
         units: Integer. Size between the two.
         activation: Activation after the first: what Keras takes as one, or `"gelu_new"`.
         kernel_initializer: Initializer of both kernels.
+        use_bias: Whether the two layers have a bias. Defaults to `True`.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -71,28 +72,31 @@ class FeedForward(keras.layers.Layer):
         - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.3.
     """
 
-    def __init__(self, units, activation, kernel_initializer="glorot_uniform", **kwargs):
+    def __init__(
+        self, units, activation, kernel_initializer="glorot_uniform", use_bias=True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.units = units
         self.activation = get_activation(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.use_bias = use_bias
 
     def build(self, input_shape):
-        self.inner = Dense(
-            self.units,
-            self.activation,
+        hidden = input_shape[-1]
+        self.inner = self._dense("inner", hidden, self.units, self.activation)
+        self.outer = self._dense("outer", self.units, hidden)
+
+    def _dense(self, name, input_size, units, activation=None):
+        layer = Dense(
+            units,
+            activation=activation,
+            use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
-            name="inner",
+            name=name,
             dtype=self.dtype_policy,
         )
-        self.outer = Dense(
-            input_shape[-1],
-            kernel_initializer=self.kernel_initializer.clone(),
-            name="outer",
-            dtype=self.dtype_policy,
-        )
-        self.inner.build(input_shape)
-        self.outer.build((*input_shape[:-1], self.units))
+        layer.build((None, input_size))
+        return layer
 
     def call(self, inputs):
         # As one matrix: TensorFlow joins a product with what follows it only then.
@@ -108,4 +112,49 @@ class FeedForward(keras.layers.Layer):
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "use_bias": self.use_bias,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class GatedFeedForward(FeedForward):
+    """Two dense layers whose product a third brings back to the input's size.
+
+    Args:
+        units: Integer. Size between.
+        activation: Activation of the first: what Keras takes as one, e.g. `"silu"`.
+        kernel_initializer: Initializer of the kernels.
+        use_bias: Whether the layers have a bias. Defaults to `False`.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., hidden)`.
+
+    Returns:
+        Tensor of the same shape.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = GatedFeedForward(units=64, activation="silu")
+    >>> tuple(layer(np.zeros((2, 7, 16), "float32")).shape), len(layer.weights)
+    ((2, 7, 16), 3)
+
+    Reference:
+        - [Shazeer, 2020](https://arxiv.org/abs/2002.05202), section 2.
+    """
+
+    def __init__(
+        self, units, activation, kernel_initializer="glorot_uniform", use_bias=False, **kwargs
+    ):
+        super().__init__(units, activation, kernel_initializer, use_bias, **kwargs)
+
+    def build(self, input_shape):
+        hidden = input_shape[-1]
+        self.gate = self._dense("gate", hidden, self.units, self.activation)
+        self.up = self._dense("up", hidden, self.units)
+        self.down = self._dense("down", self.units, hidden)
+
+    def call(self, inputs):
+        rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        return ops.reshape(self.down(self.gate(rows) * self.up(rows)), ops.shape(inputs))

@@ -1,4 +1,4 @@
-"""Layer normalization."""
+"""Normalization, of layers and of the root mean square."""
 
 import keras
 from keras import ops
@@ -38,6 +38,52 @@ class LayerNormalization(keras.layers.LayerNormalization):
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         gamma, beta = ops.cast(self.gamma, x.dtype), ops.cast(self.beta, x.dtype)
         return ops.cast(_normalize(x, self.epsilon) * gamma + beta, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_ptuning")
+class RMSNormalization(keras.layers.Layer):
+    """Divides by the root mean square of the last axis, and scales.
+
+    The statistics are computed in float32, whatever the layer's type, as in LLaMA.
+
+    Args:
+        epsilon: Float, added to the mean square.
+        **kwargs: Other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., size)`.
+
+    Returns:
+        Tensor of the same shape.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = RMSNormalization(epsilon=1e-6)
+    >>> [f"{number:.2f}" for number in layer(np.array([[1.0, 2.0, 2.0]]))[0]]
+    ['0.58', '1.15', '1.15']
+
+    Reference:
+        - [Zhang and Sennrich, 2019](https://arxiv.org/abs/1910.07467), section 4.
+    """
+
+    def __init__(self, epsilon, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="scale")
+
+    def call(self, inputs):
+        x = ops.cast(inputs, "float32")
+        x = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return ops.cast(x, self.compute_dtype) * ops.cast(self.scale, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}
 
 
 @with_derivative

@@ -5,6 +5,7 @@ import keras
 from keras_ptuning.checks import check_integer
 from keras_ptuning.layers import Bottleneck
 from keras_ptuning.methods.method import Method, named_weights
+from keras_ptuning.models.transformer import learning_policy
 
 KINDS = {"houlsby": ("MultiHeadSelfAttention", "FeedForward"), "pfeiffer": ("FeedForward",)}
 
@@ -51,7 +52,7 @@ class Adapter(Method):
                 name = f"{transformer.block_name(i)}-{part}-Adapter"
                 # Blocks that share their layers share an adapter too.
                 if name not in layers:
-                    dtype = transformer.dtype_of_block(i)
+                    dtype = learning_policy(transformer.dtype_of_block(i))
                     layers[name] = Bottleneck(self.size, dtype=dtype, name=name)
         return layers
 

@@ -9,6 +9,7 @@ from keras_ptuning.layers import KeyValuePrefix
 from keras_ptuning.layers.prefix import REPARAMETRIZATIONS
 from keras_ptuning.methods.method import Method, assign, named_weights, to_numpy
 from keras_ptuning.methods.words import text_ids
+from keras_ptuning.models.transformer import learning_policy
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -86,10 +87,10 @@ class Prefix(Method):
         layer = KeyValuePrefix(
             self.length,
             transformer.num_hidden_layers,
-            transformer.num_attention_heads,
-            transformer.hidden_size // transformer.num_attention_heads,
+            transformer.num_key_value_heads,
+            transformer.head_size,
             self.reparametrize,
-            dtype=transformer.exact,
+            dtype=learning_policy(transformer.exact),
             name="Prefix",
         )
         return {"Prefix": layer}

@@ -82,6 +82,13 @@ class Prompt(Method):
                 f"The template {pattern!r} has no virtual tokens [u1], [u2]..., and no "
                 f"label word that learns, so there is no prompt to train. Received: {self!r}."
             )
+        if template.label_token_ids and not transformer.tie_embeddings:
+            raise ValueError(
+                f"The label words {template.tuned_names[len(template.virtual_ids) :]} learn as "
+                "rows of the token embedding, and this checkpoint predicts tokens with a table of "
+                f"its own. Use words of the vocabulary for the labels. Received: "
+                f"the template {pattern!r}."
+            )
         for argument, value, tokens, what in (
             ("start", self.start != "unused", template.virtual_ids, "virtual tokens [u1], [u2]..."),
             ("encoder", self.encoder is not None, template.virtual_ids, "virtual tokens to make"),
@@ -103,7 +110,8 @@ class Prompt(Method):
             tuned_ids=template.virtual_ids + template.label_token_ids,
             num_label_tokens=len(template.label_token_ids),
             prompt_encoder=self.encoder,
-            embeddings_initializer=transformer.initializer(),
+            # Random numbers would take time and memory, and then be replaced.
+            embeddings_initializer="zeros" if transformer.pretrained else transformer.initializer(),
             dtype=transformer.exact,
             name="Embedding-Token",
         )
@@ -116,7 +124,7 @@ class Prompt(Method):
         vectors = start_vectors(
             self.start,
             template,
-            ops.convert_to_numpy(embedding.embeddings),
+            _Table(embedding.embeddings),
             # How much a head favours each token follows how frequent it was.
             bias,
             np.random.default_rng(np.random.randint(2**31)),
@@ -165,6 +173,20 @@ class Prompt(Method):
         return f"the vectors of {tokens} tokens x {size}{encoder}"
 
 
+class _Table:
+    """The rows of an embedding, read as they are asked for: a large one is not copied."""
+
+    def __init__(self, embeddings):
+        self.embeddings, self.shape = embeddings, tuple(embeddings.shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        rows = np.arange(len(self))[rows]
+        return to_numpy(ops.take(self.embeddings, rows, axis=0)).astype("float32")
+
+
 def start_vectors(start, template, table, log_frequency, rng, stddev=0.02, label_start=None):
     """Values for the trainable rows of a template to start from.
 
@@ -177,7 +199,7 @@ def start_vectors(start, template, table, log_frequency, rng, stddev=0.02, label
             word of several tokens is their mean. Where the words end, as `"vocabulary"`.
             A list of strings: their tokens in order, and from the beginning again.
         template: A `Template`.
-        table: Array of shape `(vocabulary, hidden)`, the token embedding.
+        table: Float32 array of shape `(vocabulary, hidden)`, the token embedding.
         log_frequency: Array of shape `(vocabulary,)` that is greater for more frequent tokens. A
             masked language model has one in the bias of its head, which learns how often each token
             is the answer. With `None`, the vocabulary is taken to begin with the frequent ones.
@@ -208,7 +230,6 @@ def start_vectors(start, template, table, log_frequency, rng, stddev=0.02, label
     Reference:
         - [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 3.2.
     """
-    table = np.asarray(table, "float32")
     label_ids = template.label_token_ids
     virtual = _virtual_rows(start, template, table, log_frequency, rng, stddev)
     if label_start is not None:

@@ -14,6 +14,7 @@ from keras_ptuning.models.electra import ELECTRA
 from keras_ptuning.models.ernie import ERNIE
 from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.models.inspecting import inspect_checkpoint
+from keras_ptuning.models.llama import LLaMA, Qwen2, Qwen3
 from keras_ptuning.models.nezha import NEZHA
 from keras_ptuning.models.roformer import RoFormer
 from keras_ptuning.models.transformer import Transformer
@@ -26,7 +27,10 @@ __all__ = [
     "ERNIE",
     "GPT2",
     "NEZHA",
+    "LLaMA",
     "NamedTensors",
+    "Qwen2",
+    "Qwen3",
     "RoFormer",
     "Transformer",
     "build_transformer_model",

@@ -5,12 +5,13 @@ from keras_ptuning.models.bert import BERT
 from keras_ptuning.models.electra import ELECTRA
 from keras_ptuning.models.ernie import ERNIE
 from keras_ptuning.models.gpt2 import GPT2
+from keras_ptuning.models.llama import LLaMA, Qwen2, Qwen3
 from keras_ptuning.models.nezha import NEZHA
 from keras_ptuning.models.roformer import RoFormer
 from keras_ptuning.models.transformer import Transformer
 
 # BERT comes last: the others have its signs too.
-ARCHITECTURES = (ALBERT, ELECTRA, GPT2, ERNIE, NEZHA, RoFormer, BERT)
+ARCHITECTURES = (ALBERT, ELECTRA, GPT2, Qwen2, Qwen3, LLaMA, ERNIE, NEZHA, RoFormer, BERT)
 
 
 def find_architecture(config, model=None):

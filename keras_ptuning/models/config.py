@@ -9,18 +9,7 @@ from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.entries import REQUIRED
 
 # More than any model of these architectures has: building it would only fill the memory.
-MOST_PARAMETERS = 10**10
-# What changes a model's numbers, and is not implemented otherwise.
-FIXED = {
-    "add_cross_attention": False,
-    "inner_group_num": 1,
-    "num_hidden_groups": 1,
-    "position_embedding_type": "absolute",
-    "rotary_value": False,
-    "scale_attn_by_inverse_layer_idx": False,
-    "scale_attn_weights": True,
-    "tie_word_embeddings": True,
-}
+MOST_PARAMETERS = 10**11
 
 
 def load_config(path):
@@ -105,23 +94,25 @@ def read_config(config, path=None, model=None):
     for key, (argument, default, check, expected) in entries.items():
         settings[argument] = config.get(key, default)
         check_setting(f"{name}: {key}", settings[argument], check, expected)
-    if settings["hidden_size"] % settings["num_attention_heads"]:
+    divides = settings["hidden_size"] % settings["num_attention_heads"] == 0
+    if not divides and not settings.get("head_size"):
         keys = {entry[0]: key for key, entry in entries.items()}
         raise ValueError(
             f"{name}: {keys['hidden_size']} must be a multiple of {keys['num_attention_heads']}. "
             f"Received: {settings['hidden_size']} and {settings['num_attention_heads']}."
         )
-    for key, expected in FIXED.items():
+    for key, expected in architecture.fixed.items():
         if config.get(key, expected) != expected:
             raise ValueError(
                 f"{name}: {key} must be {expected!r}, all that is implemented. Received: "
                 f"{config[key]!r}."
             )
     # One rate serves embeddings and blocks.
-    rate = config.get("embd_pdrop", settings["dropout_rate"])
-    if rate != settings["dropout_rate"]:
+    dropout_rate = settings.get("dropout_rate", 0.0)
+    rate = config.get("embd_pdrop", dropout_rate)
+    if rate != dropout_rate:
         raise ValueError(
-            f"{name}: embd_pdrop must be {settings['dropout_rate']!r}, the same as resid_pdrop. "
+            f"{name}: embd_pdrop must be {dropout_rate!r}, the same as resid_pdrop. "
             f"Received: {rate!r}."
         )
     settings = architecture.settings_of(config, settings)
@@ -140,7 +131,7 @@ def _count_parameters(settings):
     hidden, inner = settings["hidden_size"], settings["intermediate_size"]
     rows = settings["vocab_size"] + settings["max_position"]
     blocks = settings["num_hidden_layers"] * (4 * hidden + 2 * inner) * hidden
-    return rows * (settings["embedding_size"] or hidden) + blocks
+    return rows * (settings.get("embedding_size") or hidden) + blocks
 
 
 def override(config, settings):

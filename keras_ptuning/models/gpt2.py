@@ -105,7 +105,7 @@ class GPT2(Transformer):
         """The sequence, normalised, or what follows each token."""
         if self.with_pool:
             raise ValueError(
-                "A GPT-2 has no pooler: leave out `with_pool`. Received: "
+                f"A {type(self).__name__} has no pooler: leave out `with_pool`. Received: "
                 f"with_pool={self.with_pool!r}."
             )
         return super().apply_heads(self.norm("Output-Norm")(x), inputs)

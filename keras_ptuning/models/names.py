@@ -14,6 +14,11 @@ from typing import NamedTuple
 # PEFT, and classes that have the model as an attribute; also several of them.
 WRAPPERS = re.compile(r"^(?:(?:base_model\.model|_orig_mod|module|model)\.)+")
 
+# What the names of a model without its head begin with.
+BARE = re.compile(
+    r"(embeddings|encoder|embeddings_project|pooler|wte|wpe|h|ln_f|embed_tokens|layers|norm)\."
+)
+
 
 class Tensor(NamedTuple):
     """Where a layer's weight is in a checkpoint.
@@ -106,7 +111,7 @@ def spellings(names, table):
         usual = WRAPPERS.sub("", usual)
         # Of architectures from before they had a class.
         usual = re.sub(r"^bert\.", f"{prefix}.", usual)
-        if re.match(r"(embeddings|encoder|embeddings_project|pooler|wte|wpe|h|ln_f)\.", usual):
+        if BARE.match(usual):
             usual = f"{prefix}.{usual}"
         if usual not in names:
             found[usual] = name

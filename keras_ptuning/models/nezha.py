@@ -36,6 +36,6 @@ class NEZHA(BERT):
             "Embedding-Relative-Position",
             RelativePosition,
             max_distance=self.max_relative_position,
-            size=self.hidden_size // self.num_attention_heads,
+            size=self.head_size,
         )
         return {"relative": layer(x, positions=positions)}

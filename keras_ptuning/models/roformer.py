@@ -26,6 +26,5 @@ class RoFormer(BERT):
         return x
 
     def attention_positions(self, x, positions):
-        size = self.hidden_size // self.num_attention_heads
-        layer = self.layer("Embedding-Rotary-Position", RotaryPosition, size=size)
+        layer = self.layer("Embedding-Rotary-Position", RotaryPosition, size=self.head_size)
         return {"rotary": layer(x, positions=positions)}

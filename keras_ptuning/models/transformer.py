@@ -24,6 +24,16 @@ from keras_ptuning.models.entries import ENTRIES
 from keras_ptuning.models.names import tensors_of
 
 
+def learning_policy(dtype):
+    """The dtype policy of what a tuning method adds to layers of the type `dtype`.
+
+    Steps of an optimizer are lost in variables of half precision, so these are in float32.
+    """
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    half = policy.variable_dtype in ("bfloat16", "float16")
+    return keras.dtype_policies.get(f"mixed_{policy.variable_dtype}") if half else policy
+
+
 class Transformer:
     """Builds a transformer as a functional Keras model, with bert4keras's layer names.
 
@@ -50,6 +60,8 @@ class Transformer:
         signs: Parts of tensors' names that tell the architecture where no configuration does.
         config_signs: Entries of a configuration that tell it.
         tied: The name of a head's own table, where it is written next to the token embedding.
+        fixed: Entries of a configuration that change a model's numbers, and the one value of each
+            that is implemented.
         input_names: The inputs.
         norm_epsilon: Where the configuration has none.
         always_causal: Whether each token always sees only what came before it.
@@ -63,6 +75,16 @@ class Transformer:
     signs = ()
     config_signs = ()
     tied = "cls.predictions.decoder.weight"
+    fixed = {
+        "add_cross_attention": False,
+        "inner_group_num": 1,
+        "num_hidden_groups": 1,
+        "position_embedding_type": "absolute",
+        "rotary_value": False,
+        "scale_attn_by_inverse_layer_idx": False,
+        "scale_attn_weights": True,
+        "tie_word_embeddings": True,
+    }
     input_names = ("Input-Token", "Input-Segment")
     norm_epsilon = 1e-12
     always_causal = False
@@ -79,6 +101,8 @@ class Transformer:
         max_position=512,
         segment_vocab_size=2,
         embedding_size=None,
+        num_key_value_heads=None,
+        head_size=None,
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
         initializer_range=0.02,
@@ -95,6 +119,7 @@ class Transformer:
         branching=False,
         own_vectors=False,
         own_prefix=False,
+        tie_embeddings=True,
         pad_id=0,
         layers=None,
         pretrained=False,
@@ -111,6 +136,8 @@ class Transformer:
         self.embedding_size = embedding_size or hidden_size
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.head_size = head_size or hidden_size // num_attention_heads
         self.intermediate_size = intermediate_size
         self.hidden_act = self.head_act = get_activation(hidden_act)
         self.max_position = max_position
@@ -131,6 +158,7 @@ class Transformer:
         self.branching = branching
         self.own_vectors = own_vectors
         self.own_prefix = own_prefix
+        self.tie_embeddings = tie_embeddings
         self.pad_id = pad_id
         self.layers = dict(layers or {})
         self.given = set(self.layers)
@@ -260,8 +288,8 @@ class Transformer:
             shape = (None, self.embedding_size)
             inputs["Input-Vectors"] = keras.Input(shape, name="Input-Vectors")
         if self.own_prefix:
-            heads = self.num_attention_heads
-            shape = (self.num_hidden_layers, 2, heads, None, self.hidden_size // heads)
+            heads = self.num_key_value_heads
+            shape = (self.num_hidden_layers, 2, heads, None, self.head_size)
             inputs["Input-Prefix"] = keras.Input(shape, name="Input-Prefix")
             name = "Input-Prefix-Length"
             inputs[name] = keras.Input((), dtype="int32", name=name)
@@ -290,7 +318,7 @@ class Transformer:
         token tells the place of the last one that sees it.
         """
         token_ids = inputs["Input-Token"]
-        mask = ops.not_equal(token_ids, self.pad_id)[:, None, None, :]
+        mask = self.is_token(token_ids)[:, None, None, :]
         place = ops.cumsum(ops.ones_like(token_ids), axis=1) - 1
         if self.application == "unilm":
             place_or_source = ops.cumsum(inputs["Input-Segment"], axis=1)
@@ -307,6 +335,12 @@ class Transformer:
             same = ops.equal(document[:, :, None], document[:, None, :])
             mask = ops.logical_and(mask, same[:, None])
         return mask
+
+    def is_token(self, token_ids):
+        """Which are no padding; all of them if no token means that."""
+        if self.pad_id is None:
+            return ops.ones_like(token_ids, "bool")
+        return ops.not_equal(token_ids, self.pad_id)
 
     def positions(self, attention_mask, inputs, prefixes, prefix_mask):
         """The position of each token, where it is not its place.
@@ -345,7 +379,12 @@ class Transformer:
         if self.with_pool:
             outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
         if self.with_mean:
-            is_token = ops.not_equal(inputs["Input-Token"], self.pad_id)
+            if self.pad_id is None:
+                raise ValueError(
+                    "A mean vector needs a token for padding, and the tokenizer has none: give "
+                    "`pad_token` in its `tokenizer_config.json`."
+                )
+            is_token = self.is_token(inputs["Input-Token"])
             outputs.append(self.layer("Output-Mean", MeanVector)(x, is_token))
             x = self.gather(x, {"positions": inputs.get("Input-Gather")})
         if self.with_mlm:
@@ -413,7 +452,9 @@ class Transformer:
         """Logits of the vocabulary, by the vectors of its tokens."""
         if self.own_vectors:
             self.own_logits = ops.matmul(x, ops.transpose(self.vectors, (0, 2, 1)))
-        return self.token_embedding()(x, reverse=True)
+        if self.tie_embeddings:
+            return self.token_embedding()(x, reverse=True)
+        return self.dense("Output-Token", None, self.vocab_size, use_bias=False)(x)
 
     def token_bias(self):
         # Tokens beyond the vocabulary, which a tuning method may add, have none.
@@ -434,21 +475,23 @@ class Transformer:
         self.attended.append((attention, x, context.get("rotary")))
         return attention(x, **context)
 
-    def attention(self, name):
+    def attention(self, name, **kwargs):
         return self.layer(
             name,
             MultiHeadAttention,
             heads=self.num_attention_heads,
-            head_size=self.hidden_size // self.num_attention_heads,
+            head_size=self.head_size,
+            key_heads=self.num_key_value_heads,
+            **kwargs,
             dropout=self.attention_dropout_rate,
             kernel_initializer=self.initializer(),
             dtype=self.block_dtype,
         )
 
-    def feed_forward(self, name):
+    def feed_forward(self, name, layer_class=FeedForward):
         return self.layer(
             name,
-            FeedForward,
+            layer_class,
             units=self.intermediate_size,
             activation=self.hidden_act,
             kernel_initializer=self.initializer(),
@@ -458,12 +501,13 @@ class Transformer:
     def norm(self, name):
         return self.layer(name, LayerNormalization, epsilon=self.norm_epsilon)
 
-    def dense(self, name, activation, units=None):
+    def dense(self, name, activation, units=None, **kwargs):
         return self.layer(
             name,
             Dense,
             units=units or self.hidden_size,
             activation=activation,
+            **kwargs,
             kernel_initializer=self.initializer(),
         )
 

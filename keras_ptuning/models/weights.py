@@ -1,16 +1,21 @@
 """Which weights of a layer are pretrained, and their way from and to a checkpoint's tensors."""
 
 import hashlib
+import math
+import os
 
 import keras
 import numpy as np
 
+from keras_ptuning.backend import assign_part, can_assign_parts
 from keras_ptuning.checks import check_finite
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.names import layout_of, spellings, tensors_of
 
 # Layers with one row (or value) per token of the vocabulary, which `keep_tokens` selects from.
-PER_TOKEN = ("Embedding-Token", "MLM-Bias")
+PER_TOKEN = ("Embedding-Token", "MLM-Bias", "Output-Token")
+# A tensor of more numbers is read in parts of about so many, as reading it takes memory too.
+LARGE = 2**24
 # What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
 # does not have, and how the names of its tensors end.
 TELLING = {
@@ -159,6 +164,18 @@ class NamedTensors:
             value = np.split(value, 3, axis=-1)[tensor.third]
         return value.T if tensor.transposed else value
 
+    def has_parts(self, tensor):
+        """Whether a tensor is so large that it is read in parts."""
+        large = math.prod(self.checkpoint.shapes[tensor.name]) > LARGE
+        return large and tensor.third is None and hasattr(self.checkpoint, "read_rows")
+
+    def parts(self, tensor):
+        """The rows of a large tensor, some at a time: `(number of the first, rows)`."""
+        rows, *others = self.checkpoint.shapes[tensor.name]
+        step = max(1, LARGE // math.prod(others))
+        for start in range(0, rows, step):
+            yield start, self.checkpoint.read_rows(tensor.name, start, min(start + step, rows))
+
 
 def check_architecture(tensors):
     """Raises a ValueError if a checkpoint has embeddings that the architecture does not have."""
@@ -170,6 +187,34 @@ def check_architecture(tensors):
                 f"{tensors.architecture.architecture!r}: it has the tensor {found[0]!r}. Leave out "
                 "`model`, so that the checkpoint tells it, or give another one."
             )
+
+
+def check_memory(tensors, depth, dtype):
+    """Raises a MemoryError if the weights of a checkpoint take more memory than there is.
+
+    Args:
+        tensors: `NamedTensors` of the checkpoint.
+        depth: Integer, the number of blocks.
+        dtype: What the weights are kept in.
+    """
+    shapes = tensors.checkpoint.shapes
+    count = sum(math.prod(shapes.get(name, (0,))) for name in tensors.names(depth))
+    size, memory = count * np.dtype(dtype).itemsize, total_memory()
+    if memory is not None and size > memory:
+        raise MemoryError(
+            f"The checkpoint {tensors.checkpoint.path!r} has {count / 1e9:.1f} billion weights, "
+            f"which take {size / 1e9:.1f} GB in {dtype}. Received: a machine with "
+            f"{memory / 1e9:.1f} GB. Give dtype='bfloat16' if that is enough, or use a smaller "
+            "checkpoint."
+        )
+
+
+def total_memory():
+    """The bytes of memory that this machine has; `None` where nothing tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def check_tied(tensors):
@@ -250,21 +295,31 @@ def load_weights(layers, tensors, keep_tokens=None):
                 f"the configuration, expects {expected}."
             )
     for variable, tensor, layer_name in plan:
+        if keep_tokens is None and tensors.has_parts(tensor) and can_assign_parts():
+            for start, value in tensors.parts(tensor):
+                _check_numbers(value, tensor, path)
+                axis = 1 if tensor.transposed else 0
+                assign_part(variable, value.T if tensor.transposed else value, start, axis)
+            continue
         value = tensors.read(tensor)
-        if value.dtype.kind != "f":
-            raise ValueError(
-                f"The tensor {tensor.name!r} of the checkpoint {path!r} is damaged, or not of a "
-                f"model's weights. Expected floating-point numbers. Received: {value.dtype}."
-            )
-        name = f"The tensor {tensor.name!r} of the checkpoint {path!r}"
-        check_finite([(name, value)], "It is damaged: copy or download it again.")
+        _check_numbers(value, tensor, path)
         if keep_tokens is not None and layer_name in PER_TOKEN:
-            value = value[keep_tokens]
+            value = np.take(value, keep_tokens, axis=-1 if tensor.transposed else 0)
         variable.assign(np.ascontiguousarray(value))
     for layer in layers.values():
         # Layers that lay vectors of their own over a table start from the loaded one.
         if hasattr(layer, "reset_prompt"):
             layer.reset_prompt()
+
+
+def _check_numbers(value, tensor, path):
+    name = f"The tensor {tensor.name!r} of the checkpoint {path!r}"
+    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+        raise ValueError(
+            f"{name} is damaged, or not of a model's weights. Expected floating-point numbers. "
+            f"Received: {value.dtype}."
+        )
+    check_finite([(name, value)], "It is damaged: copy or download it again.")
 
 
 def _describe_unnamed(layer_name, variables, named, tensors):

@@ -8,8 +8,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_ptuning.checks import as_list, check_entries, check_finite, check_list, check_text
-from keras_ptuning.text.batches import UNLABELED, ClozeDataset, Example, model_inputs, pad_words
-from keras_ptuning.text.tokenizers import Tokenizer, is_special, truncate_longest, warn_of_unknown
+from keras_ptuning.text.batches import (
+    UNLABELED,
+    ClozeDataset,
+    Example,
+    model_inputs,
+    pad_words,
+    padding_of,
+)
+from keras_ptuning.text.masking import NONE
+from keras_ptuning.text.piece_tokenizer import as_tokenizer, tokenizer_from_config
+from keras_ptuning.text.tokenizers import Tokenizer, truncate_longest, warn_of_unknown
 
 _PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\})")
 _VIRTUAL = re.compile(r"\[u([1-9][0-9]*)\]")
@@ -75,7 +84,7 @@ class Template:
             be a token that learns, `[v1]`, `[v2]`..., which takes an `[unused]` row of the
             vocabulary, counted from the last, or a new one where there are too few. `None` where
             each text comes with candidates.
-        tokenizer: A `Tokenizer`, or what `Tokenizer` takes as its vocabulary.
+        tokenizer: A `Tokenizer` or `PieceTokenizer`, or what they take as their vocabulary.
         maxlen: Integer, the greatest number of tokens of an encoded text, template included.
             Longer texts are cut, the longer one of a pair first; the template never is.
             Defaults to `128`.
@@ -121,12 +130,12 @@ class Template:
     is_cloze = True
 
     def __init__(self, pattern, labels, tokenizer, maxlen=128, causal=False):
-        if not isinstance(tokenizer, Tokenizer):
-            tokenizer = Tokenizer(tokenizer)
-        if tokenizer.mask_id is None:
+        tokenizer = as_tokenizer(tokenizer)
+        if tokenizer.mask_id is None and not causal:
             raise ValueError(
                 "A cloze needs a vocabulary with [MASK]. Received one of "
-                f"{tokenizer.vocab_size} tokens without it."
+                f"{tokenizer.vocab_size} tokens without it. For a causal language model, use "
+                "Template(..., causal=True)."
             )
         check_text("The pattern", pattern)
         if not isinstance(maxlen, int | np.integer) or isinstance(maxlen, bool):
@@ -136,16 +145,15 @@ class Template:
         self.maxlen = int(maxlen)
         self.causal = causal
         self._unused = [i for i, t in enumerate(tokenizer.vocab) if _UNUSED.fullmatch(t)]
-        self.mask_id = tokenizer.mask_id
+        # A causal model continues where the masks are, and never sees one.
+        self.mask_id = NONE if tokenizer.mask_id is None else tokenizer.mask_id
         # Label words that learn come first among the additional tokens: they are predicted.
         label_numbers = _label_numbers(labels)
         beyond = sum(n > len(self._unused) for n in label_numbers)
         self._parse(pattern, tokenizer.vocab_size + beyond)
         self._read_labels(labels)
         # What random masking may put in place of a word: no special, unused or virtual token.
-        self.ordinary_ids = np.array(
-            [i for i, token in enumerate(tokenizer.vocab) if not is_special(token)]
-        )
+        self.ordinary_ids = np.array(tokenizer.ordinary_ids)
 
     def _parse(self, pattern, first_new_id):
         """Turns the pattern into pieces: `(token ids, segment, maskable)` or `(slot, segment)`."""
@@ -160,7 +168,7 @@ class Template:
         self.virtual_ids = list(virtual_ids.values())
         self.tuned_names = [f"[u{n}]" for n in numbers]
         self.slots, self._slot_limits = [], []
-        self._pieces = [([tokenizer.start_id], 0, False)]
+        self._pieces = [] if tokenizer.start_id is None else [([tokenizer.start_id], 0, False)]
         for part in filter(None, _PARTS.split(pattern)):
             slot, virtual = _SLOT.fullmatch(part), _VIRTUAL.fullmatch(part)
             if slot:
@@ -169,6 +177,8 @@ class Template:
                 self._slot_limits.append(int(slot[2]) if slot[2] else None)
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
+            elif part == "[MASK]":
+                self._pieces.append(([self.mask_id], segment, False))
             elif part[0] == "[" and part in tokenizer and part not in ("[PAD]", "[UNK]", "[CLS]"):
                 token_id = tokenizer.token_to_id(part)
                 if token_id in self.virtual_ids:
@@ -192,7 +202,7 @@ class Template:
                         f"become {tokenizer.tokenize(part)}. Choose other words."
                     )
                 self._pieces.append((ids, segment, True))
-        if not self.causal:
+        if not self.causal and tokenizer.end_id is not None:
             self._pieces.append(([tokenizer.end_id], segment, False))
         fixed = [i for piece in self._pieces if len(piece) == 3 for i in piece[0]]
         self.num_masks = fixed.count(self.mask_id)
@@ -304,7 +314,7 @@ class Template:
         tokens = [names[i] if i in names else self.tokenizer.id_to_token(i) for i in ids]
         # Candidates are nobody's choice: of these some tokens may be unknown.
         unknown = all if label_tokens is None else any
-        if unknown(token == "[UNK]" for token in tokens) or not ids:
+        if unknown(i == self.tokenizer.unk_id for i in ids) or not ids:
             raise ValueError(
                 f"The word {word!r} {owner} is not in the vocabulary: it becomes "
                 f"{tokens}. Choose a word whose characters are all in it."
@@ -452,8 +462,9 @@ class Template:
             mask_positions = range(end - 1, end + len(tokens))
         candidate_ids = candidate_slots = None
         if own_words:
-            candidate_ids = pad_words(own_words, self.num_masks)
-            candidate_ids[candidate_ids == self.tokenizer.unk_id] = 0
+            candidate_ids = pad_words(own_words, self.num_masks, NONE)
+            if self.tokenizer.unk_id is not None:
+                candidate_ids[candidate_ids == self.tokenizer.unk_id] = NONE
             candidate_slots = pad_words(slots, self.num_masks)
         return Example(
             np.array(token_ids, "int32"),
@@ -490,7 +501,8 @@ class Template:
         """
         candidates = candidates if candidates is None else as_list("candidates", candidates)
         examples = self._examples(texts, candidates, to_learn=labels is not None)
-        x = model_inputs(examples, max(len(e.token_ids) for e in examples))
+        length = max(len(e.token_ids) for e in examples)
+        x = model_inputs(examples, length, padding_of(self))
         if labels is None:
             return x
         return x, self._checked_label_ids(labels, examples, candidates)
@@ -735,7 +747,7 @@ class Template:
 def _tokenizer_of(config):
     """The tokenizer of a template's configuration, which may have it ready."""
     tokenizer = config.get("tokenizer")
-    return tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_config(tokenizer)
+    return tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer_from_config(tokenizer)
 
 
 def _label_numbers(labels):

@@ -119,8 +119,9 @@ def _load_json_vocab(path):
             f"`tokenizer.json` of Hugging Face. Received: {type(error).__name__}: {error}"
         ) from None
     raise ValueError(
-        "Only vocabularies of BERT's kind are supported: WordPiece, whose pieces of a word "
-        f"continue with '##'. Received: {str(path)!r} of the kind {kind[0]!r}."
+        "A `Tokenizer` reads vocabularies of BERT's kind: WordPiece, whose pieces of a word "
+        f"continue with '##'. Received: {str(path)!r} of the kind {kind[0]!r}. Use "
+        f"`PieceTokenizer({str(path)!r})`."
     )
 
 
@@ -215,6 +216,9 @@ class Tokenizer:
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.
     """
 
+    # Rows that an embedding may have beyond the vocabulary.
+    most_spare = 128
+
     def __init__(self, vocab, do_lower_case=True, pre_tokenize=None):
         if isinstance(vocab, dict):
             tokens = _in_order(vocab)
@@ -274,6 +278,11 @@ class Tokenizer:
     @property
     def vocab_size(self):
         return len(self.vocab)
+
+    @property
+    def ordinary_ids(self):
+        """The ids of the tokens that texts may have: no special, unused or virtual ones."""
+        return [i for i, token in enumerate(self.vocab) if not is_special(token)]
 
     def token_to_id(self, token):
         """The id of `token`; the id of `[UNK]` where the vocabulary lacks it."""
@@ -394,10 +403,11 @@ class Tokenizer:
                     f"Received: maxlen={maxlen}."
                 )
             truncate_longest(parts, room)
-        token_ids, segment_ids = [self._ids["[CLS]"]], [0]
+        start, end = ([] if i is None else [i] for i in (self.start_id, self.end_id))
+        token_ids, segment_ids = [*start], [0] * len(start)
         for segment, part in enumerate(parts):
-            token_ids += [*part, self._ids["[SEP]"]]
-            segment_ids += [segment] * (len(part) + 1)
+            token_ids += [*part, *end]
+            segment_ids += [segment] * len([*part, *end])
         return token_ids, segment_ids
 
     def decode(self, token_ids):

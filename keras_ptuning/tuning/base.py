@@ -39,6 +39,7 @@ from keras_ptuning.methods import (
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, load_config, max_length, read_config
 from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.piece_tokenizer import PieceTokenizer
 from keras_ptuning.text.templates import PlainText, Template
 from keras_ptuning.text.tokenizers import load_vocab
 from keras_ptuning.tuning.data import check_data, check_label_ids, weighted
@@ -83,8 +84,11 @@ class LabelModel(keras.Model):
             raise ValueError(
                 f"A {type(self).__name__} sets {sorted(fixed)} itself; leave them out."
             )
+        settings = read_config(config, model=kwargs.get("model"))
+        self.methods = read_methods(tune, template)
         # Written down, so that a saved model keeps the policy that was global when it was made.
-        kwargs["dtype"] = _policy(kwargs.get("dtype") or keras.config.dtype_policy())
+        dtype = kwargs.get("dtype") or settings.get("dtype") or keras.config.dtype_policy()
+        kwargs["dtype"] = _policy(dtype, self.methods)
         if kwargs.get("keep_tokens") is not None:
             kwargs["keep_tokens"] = [int(i) for i in kwargs["keep_tokens"]]
         check_name(name)
@@ -94,8 +98,7 @@ class LabelModel(keras.Model):
         # A saved model has what is in the configuration, not where that was.
         config = load_config(config)
         self.init_config = {"config": config, **kwargs}
-        self.methods = read_methods(tune, template)
-        self._check_template({**read_config(config, model=kwargs.get("model")), **kwargs})
+        self._check_template({**settings, **kwargs})
         if not default_jit_compile():
             self.jit_compile = False
 
@@ -103,19 +106,19 @@ class LabelModel(keras.Model):
         keep_tokens = settings.get("keep_tokens")
         vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
         spare = vocab_size - self.template.tokenizer.vocab_size
-        if 0 < spare < 128:
-            warnings.warn(
-                f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
-                f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
-                "releases have them.",
-                stacklevel=5,
-            )
-        elif spare:
+        if not 0 <= spare < self.template.tokenizer.most_spare:
             raise ValueError(
                 f"The vocabulary does not belong to this checkpoint: it has "
                 f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "
                 "embeddings. Make the template with the vocabulary of the checkpoint that you "
                 "build the model from: Template(..., tokenizer=checkpoint)."
+            )
+        if spare and not isinstance(self.template.tokenizer, PieceTokenizer):
+            warnings.warn(
+                f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
+                f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
+                "releases have them.",
+                stacklevel=5,
             )
         positions = max_length(
             self.init_config["config"],
@@ -284,7 +287,7 @@ class LabelModel(keras.Model):
         meaning = json.dumps(self._meaning(), ensure_ascii=False)
         store["template"] = np.frombuffer(meaning.encode(), "uint8")
         if self._vocabulary_apart:
-            vocabulary = json.dumps(self.template.tokenizer.vocab)
+            vocabulary = json.dumps(self.template.tokenizer.get_config()["vocab"])
             store["vocabulary"] = np.frombuffer(vocabulary.encode(), "uint8")
 
     def load_own_variables(self, store):
@@ -314,7 +317,7 @@ class LabelModel(keras.Model):
             "pattern": template.pattern,
             "labels": template.labels and [[k, words] for k, words in template.labels.items()],
             "causal": template.causal,
-            "vocabulary": vocabulary_fingerprint(tokenizer.vocab),
+            "vocabulary": vocabulary_fingerprint(tokenizer.get_config()["vocab"]),
             "do_lower_case": tokenizer.do_lower_case,
         }
 
@@ -827,14 +830,16 @@ class LabelModel(keras.Model):
         return model
 
 
-def _policy(dtype):
+def _policy(dtype, methods):
     """A dtype policy that training can use.
 
     The steps of an optimizer are too small for variables in half precision: with bfloat16 nothing
-    changes, and with float16 all overflows. A mixed policy has its variables in float32.
+    changes, and with float16 all overflows. A mixed policy has its variables in float32. Frozen
+    weights may stay in bfloat16: what a method adds is in float32 by itself.
     """
     policy = keras.dtype_policies.get(dtype)
-    if policy.name not in ("bfloat16", "float16"):
+    frozen = not any(isinstance(method, All) for method in methods)
+    if policy.name not in ("bfloat16", "float16") or (policy.name == "bfloat16" and frozen):
         return policy
     mixed = f"mixed_{policy.name}"
     warnings.warn(

@@ -1,0 +1,133 @@
+"""LLaMA, Qwen2 and Qwen3, with the numbers that `goldens/record_decoders.py` recorded."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from small_decoders import CONFIGS, tensors, write_small_decoder
+
+from keras_ptuning import build_transformer_model
+from keras_ptuning.models import find_application, inspect_checkpoint, read_config, weights
+
+GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "goldens" / "transformers_decoders.npz"))
+TOKENS = GOLDEN["token_ids"]
+LINEAR = {"with_mlm": "linear"}
+
+
+def predict(model, *inputs):
+    return model.predict([np.array(x) for x in inputs or [TOKENS]], verbose=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_same_numbers_as_hugging_face(name, tmp_path):
+    """Also of id 0, which is a token."""
+    model = build_transformer_model(write_small_decoder(tmp_path, name), **LINEAR)
+    assert np.abs(predict(model) - GOLDEN[name]).max() < 1e-5
+
+
+def test_at_some_positions_and_some_tokens(tmp_path):
+    """A table of its own loses the same tokens as the embedding."""
+    folder = write_small_decoder(tmp_path, "qwen3")
+    keep = sorted(set(TOKENS.flat))
+    model = build_transformer_model(folder, gather_positions=True, keep_tokens=keep, **LINEAR)
+    positions = np.array([[23, 0], [5, 5], [0, 9]])
+    expected = np.take_along_axis(GOLDEN["qwen3"], positions[..., None], axis=1)[..., keep]
+    ids = np.searchsorted(keep, TOKENS).astype("int32")
+    assert np.abs(predict(model, ids, positions) - expected).max() < 1e-5
+
+
+def test_padding_that_the_configuration_names(tmp_path):
+    """What is no text is not seen, wherever it is."""
+    model = build_transformer_model(
+        write_small_decoder(tmp_path, "llama", pad_token_id=7), **LINEAR
+    )
+    ids = np.where(TOKENS == 7, 8, TOKENS)
+    assert model.transformer.pad_id == 7
+    padded = np.concatenate([ids, np.full((3, 4), 7, "int32")], axis=1)
+    assert np.abs(predict(model, padded)[:, :24] - predict(model, ids)).max() < 1e-5
+    changed = predict(model, np.where(np.arange(24) == 1, 7, ids))
+    others = predict(model, np.where(np.arange(24) == 1, 9, ids))
+    assert np.abs(changed - others)[:, 2:].max() > 1e-2
+
+
+def test_always_causal():
+    assert {find_application(config) for config in CONFIGS.values()} == {"lm"}
+
+
+def test_newer_configurations(tmp_path):
+    """`rope_parameters` has what `rope_theta` and `rope_scaling` had."""
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    folder = write_small_decoder(tmp_path, "llama", rope_theta=1.0, rope_parameters=rope)
+    assert np.abs(predict(build_transformer_model(folder, **LINEAR)) - GOLDEN["llama"]).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "Positions are scaled.*'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "Positions are scaled.*'llama3'"),
+        ({"use_sliding_window": True}, "use_sliding_window must be False"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
+        ({"attention_bias": True}, "attention_bias must be False"),
+        ({"mlp_bias": True}, "mlp_bias must be False"),
+        ({"num_key_value_heads": 3}, "`heads` must be a multiple of `key_heads`.*heads=4"),
+        ({"model_type": "mistral"}, "Unknown architecture.*mistral"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a positive number"),
+    ],
+)
+def test_what_is_not_implemented_is_refused(entries, message, tmp_path):
+    folder = write_small_decoder(tmp_path, "llama", **entries)
+    with pytest.raises(ValueError, match=message):
+        build_transformer_model(folder)
+
+
+def test_a_head_that_is_missing(tmp_path):
+    """The configuration says that there is a table, and the file has none."""
+    folder = write_small_decoder(tmp_path, "llama", tie_word_embeddings=False)
+    build_transformer_model(folder)
+    with pytest.raises(ValueError, match=r"lm_head\.weight"):
+        build_transformer_model(folder, **LINEAR)
+
+
+def test_bfloat16_stays_bfloat16(tmp_path):
+    model = build_transformer_model(write_small_decoder(tmp_path, "qwen2", "bfloat16"), **LINEAR)
+    assert {keras.backend.standardize_dtype(v.dtype) for v in model.weights} == {"bfloat16"}
+    found, expected = predict(model), GOLDEN["qwen2"]
+    # Of each number, two digits or three are left.
+    assert np.abs(found - expected).mean() < 0.05 * np.abs(expected).std()
+    exact = build_transformer_model(str(tmp_path), dtype="float32", **LINEAR)
+    assert {v.dtype for v in exact.weights} == {"float32"}
+    assert read_config(str(tmp_path))["dtype"] == "bfloat16"
+
+
+def test_saved_and_loaded(tmp_path):
+    model = build_transformer_model(write_small_decoder(tmp_path, "qwen3"), **LINEAR)
+    model.save(tmp_path / "model.keras")
+    assert (
+        np.abs(predict(keras.models.load_model(tmp_path / "model.keras")) - predict(model)).max()
+        == 0
+    )
+
+
+def test_inspected(tmp_path):
+    found = inspect_checkpoint(write_small_decoder(tmp_path, "qwen3"))
+    assert found["architecture"] == "qwen3" and found["application"] == "lm"
+    assert found["parameters"] == sum(value.size for value in tensors("qwen3").values())
+    json.dumps(found)
+
+
+def test_more_than_the_memory_holds(tmp_path, monkeypatch):
+    """Said before anything is loaded."""
+    folder = write_small_decoder(tmp_path, "llama")
+    monkeypatch.setattr(weights, "total_memory", lambda: 50_000)
+    with pytest.raises(MemoryError, match=r"dtype='bfloat16'"):
+        build_transformer_model(folder, **LINEAR)
+    build_transformer_model(folder, dtype="bfloat16", num_hidden_layers=1, **LINEAR)
+
+
+def test_large_tensors_are_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "LARGE", 500)
+    model = build_transformer_model(write_small_decoder(tmp_path, "llama-untied"), **LINEAR)
+    assert np.abs(predict(model) - GOLDEN["llama-untied"]).max() < 1e-5
