@@ -47,7 +47,8 @@ def build_transformer_model(
 
     The layers have bert4keras's names (`Embedding-Token`,
     `Transformer-0-MultiHeadSelfAttention`, `MLM-Dense`...), the inputs are a list
-    `[token_ids, segment_ids]`, and id 0 is padding. A GPT-2 has one input, `token_ids`.
+    `[token_ids, segment_ids]`, and id 0 is padding. Causal models such as GPT-2 have one input,
+    `token_ids`; in a LLaMA or Qwen the configuration says which token is padding, if any.
 
     Args:
         config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
@@ -61,9 +62,9 @@ def build_transformer_model(
             in the folder; with a configuration alone they are random.
         model: The architecture: `"bert"` (also for what shares its body: RoBERTa-wwm, MacBERT,
             UER's, LERT, PERT), `"albert"`, `"electra"` (its generator), `"ernie"`, `"nezha"`,
-            `"roformer"`, `"gpt2"` (whose id 0 is padding too, as in Chinese releases), or a
-            subclass of `keras_ptuning.models.Transformer`. Defaults to what the configuration says,
-            or else the names of the tensors.
+            `"roformer"`, `"gpt2"` (whose id 0 is padding too, as in Chinese releases), `"llama"`,
+            `"qwen2"`, `"qwen3"`, or a subclass of `keras_ptuning.models.Transformer`. Defaults to
+            what the configuration says, or else the names of the tensors.
         application: `"encoder"`, where all tokens see each other; `"lm"`, a causal language model,
             where each sees only what came before it; or `"unilm"`, where this holds for the second
             segment alone. Defaults to what the configuration says: `"lm"` if its `is_decoder` is
