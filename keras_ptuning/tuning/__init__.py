@@ -7,6 +7,7 @@ from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
 from keras_ptuning.tuning.ensemble import PromptEnsemble, build_prompt_ensemble
 from keras_ptuning.tuning.label_words import LabelWords, search_label_words
 from keras_ptuning.tuning.loading import load_model, load_tuned
+from keras_ptuning.tuning.mining import mine_templates
 from keras_ptuning.tuning.predicting import predict_to_file
 from keras_ptuning.tuning.probing import probe
 from keras_ptuning.tuning.reading import describe_prompt, plot_prompt, prompt_table
@@ -31,6 +32,7 @@ __all__ = [
     "describe_prompt",
     "load_model",
     "load_tuned",
+    "mine_templates",
     "plot_prompt",
     "predict_to_file",
     "probe",
