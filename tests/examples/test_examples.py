@@ -88,6 +88,20 @@ def test_gpt(data):
     assert done.stdout.splitlines()[-1].endswith("tive  屏幕不好")
 
 
+def test_search(data):
+    """Words for labels, for a template by gradient and by mining, and weights."""
+    path = data / "sentiment.train.data"
+    lines = [f"书很好，服务{'很' if i % 2 else '不'}满意{i}\t{i % 2}\n" for i in range(20)]
+    path.write_text("".join(lines), encoding="utf-8")
+    options = "--data", data, "--labeled", 4, "--steps", 1, "--mined", 1, "--words", 1
+    done = run(*options, "--json", data / "out", cwd=data, example="search.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((data / "out").read_text())["test_acc"]
+    assert len(found) == 7 and all(0 <= hits <= 1 for hits in found.values())
+    (mined,) = (name for name in found if name.startswith("mined: "))
+    assert "服务[MASK]满意" in mined
+
+
 def write_fewclue(folder, task, examples, unlabeled=()):
     folder = folder / task
     folder.mkdir()
