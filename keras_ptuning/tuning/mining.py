@@ -21,6 +21,8 @@ from keras_ptuning.tuning.search import TRIGGER, _open_template, _scores
 
 # What ends a sentence, beyond which nothing is looked for.
 SENTENCE_END = re.compile(r"[。！？；!?;\n\r\u2028\u2029]+")
+# What may take a place. Numbers are too much about one text, and brackets mean something there.
+WORDS = re.compile(r"[^\W\d_]+(\s+[^\W\d_]+)*")
 # Characters beyond which nothing is looked for.
 SPAN = 30
 
@@ -65,8 +67,8 @@ def mine_templates(
         corpus: List of strings, e.g. what `datasets.read_documents` returns.
         top: Integer, how many templates to return at most. Defaults to `10`.
         candidates: Integer, how many templates are tried on the texts. Defaults to `100`.
-        longest: Integer, how many words a `[T]` stands for at most. Words are those of jieba.
-            Defaults to `4`.
+        longest: Integer, how many words a `[T]` stands for at most. Words are those of jieba, of
+            letters only. Defaults to `4`.
         batch_size: Integer. Defaults to `32`.
         maxlen: Integer, that of the `Template`. A `ClozeModel` has its own. Defaults to `128`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
@@ -211,7 +213,7 @@ def _rank(frame, joined, labeled, words, longest):
             chosen = ["".join(tokens[-n:]) for n in range(1, min(longest, len(tokens)) + 1)]
         else:
             chosen = ["".join(tokens[:n]) for n in range(1, min(longest, len(tokens)) + 1)]
-        return dict.fromkeys(filter(_is_words, map(str.strip, chosen)))
+        return dict.fromkeys(filter(WORDS.fullmatch, map(str.strip, chosen)))
 
     for label, before, after in _occurrences(frame, joined, labeled, words):
         for first in choices("before", before, frame.before):
@@ -220,11 +222,6 @@ def _rank(frame, joined, labeled, words, longest):
                 counts[pattern] += 1
                 owners[pattern].add(label)
     return sorted(counts, key=lambda p: (-len(owners[p]), -counts[p], p)), counts
-
-
-def _is_words(context):
-    """Whether words may be in a pattern, where brackets mean something, and numbers too much."""
-    return any(map(str.isalpha, context)) and not re.search(r"[\[\]{}\d]", context)
 
 
 def _occurrences(frame, joined, labeled, words):
