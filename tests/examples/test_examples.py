@@ -102,6 +102,44 @@ def test_search(data):
     assert "服务[MASK]满意" in mined
 
 
+@pytest.fixture
+def probe_options(small_bert, data):
+    options = "--checkpoint", small_bert[1], "--steps", 1, "--epochs", 1, "--json", data / "out"
+    return *options, "--relations"
+
+
+def test_probe(data, probe_options):
+    """A relation of mLAMA's files, whose objects the small vocabulary has; and a corpus."""
+    facts = [("房间", "好"), ("屏幕", "贵"), ("电池", "便宜"), ("物流", "快")] * 2
+    for i, (subject, name) in enumerate(facts):
+        with open(data / "P36.jsonl", "a", encoding="utf-8") as file:
+            subject = subject + "书" * (i // 4)
+            file.write(json.dumps({"sub_label": subject, "obj_label": name}) + "\n")
+    prompt = {"relation": "P36", "template": "[X]很[Y]。"}
+    (data / "templates.jsonl").write_text(json.dumps(prompt))
+    (data / "corpus").write_text(
+        "房间的贵。屏幕的贵，书的服务便宜\n物流服务快\n" * 9, encoding="utf-8"
+    )
+    options = *probe_options, "P36", "--mlama", data, "--corpus", data / "corpus"
+    done = run(*options, cwd=data, example="probe.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((data / "out").read_text())["results"]["P36"]
+    methods = ["random weights", "random weights, P-tuned", "written", "mined", "searched"]
+    assert list(found) == [*methods, "P-tuned"], done.stdout
+    assert all(numbers["facts"] == 4 for _, numbers in found.values())
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 7 and rows[2][0] == "| most frequent object"
+    for row in rows[3:]:
+        assert row[1] == f"{100 * found[row[0].strip('| ')][1]['p@1']:.1f}"
+
+
+def test_the_facts_of_the_probe(data, probe_options):
+    # The small vocabulary has none of the objects.
+    done = run(*probe_options, "continent", cwd=data, example="probe.py")
+    assert done.returncode == 1 and "No relation has facts to ask" in done.stderr, done.stderr
+    assert "continent: left out" in done.stdout
+
+
 def write_fewclue(folder, task, examples, unlabeled=()):
     folder = folder / task
     folder.mkdir()
