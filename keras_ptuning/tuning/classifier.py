@@ -45,7 +45,10 @@ class TextClassifier(LabelModel):
         return named_weights(self.classifier)
 
     def call(self, inputs, training=False):
-        return self.log_probs(self.backbone(self.backbone_inputs(inputs), training=training))
+        inputs = self.backbone_inputs(inputs)
+        return self._twice(
+            lambda: self.log_probs(self.backbone(inputs, training=training)), training
+        )
 
     def backbone_inputs(self, inputs):
         """What the backbone reads, which of all vectors is to return that of `[CLS]`."""
@@ -63,7 +66,11 @@ class TextClassifier(LabelModel):
         return ops.log_softmax(self.classifier(x[:, 0]))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses, labeled = self.label_losses(y, y_pred, sample_weight)
+        return self._loss_of_passes(lambda p: self._loss(y, p, sample_weight), x, y_pred)
+
+    def _loss(self, y, y_pred, sample_weight):
+        scores = y_pred["scores"] if isinstance(y_pred, dict) else y_pred
+        losses, labeled = self.label_losses(y, scores, sample_weight)
         count = sum_over_replicas(ops.sum(ops.cast(labeled, "float32")))
         return ops.sum(losses) / ops.maximum(count, 1.0)
 
