@@ -18,12 +18,13 @@ from keras_ptuning.models import (
     save_transformer_model,
 )
 from keras_ptuning.pretraining import PackedDataset, build_vocab, pretrain
-from keras_ptuning.text import PlainText, Template, Tokenizer
+from keras_ptuning.text import PlainText, TaggedText, Template, Tokenizer
 from keras_ptuning.tuning import (
     ClozeModel,
     LabelWords,
     PromptBank,
     PromptEnsemble,
+    Tagger,
     TextClassifier,
     TextPredictor,
     VATClassifier,
@@ -31,6 +32,7 @@ from keras_ptuning.tuning import (
     build_classifier,
     build_prompt_ensemble,
     build_ptuning_model,
+    build_tagger,
     build_vat_classifier,
     calibrate,
     describe_prompt,
@@ -64,6 +66,8 @@ __all__ = [
     "PromptEncoder",
     "PromptEnsemble",
     "PtuningEmbedding",
+    "TaggedText",
+    "Tagger",
     "Template",
     "TextClassifier",
     "TextPredictor",
@@ -73,6 +77,7 @@ __all__ = [
     "build_classifier",
     "build_prompt_ensemble",
     "build_ptuning_model",
+    "build_tagger",
     "build_transformer_model",
     "build_vat_classifier",
     "build_vocab",

@@ -150,6 +150,60 @@ def read_documents(path):
     return documents
 
 
+def read_bio(path):
+    """Reads a BIO file: a word and its tag in each line, an empty line after each sentence.
+
+    Args:
+        path: Path of the file, in UTF-8; it may be compressed with gzip, under any name. Tabs are
+            between the columns of a line, or spaces. The first column is the word, the last one the
+            tag: `O`, `B-PER`, `I-PER`... Lines that begin with `-DOCSTART-` are left out.
+
+    Returns:
+        `(sentences, tags)`, two lists of lists of strings, as `TaggedText` takes them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line has no word or no tag of BIO (its number is named), or if the file is
+            empty.
+
+    Example:
+
+    ```python
+    sentences, tags = read_bio("train.bio")
+    sentences[0], tags[0]  # ["王", "明", "来", "了"], ["B-PER", "I-PER", "O", "O"]
+    ```
+
+    Reference:
+        - [Ramshaw and Marcus, 1995](https://arxiv.org/abs/cmp-lg/9505040), section 3.
+    """
+    sentences, tags = [[]], [[]]
+    for number, line in enumerate(iterate_lines(path), 1):
+        line = line.rstrip("\r\n")
+        if not line.strip(" \t"):
+            if sentences[-1]:
+                sentences.append([])
+                tags.append([])
+            continue
+        # Not at any white space, of which a word may consist.
+        columns = line.split("\t" if "\t" in line else " ")
+        if columns[0] == "-DOCSTART-":
+            continue
+        if len(columns) < 2 or not columns[0] or not re.fullmatch(r"O|[BI]-\S+", columns[-1]):
+            raise ValueError(
+                f"{path}, line {number}: expected a word and its tag of BIO, such as 'O', 'B-PER' "
+                f"or 'I-PER'. Received: {line[:80]!r}. Tags of another scheme, such as BMES, have "
+                "to be changed first."
+            )
+        sentences[-1].append(columns[0])
+        tags[-1].append(columns[-1])
+    if not sentences[-1]:
+        sentences.pop()
+        tags.pop()
+    if not sentences:
+        raise ValueError(f"There are no sentences in {path}. Expected a word and a tag a line.")
+    return sentences, tags
+
+
 def load_sentiment(folder=None):
     """Loads the Chinese review data of the P-tuning and PET articles.
 

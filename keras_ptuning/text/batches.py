@@ -41,9 +41,9 @@ class Example(NamedTuple):
     candidate_slots: np.ndarray | None = None
 
 
-def pad(sequences, length):
+def pad(sequences, length, value=PAD):
     """Stacks arrays of different lengths into one of shape `(len(sequences), length)`."""
-    out = np.full((len(sequences), length), PAD, dtype=sequences[0].dtype)
+    out = np.full((len(sequences), length), value, dtype=sequences[0].dtype)
     for row, sequence in zip(out, sequences, strict=True):
         row[: len(sequence)] = sequence
     return out
@@ -277,7 +277,7 @@ class ClozeDataset(keras.utils.PyDataset):
             A `ClozeDataset`, and an array with the place of each of its texts in this one.
         """
         order = np.argsort(self.lengths, kind="stable")
-        dataset = ClozeDataset(
+        dataset = type(self)(
             [self.examples[i] for i in order],
             self.template,
             batch_size=math.ceil(self.batch_size / multiple) * multiple,

@@ -12,6 +12,7 @@ from keras_ptuning.tuning.predicting import predict_to_file
 from keras_ptuning.tuning.probing import probe
 from keras_ptuning.tuning.reading import describe_prompt, plot_prompt, prompt_table
 from keras_ptuning.tuning.search import WeighedTemplates, search_template, weigh_templates
+from keras_ptuning.tuning.tagger import Tagger, build_tagger
 from keras_ptuning.tuning.text_predictor import TextPredictor
 from keras_ptuning.tuning.vat import VATClassifier, build_vat_classifier
 
@@ -20,6 +21,7 @@ __all__ = [
     "LabelWords",
     "PromptBank",
     "PromptEnsemble",
+    "Tagger",
     "TextClassifier",
     "TextPredictor",
     "VATClassifier",
@@ -27,6 +29,7 @@ __all__ = [
     "build_classifier",
     "build_prompt_ensemble",
     "build_ptuning_model",
+    "build_tagger",
     "build_vat_classifier",
     "calibrate",
     "describe_prompt",

@@ -40,7 +40,7 @@ from keras_ptuning.methods import (
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, load_config, max_length, read_config
 from keras_ptuning.text.batches import ClozeDataset
-from keras_ptuning.text.templates import PlainText, Template
+from keras_ptuning.text.tags import template_from_config
 from keras_ptuning.text.tokenizers import load_vocab
 from keras_ptuning.tuning.data import check_data, check_label_ids, weighted
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
@@ -850,8 +850,7 @@ class LabelModel(keras.Model):
         apart = isinstance(tokenizer, dict) and isinstance(tokenizer.get("vocab"), str)
 
         def arguments(template):
-            kind = Template if "pattern" in template else PlainText
-            return {**config, "template": kind.from_config(template), "tune": methods}
+            return {**config, "template": template_from_config(template), "tune": methods}
 
         if not apart:
             return cls(**arguments(config["template"]))

@@ -51,16 +51,20 @@ class TextClassifier(LabelModel):
         )
 
     def backbone_inputs(self, inputs):
-        """What the backbone reads, which of all vectors is to return that of `[CLS]`."""
+        """What the backbone reads, and which of all vectors it is to return."""
         token_ids, segment_ids = (
             ops.convert_to_tensor(inputs[name]) for name in ("token_ids", "segment_ids")
         )
         named = {
             "Input-Token": token_ids,
             "Input-Segment": segment_ids,
-            "Input-Gather": ops.zeros_like(token_ids[:, :1]),
+            "Input-Gather": self._positions(inputs),
         }
         return [named[x.name] for x in self.backbone.inputs]
+
+    def _positions(self, inputs):
+        """Of the vectors to read: that of `[CLS]`."""
+        return ops.zeros_like(ops.convert_to_tensor(inputs["token_ids"])[:, :1])
 
     def log_probs(self, x):
         return ops.log_softmax(self.classifier(x[:, 0]))
