@@ -427,6 +427,11 @@ def load_fewclue(task, draw=0, folder=None):
         - `"leaked"`, for `"csl"` only: a list of indices of test texts, in ascending order. The
           abstract of these 584 texts is in the training or validation file of a draw too, mostly
           with other keywords. They are the same for each draw.
+        - `"numbers"`, for `"tnews"` and `"iflytek"` only: a dictionary from each label to its
+          number in the data.
+        - `"submission"`, only where the folder has a file `test.json`: a tuple `(ids, texts)` of
+          the test texts whose labels are kept back, which results are submitted for; for `"chid"`
+          `(ids, texts, candidates)`.
         - `"source"`, a string: `"FewCLUE"`, or `folder`.
 
     Raises:
@@ -476,6 +481,8 @@ def load_fewclue(task, draw=0, folder=None):
                     f"{len(numbered)}: {sorted(numbered)[:8]}."
                 )
             labels = [label for _, label in sorted(numbered)]
+            if task in ("tnews", "iflytek"):
+                data["numbers"] = {label: number for number, label in sorted(numbered)}
         columns = tuple(list(column) for column in zip(*examples, strict=True))
         data[split] = columns[0] if split == "unlabeled" else columns[: 3 if task == "chid" else 2]
     # A list of its own, which may be changed.
@@ -484,7 +491,32 @@ def load_fewclue(task, draw=0, folder=None):
         # Of all draws, so that what is left is the same test for each of them.
         seen = _abstracts_of_draws(folder)
         data["leaked"] = [i for i, (abstract, _) in enumerate(data["test"][0]) if abstract in seen]
+    if folder is not None and os.path.exists(_fewclue_path(task, "test.json", folder)):
+        data["submission"] = _read_submission(task, folder)
     return {**data, "source": "FewCLUE" if folder is None else str(folder)}
+
+
+def _read_submission(task, folder):
+    """The ids and the texts, and the candidates where there are any, of the file `test.json`."""
+    path, rows = _fewclue_path(task, "test.json", folder), []
+    more = ["candidates"] if task == "chid" else []
+    keys = ["id", *FEWCLUE[task][0], *more]
+    for number, values in iterate_objects(path, keys):
+        try:
+            text = _fewclue_text(values, task)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected an example of the task {task!r} ({error})."
+            ) from None
+        rows.append((values["id"], text, *(values[key] for key in more)))
+    if not rows:
+        raise ValueError(f"There are no examples in {path}. Expected one a line.")
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _fewclue_path(task, file, folder):
+    below = os.path.join(folder, task)
+    return os.path.join(below if os.path.isdir(below) else folder, file)
 
 
 def _abstracts_of_draws(folder):
@@ -500,8 +532,7 @@ def _abstracts_of_draws(folder):
 def _read_fewclue(task, file, folder):
     """The content of a file of the task, and what to call it in errors."""
     if folder is not None:
-        below = os.path.join(folder, task)
-        path = os.path.join(below if os.path.isdir(below) else folder, file)
+        path = _fewclue_path(task, file, folder)
         try:
             with open(path, "rb") as opened:
                 return opened.read(), path

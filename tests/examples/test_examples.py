@@ -210,6 +210,41 @@ def test_fewclue(tmp_path):
     assert json.loads(again[4])["test_acc"] == json.loads(lines[4])["test_acc"]
 
 
+def test_fewclue_pet_and_submissions(tmp_path):
+    """PET with the reviews that have no label; and files as the benchmark wants them."""
+    rows = [{"id": i, "sentence": "好" * (i + 1), "label": "Positive"} for i in range(2)]
+    rows += [{"id": i, "sentence": "差" * i, "label": "Negative"} for i in range(2, 4)]
+    write_fewclue(tmp_path, "eprstmt", rows)
+    test = [json.dumps({"id": 10 + i, "sentence": "很好" * i}) for i in range(1, 4)]
+    (tmp_path / "eprstmt" / "test.json").write_text("\n".join(test))
+    options = "--task", "eprstmt", "--data", tmp_path, "--epochs", 1, "--batch-size", 4, "--draw", 1
+    options = *options, "--submission", tmp_path / "out", "--method"
+    done = run(*options, "pet", cwd=tmp_path, example="fewclue.py")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "fewclue.jsonl").read_text())
+    assert (result["method"], result["draw"]) == ("pet", 1) and 0 <= result["test_acc"] <= 1
+    path = tmp_path / "out" / "eprstmt_predict_1.json"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [11, 12, 13]
+    assert {line["label"] for line in lines} <= {"Positive", "Negative"}
+
+
+@pytest.mark.parametrize("task", ["tnews", "chid"])
+def test_what_a_submission_says(methods, tmp_path, task):
+    """The numbers that the data have: of a label, or of a candidate."""
+    args = argparse.Namespace(submission=tmp_path)
+    data = {"submission": (["甲", "乙"], [5, "6"], [["一", "二"], ["三", "四"]])}
+    words, labels, answers = None, ["二", "三"], [{"answer": 1}, {"answer": 0}]
+    if task == "tnews":
+        data = {"submission": (["甲", "乙"], [5, "6"]), "numbers": {"news_x": 101, "news_y": 102}}
+        words, labels, answers = {}, ["news_y", "news_x"], [{"label": "102"}, {"label": "101"}]
+    task = methods.fewclue.Task(task, data, words)
+    methods.fewclue.write_submission(task, None, labels, args)
+    lines = (tmp_path / f"{task.name}_predict.json").read_text().splitlines()
+    expected = [{"id": i, **own} for i, own in zip((5, "6"), answers, strict=True)]
+    assert list(map(json.loads, lines)) == expected
+
+
 def test_fewclue_leaked_abstracts(tmp_path):
     """The table, without any run, and then with TF-IDF, which knows what it has seen."""
     done = run("--table", cwd=tmp_path, example="fewclue.py")
@@ -241,8 +276,8 @@ def test_the_templates_of_fewclue(methods, checkpoint):
     """The words of all nine tasks are in the embedded vocabularies."""
     assert list(methods.fewclue.TASKS) == list(methods.fewclue.PUBLISHED)
     assert sorted(methods.fewclue.TASKS) == sorted(datasets.FEWCLUE)
-    for *patterns, words in methods.fewclue.TASKS.values():
-        for pattern in patterns:
+    for task, (*patterns, words) in methods.fewclue.TASKS.items():
+        for pattern in [*patterns, *methods.fewclue.PET.get(task, [])]:
             if words != "names":
                 Template(pattern, words, checkpoint)
 
