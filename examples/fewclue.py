@@ -48,7 +48,7 @@ SPLITS = ("valid", "test")
 # So many further texts PET labels, at most.
 UNLABELED = 2000
 # On these options the numbers depend.
-SETTINGS = ("checkpoint", "epochs", "batch_size", "learning_rate", "auxiliary")
+SETTINGS = ("checkpoint", "epochs", "batch_size", "learning_rate", "auxiliary", "rdrop")
 
 
 class Task(NamedTuple):
@@ -118,7 +118,7 @@ def tune(what, virtual, task, draw, args, auxiliary=False):
     train = batches(task.data["train"], model.template, args, repeat, seed=draw)
     learning_rate = args.learning_rate or model.default_learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, args.epochs * len(train))
-    model.compile(keras.optimizers.Adam(schedule))
+    model.compile(keras.optimizers.Adam(schedule), rdrop=args.rdrop)
     keep_best = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
     )
@@ -202,6 +202,9 @@ def parse_arguments():
         "--learning-rate", type=float, help="default: the method's, for a model of this size"
     )
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
+    parser.add_argument(
+        "--rdrop", type=float, default=0.0, help="weight of R-Drop; PET and TF-IDF have none"
+    )
     parser.add_argument("--out", metavar="FILE", default="fewclue.jsonl")
     parser.add_argument("--table", action="store_true", help="only print the table of --out")
     parser.add_argument(
@@ -272,7 +275,8 @@ def read_results(args):
         file.truncate(content.rfind(b"\n") + 1)
     results = map(json.loads, content[: content.rfind(b"\n") + 1].splitlines())
     settings = {option: getattr(args, option) for option in SETTINGS}
-    return [result for result in results if result["settings"] == settings]
+    # Results of before there was R-Drop do not have the option.
+    return [result for result in results if {"rdrop": 0.0, **result["settings"]} == settings]
 
 
 def table(results):

@@ -245,6 +245,18 @@ def test_what_a_submission_says(methods, tmp_path, task):
     assert list(map(json.loads, lines)) == expected
 
 
+def test_results_of_other_settings(methods, tmp_path):
+    """Are not those of this run; and what is older than R-Drop was without it."""
+    settings = {"checkpoint": "a", "epochs": 1, "batch_size": 2, "learning_rate": None}
+    settings["auxiliary"] = False
+    lines = [settings, {**settings, "rdrop": 0.0}, {**settings, "rdrop": 4.0}]
+    lines = [json.dumps({"settings": own, "draw": i}) + "\n" for i, own in enumerate(lines)]
+    (tmp_path / "out").write_text("".join(lines) + '{"half')
+    for rdrop, draws in ((0.0, [0, 1]), (4.0, [2]), (1.0, [])):
+        args = argparse.Namespace(out=tmp_path / "out", **settings, rdrop=rdrop)
+        assert [r["draw"] for r in methods.fewclue.read_results(args)] == draws
+
+
 def test_fewclue_leaked_abstracts(tmp_path):
     """The table, without any run, and then with TF-IDF, which knows what it has seen."""
     done = run("--table", cwd=tmp_path, example="fewclue.py")
