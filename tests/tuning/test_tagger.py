@@ -16,6 +16,7 @@ from keras_ptuning import (
     build_tagger,
     load_model,
     load_tuned,
+    predict_to_file,
 )
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "transformers_tagger.npz"
@@ -151,6 +152,8 @@ def test_bad_input(tagged, make_tagger, small_bert, tokenizer):
     model.compile()
     with pytest.raises(ValueError, match="leave out `class_weight`"):
         model.fit(tagged.dataset(SENTENCES, RIGHT), class_weight={"O": 2})
+    with pytest.raises(ValueError, match=r"gives each text one label.*`template\.decode`"):
+        predict_to_file(model, ["书"], "out.csv")
     with pytest.raises(ValueError, match="need labels"):
         model.fit(tagged.dataset(SENTENCES))
     other = TaggedText(["O", "B-Y"], tokenizer, 64)
