@@ -29,8 +29,9 @@ class TaggedText(PlainText):
     Args:
         tags: List of at least two tags, e.g. `["O", "B-PER", "I-PER"]`. They may be of any scheme.
         tokenizer: A `Tokenizer`, or what `Tokenizer` takes as its vocabulary.
-        maxlen: Integer, the greatest number of tokens of a sentence, with `[CLS]` and `[SEP]`.
-            Longer ones are refused: no tag is left out without a word. Defaults to `128`.
+        maxlen: Integer, the greatest number of tokens of an encoded row, with `[CLS]` and `[SEP]`.
+            A longer sentence takes several rows, one after the other, so that no word is left out.
+            Defaults to `128`.
 
     Raises:
         TypeError: if `tags` is not a list, or `maxlen` not an integer.
@@ -63,21 +64,18 @@ class TaggedText(PlainText):
 
         Returns:
             A dictionary of integer arrays, the inputs of the model: `token_ids` and `segment_ids`
-            of shape `(len(sentences), length)`, and `mask_positions` of shape
-            `(len(sentences), words)`, where the first tokens of the words are. With `tags`, a tuple
-            of this and an integer array of the latter shape, with -1 where a sentence has ended.
+            of shape `(rows, length)`, and `mask_positions` of shape `(rows, words)`, where the
+            first tokens of the words are. With `tags`, a tuple of this and an integer array of the
+            latter shape, with -1 where a row has ended.
 
         Raises:
             TypeError: if a sentence is not a list of strings.
-            ValueError: if there are no sentences, or one has no words, or more tokens than
-                `maxlen`; if a tag is unknown, or there are more or fewer tags than words.
+            ValueError: if there are no sentences, or one has no words; if a tag is unknown, or
+                there are more or fewer tags than words.
         """
-        examples = self._examples(sentences, to_learn=tags is not None)
+        examples, tag_ids = self._encode(sentences, tags)
         x = model_inputs(examples, max(len(e.token_ids) for e in examples))
-        if tags is None:
-            return x
-        words = x["mask_positions"].shape[1]
-        return x, pad(self._tag_ids(tags, examples), words, UNLABELED)
+        return x if tags is None else (x, pad(tag_ids, x["mask_positions"].shape[1], UNLABELED))
 
     def dataset(self, sentences, tags=None, batch_size=32, shuffle=None, seed=0):
         """Makes batches for `fit`, `evaluate` and `predict`.
@@ -95,11 +93,11 @@ class TaggedText(PlainText):
         Raises:
             TypeError, ValueError: as `encode` does, and if `batch_size` or `seed` are out of range.
         """
-        examples = self._examples(sentences, to_learn=tags is not None)
+        examples, tag_ids = self._encode(sentences, tags)
         return TagDataset(
             examples,
             self,
-            None if tags is None else self._tag_ids(tags, examples),
+            tag_ids,
             batch_size=batch_size,
             shuffle=tags is not None if shuffle is None else shuffle,
             seed=seed,
@@ -109,7 +107,7 @@ class TaggedText(PlainText):
         """The best tag of each word.
 
         Args:
-            scores: Array of shape `(len(sentences), words, tags)`, as the model predicts it.
+            scores: Array of shape `(rows, words, tags)`, as the model predicts it.
             sentences: The sentences, as `encode` takes them.
 
         Returns:
@@ -120,20 +118,20 @@ class TaggedText(PlainText):
         """
         scores = np.asarray(scores)
         check_finite([("`scores`", scores)], "The model that predicted them is damaged.")
-        lengths = [len(words) for words in as_list("sentences", sentences)]
-        shape = len(lengths), max(lengths), self.num_labels
-        if scores.ndim != 3 or any(a < b for a, b in zip(scores.shape, shape, strict=True)):
+        rows = self._rows(sentences)
+        shape = len(rows), max(len(pieces) for _, pieces in rows), self.num_labels
+        if scores.ndim != 3 or scores.shape[::2] != shape[::2] or scores.shape[1] < shape[1]:
             raise ValueError(
-                f"Expected scores of shape {shape}, for each word of each sentence one column for "
-                f"each of {self.label_names}. Received: shape {scores.shape}."
+                f"Expected scores of shape {shape}, for each word of each row one column for each "
+                f"of {self.label_names}. Received: shape {scores.shape}."
             )
-        best = scores.argmax(axis=-1)
-        return [
-            [self.label_names[i] for i in row[:length]]
-            for row, length in zip(best, lengths, strict=True)
-        ]
+        found = [[] for _ in sentences]
+        for (i, pieces), best in zip(rows, scores.argmax(axis=-1), strict=True):
+            found[i] += [self.label_names[k] for k in best[: len(pieces)]]
+        return found
 
-    def _examples(self, sentences, candidates=None, to_learn=False, to_score=True):
+    def _rows(self, sentences):
+        """Pairs of the number of a sentence and the pieces of its words, as many as have room."""
         sentences = as_list("sentences", sentences)
         for i, words in enumerate(sentences):
             if isinstance(words, str) or not all(isinstance(w, str) for w in check_words(i, words)):
@@ -143,39 +141,49 @@ class TaggedText(PlainText):
                 )
             if not len(words):
                 raise ValueError(f"Sentence {i} has no words. Leave it out.")
-        pieces = iter(self.tokenizer.token_ids(list(itertools.chain(*sentences))))
-        examples = []
+        found = iter(self.tokenizer.token_ids(list(itertools.chain(*sentences))))
+        rows = []
         for i, words in enumerate(sentences):
-            own = [next(pieces) or [self.tokenizer.unk_id] for _ in words]
-            starts = np.cumsum([1, *map(len, own[:-1])])
-            token_ids = [self.tokenizer.start_id, *itertools.chain(*own), self.tokenizer.end_id]
-            if len(token_ids) > self.maxlen:
-                raise ValueError(
-                    f"Sentence {i} has {len(token_ids)} tokens with [CLS] and [SEP], and maxlen is "
-                    f"{self.maxlen}. Split it, or raise `maxlen` if the model has more positions. "
-                    f"Received: {words[:5]}... of {len(words)} words."
-                )
-            zeros = np.zeros(len(token_ids), "int32")
-            ids = np.array(token_ids, "int32")
-            examples.append(Example(ids, zeros, starts.astype("int32"), zeros.astype("bool")))
-        if to_learn:
-            texts = [example.token_ids[1:-1].tolist() for example in examples]
-            warn_of_unknown(texts, self.tokenizer, stacklevel=4)
-        return examples
+            room = 0
+            for _ in words:
+                # The first of its pieces is all that is read of a word.
+                pieces = (next(found) or [self.tokenizer.unk_id])[: self._room]
+                if len(pieces) > room:
+                    rows.append((i, []))
+                    room = self._room
+                rows[-1][1].append(pieces)
+                room -= len(pieces)
+        return rows
 
-    def _tag_ids(self, tags, examples):
+    def _encode(self, sentences, tags):
+        """An `Example` for each row, and the numbers of its tags, if there are any."""
+        rows = self._rows(sentences)
+        examples = []
+        for _, pieces in rows:
+            ids = [self.tokenizer.start_id, *itertools.chain(*pieces), self.tokenizer.end_id]
+            starts = np.cumsum([1, *map(len, pieces[:-1])], dtype="int32")
+            zeros = np.zeros(len(ids), "int32")
+            examples.append(Example(np.array(ids, "int32"), zeros, starts, zeros.astype("bool")))
+        if tags is None:
+            return examples, None
+        texts = [example.token_ids[1:-1].tolist() for example in examples]
+        warn_of_unknown(texts, self.tokenizer, stacklevel=4)
+        tag_ids = iter(np.concatenate(self._tag_ids(sentences, tags)))
+        return examples, [np.array([next(tag_ids) for _ in pieces]) for _, pieces in rows]
+
+    def _tag_ids(self, sentences, tags):
         tags = as_list("tags", tags)
-        if len(tags) != len(examples):
+        if len(tags) != len(sentences):
             raise ValueError(
                 "There must be a list of tags for each sentence. Received: "
-                f"{len(examples)} sentences and {len(tags)} lists."
+                f"{len(sentences)} sentences and {len(tags)} lists."
             )
         found = []
-        for i, (own, example) in enumerate(zip(tags, examples, strict=True)):
-            if len(check_words(i, own)) != len(example.mask_positions):
+        for i, (words, own) in enumerate(zip(sentences, tags, strict=True)):
+            if len(check_words(i, own)) != len(words):
                 raise ValueError(
-                    f"Each word needs a tag. Received: sentence {i} has "
-                    f"{len(example.mask_positions)} words and {len(own)} tags."
+                    f"Each word needs a tag. Received: sentence {i} has {len(words)} words and "
+                    f"{len(own)} tags."
                 )
             for j, tag in enumerate(own):
                 if tag not in self._label_index:

@@ -16,9 +16,9 @@ class Tagger(TextClassifier):
 
     Made by `build_tagger`, whose documentation has the arguments. `fit` minimises the mean
     cross-entropy of the tags of all words, and `accuracy` is that of words. `predict` returns the
-    log-probability of each tag, `(n, words, num_tags)`, in the order of the sentences; where a
-    sentence has fewer words than another, the rest means nothing. `template.decode(scores,
-    sentences)` turns them into tags.
+    log-probability of each tag, `(rows, words, num_tags)`, in the order of the sentences, of which
+    long ones have several rows. Where a row has fewer words than another, the rest means nothing.
+    `template.decode(scores, sentences)` turns them into tags.
     """
 
     def _positions(self, inputs):
