@@ -1,5 +1,6 @@
 """Sentences whose words have a tag each, such as the named entities of a BIO file."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -96,7 +97,8 @@ class TaggedText(PlainText):
         examples, tag_ids = self._encode(sentences, tags)
         return TagDataset(
             examples,
-            self,
+            # Later changes of the template by `set_params` are not for these sentences.
+            copy.copy(self),
             tag_ids,
             batch_size=batch_size,
             shuffle=tags is not None if shuffle is None else shuffle,

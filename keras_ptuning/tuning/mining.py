@@ -2,6 +2,7 @@
 
 import collections
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -132,7 +133,7 @@ def mine_templates(
         if len(templates) == candidates:
             break
     if not templates:
-        what = "a text and a word of its label" if frame.linked else "a label word"
+        what = "a text and a word of its label" if frame.link else "a label word"
         apart = (
             f" If the texts are not subjects of facts, put '，' between {TRIGGER} and {{text}}, so "
             "that label words alone are looked for."
@@ -140,8 +141,8 @@ def mine_templates(
         raise ValueError(
             f"Nothing in the corpus can take the place of {TRIGGER} in {pattern!r}. Of "
             f"{len(corpus):,} texts, none has a sentence with {what} and up to {longest} words of "
-            "the vocabulary at this place. Give a larger corpus, other `words`, or raise "
-            f"`longest`.{apart if frame.linked else ''}"
+            "the vocabulary at this place. Give a larger corpus, other `words`, or raise `longest`."
+            f"{apart if frame.link else ''}"
         )
     model, _ = open_cloze(checkpoint, templates[0].pattern, maxlen, kwargs)
     bar = progress_bar(len(templates), verbose, "template")
@@ -158,17 +159,18 @@ def mine_templates(
     return sorted(templates, key=lambda template: template.history[0]["loss"])[:top]
 
 
-class Frame(collections.namedtuple("Frame", "head before masks after tail link")):
-    """What a pattern says about the places beside its masks.
+class Frame(NamedTuple):
+    """What a pattern says about the places beside its masks."""
 
-    `head` and `tail` are the rest of the pattern. `before` and `after` say whether there is a `[T]`
-    before and after the masks. `link` is `"before"` or `"after"` if the text follows on this `[T]`,
-    or `None`.
-    """
-
-    @property
-    def linked(self):
-        return self.link is not None
+    # The pattern before and after the masks and the places.
+    head: str
+    tail: str
+    masks: str
+    # Whether there is a place before the masks, and after them.
+    before: bool
+    after: bool
+    # "before" or "after", if this place is between the masks and the text; or `None`.
+    link: str | None
 
 
 def _read_frame(pattern, slots):
@@ -191,7 +193,7 @@ def _read_frame(pattern, slots):
             f"A {TRIGGER} between a text and the masks is for single texts. Put other words "
             f"between {TRIGGER} and the text. Received: {pattern!r}, for pairs of texts."
         )
-    return Frame("".join(head), before, "[MASK]" * len(masks), after, "".join(tail), link)
+    return Frame("".join(head), "".join(tail), "[MASK]" * len(masks), before, after, link)
 
 
 def _rank(frame, joined, labeled, words, longest):
@@ -203,8 +205,8 @@ def _rank(frame, joined, labeled, words, longest):
     split = word_splitter()
     counts, owners = collections.Counter(), collections.defaultdict(set)
 
-    def choices(side, context, open_):
-        if not open_:
+    def choices(side, context):
+        if not getattr(frame, side):
             return [""]
         tokens = split(context)
         if side == frame.link:
@@ -216,8 +218,8 @@ def _rank(frame, joined, labeled, words, longest):
         return dict.fromkeys(filter(WORDS.fullmatch, map(str.strip, chosen)))
 
     for label, before, after in _occurrences(frame, joined, labeled, words):
-        for first in choices("before", before, frame.before):
-            for last in choices("after", after, frame.after):
+        for first in choices("before", before):
+            for last in choices("after", after):
                 pattern = f"{frame.head}{first}{frame.masks}{last}{frame.tail}"
                 counts[pattern] += 1
                 owners[pattern].add(label)
@@ -229,7 +231,7 @@ def _occurrences(frame, joined, labeled, words):
 
     Where the text of the label is linked to it, one of the two is all that is in between.
     """
-    if not frame.linked:
+    if not frame.link:
         for label, own in words.items():
             for word in own:
                 for before, after in _surroundings(joined, word):

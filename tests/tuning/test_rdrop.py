@@ -6,7 +6,13 @@ import pytest
 from conftest import LABELS
 from keras import ops
 
-from keras_ptuning import PlainText, build_classifier, build_vat_classifier, load_model
+from keras_ptuning import (
+    PlainText,
+    build_classifier,
+    build_prompt_ensemble,
+    build_vat_classifier,
+    load_model,
+)
 
 ALPHA = 3.0
 DROPOUT = {"dropout_rate": 0.3, "attention_dropout_rate": 0.0}
@@ -114,6 +120,22 @@ def test_with_vat(small_bert, plain, reviews):
     model = compiled(build_vat_classifier(*small_bert[:2], plain, **DROPOUT))
     history = model.fit(plain.dataset(*reviews, unlabeled=["书好"], batch_size=25), verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+def test_with_an_ensemble(small_bert, make_template):
+    """Each member is compared with itself; and a row that only fills up the batch with none."""
+    template = make_template()
+    model = build_prompt_ensemble(*small_bert[:2], template, normalization="labels", **DROPOUT)
+    compiled(model)
+    p, q = np.log(np.random.default_rng(0).dirichlet([1, 1], (2, 5, 3))).astype("float32")
+    apart = ((np.exp(p) * (p - q) + np.exp(q) * (q - p)).sum(axis=-1) / 2)[:, :2]
+    likelihood = (p + q)[:, [0, 1], [0, 1]]
+    first, second = (ops.convert_to_tensor(s.reshape(15, 2)) for s in (p, q))
+    found = {"scores": None, "member_scores": first, "again": {"scores": second}}
+    x = {"is_text": ops.convert_to_tensor(np.array([1, 1, 0], "float32"))}
+    loss = model.compute_loss(x, ops.convert_to_tensor([0, 1, -1]), found)
+    expected = 5 * (-likelihood.mean() + ALPHA * apart.mean()) / 2
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_bad_input(make_model, models):
