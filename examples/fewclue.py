@@ -68,10 +68,10 @@ def load(name, draw, args):
     data, words = datasets.load_fewclue(name, draw, args.data), TASKS[name][2]
     if words == "names":
         words = {label: OTHER.get(label, label) for label in data["labels"]}
+    ids, texts, *candidates = data.pop("submission", [None, None])
     if args.submission:
-        if "submission" not in data:
+        if ids is None:
             raise SystemExit(f"--submission needs test.json of the task {name!r} in --data.")
-        ids, texts, *candidates = data["submission"]
         # With the ids in place of labels.
         data["submission"] = texts, ids, *candidates
     return Task(name, data, words)

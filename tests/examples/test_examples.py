@@ -180,6 +180,8 @@ def test_fewclue(tmp_path):
         for i, c in enumerate("做事上学说话走路")
     ]
     write_fewclue(tmp_path, "chid", examples)
+    # Nobody asks for the labels of this one.
+    (tmp_path / "chid" / "test.json").write_text(json.dumps(examples[0]))
     options = "--task", "chid", "--data", tmp_path, "--epochs", 1, "--batch-size", 2, "--draw"
     out = tmp_path / "fewclue.jsonl"
 
