@@ -26,6 +26,7 @@ import numpy as np
 
 from keras_ptuning import (
     Template,
+    Tokenizer,
     build_ptuning_model,
     datasets,
     mine_templates,
@@ -83,14 +84,14 @@ class Relation:
     def __init__(self, relation, args):
         self.args, self.written = args, relation["template"].replace("[X]", "{text}")
         self.config, self.weights, vocab = find_checkpoint(args.checkpoint)
-        # Every template has masks for the longest object.
-        self.tokenizer = Template("{text}[MASK]", None, vocab).tokenizer
+        self.tokenizer = Tokenizer(vocab)
         facts = relation["facts"]
         tokens = self.tokenizer.token_ids([name for _, name in facts])
         unknown = self.tokenizer.unk_id
         lengths = [0 if unknown in ids else len(ids) for ids in tokens]
         kept = [i for i, length in enumerate(lengths) if 0 < length <= args.longest]
         order = np.random.default_rng(args.seed).permutation(kept)[: args.facts]
+        # Every template has masks for the longest object.
         self.masks = "[MASK]" * max((lengths[i] for i in order), default=1)
         self.train = [facts[i] for i in order[: len(order) // 2]]
         self.test = [facts[i] for i in order[len(order) // 2 :]]
@@ -132,7 +133,7 @@ class Relation:
                 print(f"Nothing mined: {error}")
             else:
                 yield "mined", pattern, self.ask(pattern)
-        # All facts for learning choose the words, as they are few.
+        # The same facts also choose among the templates on the way, as they are few.
         held_out = tuple(map(list, zip(*self.train, strict=True)))
         pattern = self.found(
             search_template, SEARCHED, held_out, steps=self.args.steps, seed=self.args.seed

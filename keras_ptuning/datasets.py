@@ -174,7 +174,7 @@ def read_bio(path):
     ```
 
     Reference:
-        - [Ramshaw and Marcus, 1995](https://arxiv.org/abs/cmp-lg/9505040), section 3.
+        - [Ramshaw and Marcus, 1995](https://arxiv.org/abs/cmp-lg/9505040).
     """
     sentences, tags = [[]], [[]]
     for number, line in enumerate(iterate_lines(path), 1):

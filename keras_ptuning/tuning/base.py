@@ -494,9 +494,9 @@ class LabelModel(keras.Model):
                 of a classifier.
             loss: Must be `None`: the model has its own.
             rdrop: Float from 0 on, the weight α of R-Drop's divergence. In training each batch then
-                takes two passes with different dropout, and what they say of the labels is drawn
-                together. The loss is half of that of the paper, which recommends 1 to 5; a step
-                takes twice as long. Defaults to `0`, one pass.
+                takes two passes with different dropout, and the divergence between what they say of
+                the labels, in both directions, is a part of the loss. The loss is half of that of
+                the paper, with the same α. A step takes twice as long. Defaults to `0`, one pass.
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
                 accuracy of the labels. Others of Keras get probabilities, such as
                 `keras.metrics.F1Score("macro")`; texts without a label do not count.
