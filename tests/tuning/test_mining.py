@@ -67,6 +67,13 @@ def test_what_is_around_label_words(mine):
     }  # fmt: skip
 
 
+def test_pairs_of_texts(mine, reviews):
+    pairs = list(zip(reviews[0], reversed(reviews[0]), strict=True))
+    corpus = ["感觉很。感觉不错"]
+    mined = mine("{text}，[T][MASK]，{text_b}", corpus, texts=pairs)
+    assert found(mined) == {"{text}，感觉[MASK]，{text_b}": 2}
+
+
 def test_the_best_come_first_and_can_be_weighed(mine, make_model, make_template, reviews):
     corpus = ["很满意。不满意", "不错，很便宜", "很快", "这趟物流很糟糕", "房间不理想。很喜欢"]
     templates = mine("[MASK][T]。{text}", corpus)
