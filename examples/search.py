@@ -3,9 +3,10 @@
     python examples/search.py
     python examples/search.py --checkpoint bert-small-zh --steps 100
 
-The model stays as it is. Three searches follow one another: which words answer for a label, which
-words to put around the mask, and how much each of several templates counts. What comes out is
-words that anybody can read. The reviews are those of `examples/sentiment.py`.
+The model stays as it is. Four searches follow one another: which words answer for a label, which
+words to put around the mask, by the gradient or out of what other reviews say around such words,
+and how much each of several templates counts. What comes out is words that anybody can read. The
+reviews are those of `examples/sentiment.py`; those without a label are the corpus.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from keras_ptuning import (
     Template,
     build_ptuning_model,
     datasets,
+    mine_templates,
     search_label_words,
     search_template,
     weigh_templates,
@@ -28,8 +30,9 @@ from keras_ptuning import (
 # The words and templates of a person.
 WORDS = {0: "不", 1: "很"}
 PATTERNS = ["[MASK]满意。{text}", "{text}总之[MASK]满意。", "这书[MASK]好。{text}"]
-# Where the search puts words.
+# Where the search puts words, and the mining.
 OPEN = "[T][T][MASK][T]。{text}"
+AROUND = "[T][MASK][T]。{text}"
 
 
 def main():
@@ -41,6 +44,7 @@ def main():
     parser.add_argument("--labeled", type=int, default=128, help="reviews of each label")
     parser.add_argument("--words", type=int, default=3, help="label words of each label")
     parser.add_argument("--steps", type=int, default=50, help="of the search of a template")
+    parser.add_argument("--mined", type=int, default=3, help="templates out of other reviews")
     parser.add_argument("--test", type=int, default=1000, help="reviews to test with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
@@ -78,7 +82,12 @@ def main():
     )
     test_template(f"found: {found.pattern}", found)
 
-    weighed = weigh_templates(model, [*written, found], texts, labels)
+    corpus = data["train"][0]
+    mined = mine_templates(model, AROUND, WORDS, texts, labels, corpus, top=args.mined)
+    for template in mined:
+        test_template(f"mined: {template.pattern}", template)
+
+    weighed = weigh_templates(model, [*written, found, *mined], texts, labels)
     print(weighed)
     test("all of them, weighed", weighed.predict(test_texts))
 

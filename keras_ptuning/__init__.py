@@ -18,12 +18,13 @@ from keras_ptuning.models import (
     save_transformer_model,
 )
 from keras_ptuning.pretraining import PackedDataset, build_vocab, pretrain
-from keras_ptuning.text import PieceTokenizer, PlainText, Template, Tokenizer
+from keras_ptuning.text import PieceTokenizer, PlainText, TaggedText, Template, Tokenizer
 from keras_ptuning.tuning import (
     ClozeModel,
     LabelWords,
     PromptBank,
     PromptEnsemble,
+    Tagger,
     TextClassifier,
     TextPredictor,
     VATClassifier,
@@ -31,11 +32,13 @@ from keras_ptuning.tuning import (
     build_classifier,
     build_prompt_ensemble,
     build_ptuning_model,
+    build_tagger,
     build_vat_classifier,
     calibrate,
     describe_prompt,
     load_model,
     load_tuned,
+    mine_templates,
     plot_prompt,
     predict_to_file,
     probe,
@@ -64,6 +67,8 @@ __all__ = [
     "PromptEncoder",
     "PromptEnsemble",
     "PtuningEmbedding",
+    "TaggedText",
+    "Tagger",
     "Template",
     "TextClassifier",
     "TextPredictor",
@@ -73,6 +78,7 @@ __all__ = [
     "build_classifier",
     "build_prompt_ensemble",
     "build_ptuning_model",
+    "build_tagger",
     "build_transformer_model",
     "build_vat_classifier",
     "build_vocab",
@@ -83,6 +89,7 @@ __all__ = [
     "layers",
     "load_model",
     "load_tuned",
+    "mine_templates",
     "plot_prompt",
     "predict_to_file",
     "pretrain",

@@ -28,6 +28,13 @@ def check_positive(name, value):
         raise ValueError(f"`{name}` must be a number above 0. Received: {value!r}.")
 
 
+def check_number(name, value, least):
+    """Raises a ValueError if something is no finite number from `least` on."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not least <= value < math.inf:
+        raise ValueError(f"`{name}` must be a finite number from {least} on. Received: {value!r}.")
+
+
 def check_verbose(value):
     if value not in ("auto", 0, 1, 2):
         raise ValueError(f"`verbose` must be 'auto', 0, 1 or 2. Received: {value!r}.")

@@ -19,6 +19,8 @@ from keras_ptuning.files import (
     check_archive,
     decode_lines,
     iterate_lines,
+    iterate_objects,
+    iterate_table,
     parse_json,
     replacing,
 )
@@ -146,6 +148,60 @@ def read_documents(path):
             f"{documents[0][-40:]!r}."
         )
     return documents
+
+
+def read_bio(path):
+    """Reads a BIO file: a word and its tag in each line, an empty line after each sentence.
+
+    Args:
+        path: Path of the file, in UTF-8; it may be compressed with gzip, under any name. Tabs are
+            between the columns of a line, or spaces. The first column is the word, the last one the
+            tag: `O`, `B-PER`, `I-PER`... Lines that begin with `-DOCSTART-` are left out.
+
+    Returns:
+        `(sentences, tags)`, two lists of lists of strings, as `TaggedText` takes them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line has no word or no tag of BIO (its number is named), or if the file is
+            empty.
+
+    Example:
+
+    ```python
+    sentences, tags = read_bio("train.bio")
+    sentences[0], tags[0]  # ["王", "明", "来", "了"], ["B-PER", "I-PER", "O", "O"]
+    ```
+
+    Reference:
+        - [Ramshaw and Marcus, 1995](https://arxiv.org/abs/cmp-lg/9505040).
+    """
+    sentences, tags = [[]], [[]]
+    for number, line in enumerate(iterate_lines(path), 1):
+        line = line.rstrip("\r\n")
+        if not line.strip(" \t"):
+            if sentences[-1]:
+                sentences.append([])
+                tags.append([])
+            continue
+        # Not at any white space, of which a word may consist.
+        columns = line.split("\t" if "\t" in line else " ")
+        if columns[0] == "-DOCSTART-":
+            continue
+        if len(columns) < 2 or not columns[0] or not re.fullmatch(r"O|[BI]-\S+", columns[-1]):
+            raise ValueError(
+                f"{path}, line {number}: expected a word and its tag of BIO, such as 'O', 'B-PER' "
+                f"or 'I-PER'. Received: {line[:80]!r}. Tags of another scheme, such as BMES, have "
+                "to be changed first."
+            )
+        sentences[-1].append(columns[0])
+        tags[-1].append(columns[-1])
+    if not sentences[-1]:
+        sentences.pop()
+        tags.pop()
+    if not sentences:
+        raise ValueError(f"There are no sentences in {path}. Expected a word and a tag a line.")
+    return sentences, tags
 
 
 def load_sentiment(folder=None):
@@ -371,6 +427,11 @@ def load_fewclue(task, draw=0, folder=None):
         - `"leaked"`, for `"csl"` only: a list of indices of test texts, in ascending order. The
           abstract of these 584 texts is in the training or validation file of a draw too, mostly
           with other keywords. They are the same for each draw.
+        - `"numbers"`, for `"tnews"` and `"iflytek"` only: a dictionary from each label to its
+          number in the data.
+        - `"submission"`, only where the folder has a file `test.json`: a tuple `(ids, texts)` of
+          the test texts whose labels are kept back, which results are submitted for; for `"chid"`
+          `(ids, texts, candidates)`.
         - `"source"`, a string: `"FewCLUE"`, or `folder`.
 
     Raises:
@@ -420,6 +481,8 @@ def load_fewclue(task, draw=0, folder=None):
                     f"{len(numbered)}: {sorted(numbered)[:8]}."
                 )
             labels = [label for _, label in sorted(numbered)]
+            if task in ("tnews", "iflytek"):
+                data["numbers"] = {label: number for number, label in sorted(numbered)}
         columns = tuple(list(column) for column in zip(*examples, strict=True))
         data[split] = columns[0] if split == "unlabeled" else columns[: 3 if task == "chid" else 2]
     # A list of its own, which may be changed.
@@ -428,7 +491,32 @@ def load_fewclue(task, draw=0, folder=None):
         # Of all draws, so that what is left is the same test for each of them.
         seen = _abstracts_of_draws(folder)
         data["leaked"] = [i for i, (abstract, _) in enumerate(data["test"][0]) if abstract in seen]
+    if folder is not None and os.path.exists(_fewclue_path(task, "test.json", folder)):
+        data["submission"] = _read_submission(task, folder)
     return {**data, "source": "FewCLUE" if folder is None else str(folder)}
+
+
+def _read_submission(task, folder):
+    """The ids and the texts, and the candidates where there are any, of the file `test.json`."""
+    path, rows = _fewclue_path(task, "test.json", folder), []
+    more = ["candidates"] if task == "chid" else []
+    keys = ["id", *FEWCLUE[task][0], *more]
+    for number, values in iterate_objects(path, keys):
+        try:
+            text = _fewclue_text(values, task)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected an example of the task {task!r} ({error})."
+            ) from None
+        rows.append((values["id"], text, *(values[key] for key in more)))
+    if not rows:
+        raise ValueError(f"There are no examples in {path}. Expected one a line.")
+    return tuple(list(column) for column in zip(*rows, strict=True))
+
+
+def _fewclue_path(task, file, folder):
+    below = os.path.join(folder, task)
+    return os.path.join(below if os.path.isdir(below) else folder, file)
 
 
 def _abstracts_of_draws(folder):
@@ -444,8 +532,7 @@ def _abstracts_of_draws(folder):
 def _read_fewclue(task, file, folder):
     """The content of a file of the task, and what to call it in errors."""
     if folder is not None:
-        below = os.path.join(folder, task)
-        path = os.path.join(below if os.path.isdir(below) else folder, file)
+        path = _fewclue_path(task, file, folder)
         try:
             with open(path, "rb") as opened:
                 return opened.read(), path
@@ -553,3 +640,182 @@ def _mark_pronoun(text, target):
     # From the loop: the pronoun is the second span.
     marked = f"{text[:start]}【{span}】{text[start + len(span) :]}"
     return marked, f"{span}指{target['span1_text']}"
+
+
+def read_facts(path, names=None):
+    """Reads the facts of one relation: a file of JSON lines, as LAMA, mLAMA and X-FACTR have them.
+
+    Args:
+        path: Path of the file, in UTF-8; it may be compressed with gzip. Each line is an object
+            with `sub_label` and `obj_label`, the names of a subject and its object; or, with
+            `names`, with `sub_uri` and `obj_uri`.
+        names: Optional dictionary from the identifiers of Wikidata, such as `"Q142"`, to names.
+            Facts are left out where it lacks one. Defaults to `None`: the names in the file.
+
+    Returns:
+        A list of pairs of strings `(subject, object)`, each once, as `probe` takes them. The list
+        is empty if all facts lack a name.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is broken, or lacks the subject or the object (its number is named),
+            or if the file is empty.
+
+    Example:
+
+    ```python
+    read_facts("mlama1.1/zh/P36.jsonl")[:2]  # [("丹麦", "哥本哈根"), ("瑞典", "斯德哥尔摩")]
+    ```
+
+    Reference:
+        - [LAMA](https://github.com/facebookresearch/LAMA),
+          [mLAMA](https://github.com/norakassner/mlama),
+          [X-FACTR](https://github.com/jzbjyb/X-FACTR).
+    """
+    keys = ["sub_label", "obj_label"] if names is None else ["sub_uri", "obj_uri"]
+    facts, number = [], 0
+    for number, row in iterate_objects(path, keys):
+        for key in keys:
+            if not isinstance(row[key], str) or not row[key].strip():
+                raise ValueError(
+                    f"{path}, line {number}: expected a text as {key!r}. Received: {row[key]!r}. "
+                    "Leave out the fact."
+                )
+        fact = tuple(row[key] if names is None else names.get(row[key]) for key in keys)
+        if None not in fact:
+            facts.append(fact)
+    if not number:
+        raise ValueError(
+            f"There are no facts in {path}. Expected an object of JSON with {keys} in each line."
+        )
+    return list(dict.fromkeys(facts))
+
+
+def load_mlama(folder):
+    """Loads mLAMA: facts of some 40 relations, with a machine-translated template for each.
+
+    The files are downloaded by you, from http://cistern.cis.lmu.de/mlama/mlama1.1.zip. Their
+    license (CC BY-NC-SA 4.0) is for non-commercial use.
+
+    Args:
+        folder: The folder of one language, such as `mlama1.1/zh`, with `templates.jsonl` and a file
+            for each relation, such as `P36.jsonl`.
+
+    Returns:
+        A dictionary from relations, such as `"P36"`, to dictionaries with
+
+        - `"template"`, such as `"[X]的首都是[Y]。"`, with `[X]` for the subject and `[Y]` for the
+          object;
+        - `"facts"`, as `read_facts` returns them.
+
+        Relations without a template are left out.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a line is broken, a fact lacks its subject or its object, or a template does
+            not have `[X]` and `[Y]` once. The file and the line are named.
+
+    Example:
+
+    ```python
+    capitals = datasets.load_mlama("mlama1.1/zh")["P36"]
+    pattern = capitals["template"].replace("[X]", "{text}").replace("[Y]", "[MASK]" * 3)
+    model = build_ptuning_model("bert-small-zh", template=Template(pattern, None, "bert-small-zh"))
+    ```
+
+    Reference:
+        - [Kassner et al., 2021](https://arxiv.org/abs/2102.00894).
+    """
+    path = os.path.join(folder, "templates.jsonl")
+    templates = {}
+    for number, row in iterate_objects(path, ["relation", "template"]):
+        _check_prompt(path, f"line {number}", row["template"])
+        templates[row["relation"]] = row["template"]
+    paths = {name: os.path.join(folder, f"{name}.jsonl") for name in templates}
+    return _load_relations(folder, templates, paths, None)
+
+
+def load_xfactr(folder, language="zh"):
+    """Loads X-FACTR: facts of 46 relations, with a template for each by native speakers.
+
+    The files are downloaded by you, from https://github.com/jzbjyb/X-FACTR.
+
+    Args:
+        folder: The folder `data` of that repository, with `TREx_prompts.csv`,
+            `mTRExf_unicode_escape.txt` and `mTRExf/sub/P36.jsonl`...
+        language: String, the language of templates and names. Defaults to `"zh"`. Templates in
+            inflected languages, such as `"ru"`, have more than words.
+
+    Returns:
+        A dictionary from relations to dictionaries, as `load_mlama` returns it. Facts are left out
+        whose subject or object has no name in the language.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a line is broken, there is no such language, or a template does not have
+            `[X]` and `[Y]` once. The file is named, and mostly the line.
+
+    Example:
+
+    ```python
+    datasets.load_xfactr("X-FACTR/data")["P36"]["template"]  # "[X]的行政中心是[Y]。"
+    ```
+
+    Reference:
+        - [Jiang et al., 2020](https://arxiv.org/abs/2010.06189).
+    """
+    path = os.path.join(folder, "TREx_prompts.csv")
+    templates = {}
+    for relation, template in iterate_table(path, ["pid", language]):
+        _check_prompt(path, f"relation {relation}", template)
+        templates[relation] = template
+    names = _read_names(os.path.join(folder, "mTRExf_unicode_escape.txt"), language)
+    paths = {name: os.path.join(folder, "mTRExf", "sub", f"{name}.jsonl") for name in templates}
+    return _load_relations(folder, templates, paths, names)
+
+
+def _load_relations(folder, templates, paths, names):
+    # Not each relation has facts in each language.
+    found = {
+        name: {"template": templates[name], "facts": read_facts(path, names)}
+        for name, path in paths.items()
+        if os.path.exists(path)
+    }
+    if not found:
+        raise FileNotFoundError(
+            f"There are no facts in {str(folder)!r}: expected files such as "
+            f"{next(iter(paths.values()), 'P36.jsonl')!r}."
+        )
+    return found
+
+
+def _check_prompt(path, place, template):
+    whole = isinstance(template, str) and template.count("[X]") == template.count("[Y]") == 1
+    if not whole:
+        raise ValueError(
+            f"{path}, {place}: expected a template with [X] and [Y], once each. Received: "
+            f"{template!r}."
+        )
+
+
+def _read_names(path, language):
+    """The names of entities in one language, by their identifiers.
+
+    A line is `Q142<TAB>"France"@en<TAB>"法国"@zh`. Characters may be written as `\\u6cd5`.
+    """
+    names = {}
+    for number, line in enumerate(iterate_lines(path), 1):
+        entity, *labels = line.rstrip("\r\n").split("\t")
+        for label in labels:
+            name, at, tag = label.rpartition("@")
+            if not at or len(name) < 2 or name[0] != '"' or name[-1] != '"':
+                raise ValueError(
+                    f'{path}, line {number}: expected `Q142<TAB>"France"@en<TAB>...`. Received: '
+                    f"{label[:60]!r}."
+                )
+            if tag == language and name[1:-1].strip():
+                escaped = re.compile(r"\\u([0-9a-fA-F]{4})")
+                names[entity] = escaped.sub(lambda code: chr(int(code[1], 16)), name[1:-1])
+    if not names:
+        raise ValueError(f"{path} has no names in the language {language!r}.")
+    return names

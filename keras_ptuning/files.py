@@ -648,22 +648,47 @@ def _csv_rows(name, columns, delimiter):
 
 
 def _json_rows(name, columns):
-    for number, line in enumerate(iterate_lines(name), 1):
+    for _, row in iterate_objects(name, columns):
+        yield [row[column] for column in columns]
+
+
+def iterate_objects(path, keys):
+    """The objects of a file of JSON lines, without keeping them. Empty lines are skipped.
+
+    Args:
+        path: Path of the file, as `iterate_lines` takes it.
+        keys: List of strings that each object must have.
+
+    Yields:
+        Pairs `(number, object)`, where lines are counted from 1.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is no such object; its number is named.
+
+    Example:
+
+    ```python
+    for number, fact in iterate_objects("P36.jsonl", ["sub_label", "obj_label"]):
+        ...
+    ```
+    """
+    for number, line in enumerate(iterate_lines(path), 1):
         if not line.strip():
             continue
         try:
             row = parse_json(line)
         except ValueError as error:
             raise ValueError(
-                f"{name}, line {number}: expected an object of JSON. Received: {line[:60]!r} "
+                f"{path}, line {number}: expected an object of JSON. Received: {line[:60]!r} "
                 f"({error})."
             ) from None
-        if not isinstance(row, dict) or not set(columns) <= set(row):
+        if not isinstance(row, dict) or not set(keys) <= set(row):
             raise ValueError(
-                f"{name}, line {number}: expected an object of JSON with {columns}. Received: "
+                f"{path}, line {number}: expected an object of JSON with {keys}. Received: "
                 f"{line[:60]!r}."
             )
-        yield [row[column] for column in columns]
+        yield number, row
 
 
 def _parquet_rows(name, columns):

@@ -497,6 +497,12 @@ def write_fewclue(folder, task, **replaced):
         path.write_bytes(replaced.get(path.stem, content))
 
 
+NUMBERS = {
+    task: {row[name]: row["label"] for row in FEWCLUE_ROWS[task]}
+    for task, name in (("tnews", "label_desc"), ("iflytek", "label_des"))
+}
+
+
 def assert_is_fewclue(data, task, source):
     columns = FEWCLUE_COLUMNS[task]
     assert data == {
@@ -506,6 +512,7 @@ def assert_is_fewclue(data, task, source):
         "unlabeled": columns[0] if task in FEWCLUE_UNLABELED else [],
         "labels": FEWCLUE_LABELS[task],
         **({"leaked": [0]} if task == "csl" else {}),
+        **({"numbers": NUMBERS[task]} if task in NUMBERS else {}),
         "source": source,
     }
 
@@ -520,6 +527,29 @@ def test_fewclue_folder(tmp_path, task):
     if data["labels"]:
         data["labels"].clear()
         assert load_fewclue(task, 3, tmp_path)["labels"] == FEWCLUE_LABELS[task]
+
+
+@pytest.mark.parametrize("task", FEWCLUE_ROWS)
+def test_texts_of_a_submission(tmp_path, task):
+    """They have ids and no labels; for chid the candidates."""
+    write_fewclue(tmp_path, task)
+    answers = ("label", "label_desc", "label_des", "answer")
+    rows = [{k: v for k, v in r.items() if k not in answers} for r in FEWCLUE_ROWS[task]]
+    lines = [json.dumps({**row, "id": 7 + i}) for i, row in enumerate(rows)]
+    path = tmp_path / task / "test.json"
+    path.write_text("\n".join(lines))
+    ids, texts, *candidates = load_fewclue(task, 3, tmp_path)["submission"]
+    assert ids == list(range(7, 7 + len(rows)))
+    train = load_fewclue(task, 3, tmp_path)["train"]
+    if task != "ocnli":
+        assert texts == train[0] and candidates == list(train[2:])
+    for line in ("{}", lines[0][:-3], '{"id": 1}'):
+        path.write_text(f"{lines[0]}\n{line}")
+        with pytest.raises(ValueError, match=r"test\.json, line 2: expected"):
+            load_fewclue(task, 3, tmp_path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match=r"no examples in .*test\.json"):
+        load_fewclue(task, 3, tmp_path)
 
 
 def test_missing_fewclue_files(tmp_path):

@@ -2,6 +2,7 @@
 
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.text.piece_tokenizer import PieceTokenizer, as_tokenizer
+from keras_ptuning.text.tags import TaggedText, template_from_config
 from keras_ptuning.text.templates import PlainText, Template
 from keras_ptuning.text.tokenizers import Tokenizer, find_vocab
 
@@ -9,8 +10,10 @@ __all__ = [
     "ClozeDataset",
     "PieceTokenizer",
     "PlainText",
+    "TaggedText",
     "Template",
     "Tokenizer",
     "as_tokenizer",
     "find_vocab",
+    "template_from_config",
 ]

@@ -289,7 +289,7 @@ class ClozeDataset(keras.utils.PyDataset):
             A `ClozeDataset`, and an array with the place of each of its texts in this one.
         """
         order = np.argsort(self.lengths, kind="stable")
-        dataset = ClozeDataset(
+        dataset = type(self)(
             [self.examples[i] for i in order],
             self.template,
             batch_size=math.ceil(self.batch_size / multiple) * multiple,

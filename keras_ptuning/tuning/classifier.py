@@ -45,25 +45,36 @@ class TextClassifier(LabelModel):
         return named_weights(self.classifier)
 
     def call(self, inputs, training=False):
-        return self.log_probs(self.backbone(self.backbone_inputs(inputs), training=training))
+        inputs = self.backbone_inputs(inputs)
+        return self._twice(
+            lambda: self.log_probs(self.backbone(inputs, training=training)), training
+        )
 
     def backbone_inputs(self, inputs):
-        """What the backbone reads, which of all vectors is to return that of `[CLS]`."""
+        """What the backbone reads, and which of all vectors it is to return."""
         token_ids, segment_ids = (
             ops.convert_to_tensor(inputs[name]) for name in ("token_ids", "segment_ids")
         )
         named = {
             "Input-Token": token_ids,
             "Input-Segment": segment_ids,
-            "Input-Gather": ops.zeros_like(token_ids[:, :1]),
+            "Input-Gather": self._positions(inputs),
         }
         return [named[x.name] for x in self.backbone.inputs]
+
+    def _positions(self, inputs):
+        """Of the vectors to read: that of `[CLS]`."""
+        return ops.zeros_like(ops.convert_to_tensor(inputs["token_ids"])[:, :1])
 
     def log_probs(self, x):
         return ops.log_softmax(self.classifier(x[:, 0]))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses, labeled = self.label_losses(y, y_pred, sample_weight)
+        return self._loss_of_passes(lambda p: self._loss(y, p, sample_weight), x, y_pred)
+
+    def _loss(self, y, y_pred, sample_weight):
+        scores = y_pred["scores"] if isinstance(y_pred, dict) else y_pred
+        losses, labeled = self.label_losses(y, scores, sample_weight)
         count = sum_over_replicas(ops.sum(ops.cast(labeled, "float32")))
         return ops.sum(losses) / ops.maximum(count, 1.0)
 

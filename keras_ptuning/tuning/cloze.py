@@ -161,6 +161,9 @@ class ClozeModel(LabelModel):
 
     def call(self, inputs, training=False):
         inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
+        return self._twice(lambda: self._score(inputs, training), training)
+
+    def _score(self, inputs, training):
         auxiliary = training and self.auxiliary and "auxiliary_ids" in inputs
         answers = inputs["mask_positions"]
         token_ids, positions = inputs["token_ids"], answers
@@ -260,6 +263,9 @@ class ClozeModel(LabelModel):
         return learned_ids(self.template)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self._loss_of_passes(lambda p: self._loss(y, p, sample_weight), x, y_pred)
+
+    def _loss(self, y, y_pred, sample_weight):
         auxiliary = y_pred if isinstance(y_pred, dict) else {}
         scores = auxiliary.get("scores", y_pred)
         if self.normalization == "labels":

@@ -175,6 +175,7 @@ class PromptEnsemble(ClozeModel):
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         y_pred = {**y_pred, "scores": y_pred["member_scores"]}
+        x = {name: self._for_each(x[name]) for name in x.keys() & {"is_text"}}
         y = self._for_each(y)
         sample_weight = None if sample_weight is None else self._for_each(sample_weight)
         # Each learns from the whole of its own loss.

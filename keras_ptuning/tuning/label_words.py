@@ -1,5 +1,6 @@
 """A search of label words: those that are likelier in the texts of their label than elsewhere."""
 
+import functools
 import importlib.util
 import itertools
 
@@ -209,15 +210,19 @@ def _find_words(words, texts, template):
     return {word: ids for ids, word in found.items()}
 
 
-def _words_of(texts):
+def word_splitter():
+    """jieba's function from a text to the list of its words."""
     if importlib.util.find_spec("jieba") is None:
-        raise ImportError(
-            "To find words in texts, the search needs jieba: `pip install jieba`. Or give `words`."
-        )
+        raise ImportError("To find words in texts, the search needs jieba: `pip install jieba`.")
     import jieba
 
+    return functools.partial(jieba.lcut, HMM=False)
+
+
+def _words_of(texts):
+    split = word_splitter()
     parts = [part for text in texts for part in ([text] if isinstance(text, str) else text)]
-    return list(dict.fromkeys(word for part in parts for word in jieba.lcut(part, HMM=False)))
+    return list(dict.fromkeys(word for part in parts for word in split(part)))
 
 
 def check_labeled(texts, labels):

@@ -7,15 +7,17 @@ import keras
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.files import check_keras_file
 from keras_ptuning.methods import method_from_config
-from keras_ptuning.text import PlainText, Template, as_tokenizer
+from keras_ptuning.text import as_tokenizer, template_from_config
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.classifier import build_classifier
 from keras_ptuning.tuning.cloze import build_ptuning_model
+from keras_ptuning.tuning.tagger import build_tagger
 from keras_ptuning.tuning.tuned_file import damaged, read_tuned, vocabulary_fingerprint
 from keras_ptuning.tuning.vat import build_vat_classifier
 
 BUILDERS = {
     "ClozeModel": build_ptuning_model,
+    "Tagger": build_tagger,
     "TextClassifier": build_classifier,
     "VATClassifier": build_vat_classifier,
 }
@@ -36,8 +38,8 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
             but for `tune`.
 
     Returns:
-        A `ClozeModel`, `TextClassifier` or `VATClassifier`, as it was saved. Its `template` has
-        the pattern and the labels.
+        A `ClozeModel`, `TextClassifier`, `VATClassifier` or `Tagger`, as it was saved. Its
+        `template` has the pattern and the labels.
 
     Raises:
         FileNotFoundError: if one of the files does not exist.
@@ -108,7 +110,7 @@ def read_content(filepath, content, tokenizer):
     same = settings == tokenizer.get_config()
     config = {**content["template"], "tokenizer": tokenizer if same else settings}
     try:
-        template = (Template if "pattern" in config else PlainText).from_config(config)
+        template = template_from_config(config)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(filepath, error) from None
     return template, methods
@@ -135,8 +137,8 @@ def load_model(filepath, **kwargs):
         **kwargs: Other arguments of `keras.models.load_model`.
 
     Returns:
-        A `ClozeModel`, `TextClassifier` or `VATClassifier`, as it was saved; compiled, and ready to
-        continue its training.
+        A `ClozeModel`, `TextClassifier`, `VATClassifier` or `Tagger`, as it was saved; compiled,
+        and ready to continue its training.
 
     Raises:
         FileNotFoundError: if there is no such file.

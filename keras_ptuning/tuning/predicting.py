@@ -24,6 +24,7 @@ from keras_ptuning.files import (
     read_json,
     replacing,
 )
+from keras_ptuning.text.tags import TaggedText
 
 # The most texts that are tokenized, sorted by length, predicted and written together.
 CHUNK = 2048
@@ -131,6 +132,11 @@ def named_labels(template):
     if template.labels is None:
         raise ValueError(
             "Expected a template with labels. With candidates for each text, use `model.predict`."
+        )
+    if isinstance(template, TaggedText):
+        raise ValueError(
+            "Expected a model that gives each text one label. For the tags of words, use "
+            f"`model.predict` and `template.decode`. Received: {template!r}."
         )
     names = [str(name) for name in template.label_names]
     if len(set(names)) < len(names):

@@ -5,7 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_ptuning.backend import build_model, gradient, sum_over_replicas
+from keras_ptuning.backend import build_model, gradient
+from keras_ptuning.tuning.base import divergences, mean_over_texts
 from keras_ptuning.tuning.classifier import TextClassifier, find_classifier
 
 # How far to go in the random direction to find the adversarial one, in the unit of `epsilon`: near
@@ -47,10 +48,11 @@ class VATClassifier(TextClassifier):
         self._read_embeddings = lambda x, inputs: rest([x, *inputs], training=False)
 
     def call(self, inputs, training=False):
-        scores = super().call(inputs, training=training)
+        found = super().call(inputs, training=training)
         if not training:
-            return scores
-        return {"scores": scores, "divergence": self._divergence(inputs)}
+            return found
+        found = found if isinstance(found, dict) else {"scores": found}
+        return {**found, "divergence": self._divergence(inputs)}
 
     def _divergence(self, inputs):
         """How much the adversarial perturbation of each text changes its prediction."""
@@ -66,10 +68,10 @@ class VATClassifier(TextClassifier):
             return self.log_probs(self._read_embeddings(x, inputs))
 
         clean = ops.stop_gradient(log_p(x))
-        r = self._perturbation(x, token_ids, lambda x: _divergences(clean, log_p(x)))
-        return _divergences(clean, log_p(x + r))
+        r = self._perturbation(x, token_ids, lambda x: divergences(clean, log_p(x)))
+        return divergences(clean, log_p(x + r))
 
-    def _perturbation(self, x, token_ids, divergences):
+    def _perturbation(self, x, token_ids, distances):
         """The direction of greatest divergence, by one step of the power method."""
         x = ops.stop_gradient(x)
         is_token = ops.not_equal(token_ids, self.template.tokenizer.pad_id)
@@ -78,27 +80,18 @@ class VATClassifier(TextClassifier):
         unit = ops.sqrt(squares / ops.sum(tokens, axis=(1, 2), keepdims=True))
         d = keras.random.normal(ops.shape(x), dtype="float32", seed=self.seed_generator)
         d = XI * unit * _normalized(d * tokens)
-        g = gradient(lambda d: ops.sum(divergences(x + d)), d)
+        g = gradient(lambda d: ops.sum(distances(x + d)), d)
         # It is 0 at padding, which no token sees.
         return ops.stop_gradient(self.epsilon * unit * _normalized(g))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if not isinstance(y_pred, dict):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss = super().compute_loss(x, y, y_pred["scores"], sample_weight, training)
-        divergences = y_pred["divergence"]
-        # On several devices some rows may only fill up the batch.
-        is_text = x.get("is_text", ops.ones_like(divergences))
-        count = sum_over_replicas(ops.sum(is_text))
-        return loss + ops.sum(ops.multiply(divergences, is_text)) / count
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return loss + mean_over_texts(y_pred["divergence"], x)
 
     def _options(self):
         return {"epsilon": self.epsilon}
-
-
-def _divergences(log_p, log_q):
-    """The Kullback-Leibler divergence of each row."""
-    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 def _normalized(x):

@@ -90,6 +90,77 @@ def test_gpt(data):
     assert done.stdout.splitlines()[-1].endswith("tive  屏幕不好")
 
 
+def test_search(data):
+    """Words for labels, for a template by gradient and by mining, and weights."""
+    path = data / "sentiment.train.data"
+    lines = [f"书很好，服务{'很' if i % 2 else '不'}满意{i}\t{i % 2}\n" for i in range(20)]
+    path.write_text("".join(lines), encoding="utf-8")
+    options = "--data", data, "--labeled", 4, "--steps", 1, "--mined", 1, "--words", 1
+    done = run(*options, "--json", data / "out", cwd=data, example="search.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((data / "out").read_text())["test_acc"]
+    assert len(found) == 7 and all(0 <= hits <= 1 for hits in found.values())
+    (mined,) = (name for name in found if name.startswith("mined: "))
+    assert "服务[MASK]满意" in mined
+
+
+@pytest.fixture
+def probe_options(small_bert, data):
+    options = "--checkpoint", small_bert[1], "--steps", 1, "--epochs", 1, "--json", data / "out"
+    return *options, "--relations"
+
+
+def test_probe(data, probe_options):
+    """A relation of mLAMA's files, whose objects the small vocabulary has; and a corpus."""
+    facts = [("房间", "好"), ("屏幕", "贵"), ("电池", "便宜"), ("物流", "快")] * 2
+    for i, (subject, name) in enumerate(facts):
+        with open(data / "P36.jsonl", "a", encoding="utf-8") as file:
+            subject = subject + "书" * (i // 4)
+            file.write(json.dumps({"sub_label": subject, "obj_label": name}) + "\n")
+    prompt = {"relation": "P36", "template": "[X]很[Y]。"}
+    (data / "templates.jsonl").write_text(json.dumps(prompt))
+    (data / "corpus").write_text(
+        "房间的贵。屏幕的贵，书的服务便宜\n物流服务快\n" * 9, encoding="utf-8"
+    )
+    options = *probe_options, "P36", "--mlama", data, "--corpus", data / "corpus"
+    done = run(*options, cwd=data, example="probe.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((data / "out").read_text())["results"]["P36"]
+    methods = ["random weights", "random weights, P-tuned", "written", "mined", "searched"]
+    assert list(found) == [*methods, "P-tuned"], done.stdout
+    assert all(numbers["facts"] == 4 for _, numbers in found.values())
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 7 and rows[2][0] == "| most frequent object"
+    for row in rows[3:]:
+        assert row[1] == f"{100 * found[row[0].strip('| ')][1]['p@1']:.1f}"
+
+
+def test_the_facts_of_the_probe(data, probe_options):
+    # The small vocabulary has none of the objects.
+    done = run(*probe_options, "continent", cwd=data, example="probe.py")
+    assert done.returncode == 1 and "No relation has facts to ask" in done.stderr, done.stderr
+    assert "continent: left out" in done.stdout
+
+
+def test_ner(small_bert, tmp_path):
+    """Files with spans that a character begins; and sentences that are made."""
+    pytest.importorskip("seqeval")
+    lines = "".join(f"{w}\t{'O' if w == '好' else 'B-X'}\n" for w in "书好贵好")
+    (tmp_path / "x.bio").write_text(f"{lines}\n" * 4, encoding="utf-8")
+    options = "--maxlen", 32, "--epochs", 1, "--json", tmp_path / "out"
+    files = "--train", tmp_path / "x.bio", "--test", tmp_path / "x.bio", "--prefix", 2
+    files = *files, "--checkpoint", small_bert[1]
+    done = run(*options, *files, cwd=tmp_path, example="ner.py")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out").read_text())["results"]
+    assert list(found) == ["prefix", "all"] and 0 <= found["all"]["f1"] <= 1
+    assert found["prefix"]["trained"] == 2 * 2 * 2 * 32 + 2 * (32 + 1)
+    assert "F1 of entities in 4 sentences, 4 to learn from" in done.stdout
+    done = run(*options, "--method", "prefix", "--sentences", 9, cwd=tmp_path, example="ner.py")
+    assert done.returncode == 0, done.stderr
+    assert "F1 of entities in 9 sentences, 9 to learn from" in done.stdout
+
+
 def write_fewclue(folder, task, examples, unlabeled=()):
     folder = folder / task
     folder.mkdir()
@@ -111,6 +182,8 @@ def test_fewclue(tmp_path):
         for i, c in enumerate("做事上学说话走路")
     ]
     write_fewclue(tmp_path, "chid", examples)
+    # Nobody asks for the labels of this one.
+    (tmp_path / "chid" / "test.json").write_text(json.dumps(examples[0]))
     options = "--task", "chid", "--data", tmp_path, "--epochs", 1, "--batch-size", 2, "--draw"
     out = tmp_path / "fewclue.jsonl"
 
@@ -139,6 +212,53 @@ def test_fewclue(tmp_path):
     again = runs()
     assert again[:4] == lines[:4]
     assert json.loads(again[4])["test_acc"] == json.loads(lines[4])["test_acc"]
+
+
+def test_fewclue_pet_and_submissions(tmp_path):
+    """PET with the reviews that have no label; and files as the benchmark wants them."""
+    rows = [{"id": i, "sentence": "好" * (i + 1), "label": "Positive"} for i in range(2)]
+    rows += [{"id": i, "sentence": "差" * i, "label": "Negative"} for i in range(2, 4)]
+    write_fewclue(tmp_path, "eprstmt", rows)
+    test = [json.dumps({"id": 10 + i, "sentence": "很好" * i}) for i in range(1, 4)]
+    (tmp_path / "eprstmt" / "test.json").write_text("\n".join(test))
+    options = "--task", "eprstmt", "--data", tmp_path, "--epochs", 1, "--batch-size", 4, "--draw", 1
+    options = *options, "--submission", tmp_path / "out", "--method"
+    done = run(*options, "pet", cwd=tmp_path, example="fewclue.py")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "fewclue.jsonl").read_text())
+    assert (result["method"], result["draw"]) == ("pet", 1) and 0 <= result["test_acc"] <= 1
+    path = tmp_path / "out" / "eprstmt_predict_1.json"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [11, 12, 13]
+    assert {line["label"] for line in lines} <= {"Positive", "Negative"}
+
+
+@pytest.mark.parametrize("task", ["tnews", "chid"])
+def test_what_a_submission_says(methods, tmp_path, task):
+    """The numbers that the data have: of a label, or of a candidate."""
+    args = argparse.Namespace(submission=tmp_path)
+    data = {"submission": (["甲", "乙"], [5, "6"], [["一", "二"], ["三", "四"]])}
+    words, labels, answers = None, ["二", "三"], [{"answer": 1}, {"answer": 0}]
+    if task == "tnews":
+        data = {"submission": (["甲", "乙"], [5, "6"]), "numbers": {"news_x": 101, "news_y": 102}}
+        words, labels, answers = {}, ["news_y", "news_x"], [{"label": "102"}, {"label": "101"}]
+    task = methods.fewclue.Task(task, data, words)
+    methods.fewclue.write_submission(task, None, labels, args)
+    lines = (tmp_path / f"{task.name}_predict.json").read_text().splitlines()
+    expected = [{"id": i, **own} for i, own in zip((5, "6"), answers, strict=True)]
+    assert list(map(json.loads, lines)) == expected
+
+
+def test_results_of_other_settings(methods, tmp_path):
+    """Are not those of this run; and what is older than R-Drop was without it."""
+    settings = {"checkpoint": "a", "epochs": 1, "batch_size": 2, "learning_rate": None}
+    settings["auxiliary"] = False
+    lines = [settings, {**settings, "rdrop": 0.0}, {**settings, "rdrop": 4.0}]
+    lines = [json.dumps({"settings": own, "draw": i}) + "\n" for i, own in enumerate(lines)]
+    (tmp_path / "out").write_text("".join(lines) + '{"half')
+    for rdrop, draws in ((0.0, [0, 1]), (4.0, [2]), (1.0, [])):
+        args = argparse.Namespace(out=tmp_path / "out", **settings, rdrop=rdrop)
+        assert [r["draw"] for r in methods.fewclue.read_results(args)] == draws
 
 
 def test_fewclue_leaked_abstracts(tmp_path):
@@ -172,8 +292,8 @@ def test_the_templates_of_fewclue(methods, checkpoint):
     """The words of all nine tasks are in the embedded vocabularies."""
     assert list(methods.fewclue.TASKS) == list(methods.fewclue.PUBLISHED)
     assert sorted(methods.fewclue.TASKS) == sorted(datasets.FEWCLUE)
-    for *patterns, words in methods.fewclue.TASKS.values():
-        for pattern in patterns:
+    for task, (*patterns, words) in methods.fewclue.TASKS.items():
+        for pattern in [*patterns, *methods.fewclue.PET.get(task, [])]:
             if words != "names":
                 Template(pattern, words, checkpoint)
 
