@@ -1,6 +1,7 @@
 """Ensembles: several prompts for one task, trained and asked together on one frozen model."""
 
 import os
+import re
 
 import keras
 import numpy as np
@@ -222,8 +223,11 @@ class PromptEnsemble(ClozeModel):
             dtype: As in `ClozeModel.save_tuned`.
 
         Raises:
-            ValueError: if a number is not finite; nothing is written then.
+            ValueError: if a number is not finite, or the folder has the prompts of a larger
+                ensemble, which would be mixed with these; nothing is written then.
         """
+        found = os.listdir(filepath) if os.path.isdir(filepath) else []
+        numbered = [name for name in found if re.fullmatch(r"[0-9]+\.tuned", name)]
         options = {"normalization": self.normalization, "auxiliary": self.auxiliary}
         content = {
             "model": ClozeModel.__name__,
@@ -232,7 +236,7 @@ class PromptEnsemble(ClozeModel):
             "template": self.template.get_config(),
             "backbone": self.fingerprint(),
         }
-        with replacing_all(filepath, ()) as temporary:
+        with replacing_all(filepath, numbered) as temporary:
             for i, vectors in enumerate(to_numpy(self.prompts), 1):
                 tensors = {"prompt/Embedding-Token/prompt": vectors}
                 if self.template.label_token_ids:

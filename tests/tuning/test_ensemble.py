@@ -1,5 +1,7 @@
 """Prompts that train together become what each becomes alone."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -79,6 +81,12 @@ def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
     model.fit(data, epochs=2, verbose=0)
     model.save(tmp_path / "ensemble.keras")
     model.save_tuned(tmp_path / "prompts")
+    model.save_tuned(tmp_path / "prompts")
+    (tmp_path / "larger").mkdir()
+    (tmp_path / "larger" / "3.tuned").write_text("of another ensemble")
+    with pytest.raises(ValueError, match=r"3\.tuned.*Nothing was replaced"):
+        model.save_tuned(tmp_path / "larger")
+    assert os.listdir(tmp_path / "larger") == ["3.tuned"]
     expected = model.predict(data, verbose=0)
     loaded = load_model(tmp_path / "ensemble.keras")
     np.testing.assert_allclose(loaded.predict(data, verbose=0), expected, atol=1e-6)
