@@ -93,6 +93,12 @@ class Prompt(Method):
                     f"The template {pattern!r} has no {what}: leave out `{argument}`. Received: "
                     f"{self!r}."
                 )
+        if template.label_token_ids and not transformer.tie_embeddings:
+            raise ValueError(
+                "Label words that learn, [v1], [v2]..., need a head that is the token embedding, "
+                "and this checkpoint's is a table of its own. Use words of the vocabulary. "
+                f"Received: the labels {template.labels!r:.60}."
+            )
         layer = PtuningEmbedding(
             transformer.vocab_size,
             transformer.embedding_size,

@@ -39,6 +39,8 @@ class Example(NamedTuple):
     # `mask_positions` these are read at.
     candidate_ids: np.ndarray | None = None
     candidate_slots: np.ndarray | None = None
+    # What a decoder reads, where there is one; `reach` and `mask_positions` are about this then.
+    decoder_ids: np.ndarray | None = None
 
 
 def pad(sequences, length):
@@ -63,6 +65,9 @@ def model_inputs(examples, length):
             [e.mask_positions for e in examples], max(len(e.mask_positions) for e in examples)
         ),
     }
+    if examples[0].decoder_ids is not None:
+        length = max(len(e.decoder_ids) for e in examples)
+        inputs["decoder_token_ids"] = pad([e.decoder_ids for e in examples], length)
     if examples[0].reach is not None:
         inputs["reach"] = pad([e.reach for e in examples], length)
     if examples[0].candidate_ids is not None:
@@ -210,7 +215,8 @@ class ClozeDataset(keras.utils.PyDataset):
         """Pads in place; the random masks stay those of the other backends."""
         length = self._padded_length(x["token_ids"].shape[1], COMPILED_LENGTH_STEP)
         predicted = math.ceil(self.mask_rate * (length - self.template.causal))
-        for names, width in ((PER_TOKEN, length), (PER_PREDICTION, predicted)):
+        per_token = PER_TOKEN - ({"reach"} if "decoder_token_ids" in x else set())
+        for names, width in ((per_token, length), (PER_PREDICTION, predicted)):
             for name in x.keys() & names:
                 x[name] = np.pad(x[name], [(0, 0), (0, width - x[name].shape[1])])
 

@@ -62,11 +62,17 @@ class Template:
       as the vocabulary's `[unused1]`, `[unused2]`..., or as new random vectors where the
       vocabulary has no such token;
     - `[SEP]`, after which the segment id is 1;
+    - `[DECODER]`, for a model that reads a text and writes another, such as a T5. What comes before
+      it is what the encoder reads; what follows is how the decoder's text begins;
     - any other token of the vocabulary in brackets, such as `[unused9]`, which stays fixed;
     - everything else: literal words, which stay fixed.
 
     `[CLS]` in front and `[SEP]` at the end are added. Words may differ in their number of tokens:
     a shorter one takes the first masks, and `Verbalizer` says how they are compared.
+
+    With `[DECODER]` the masks come last: they are what the decoder writes, as in
+    `"{text}[DECODER][MASK]"`. The decoder's text begins with `[CLS]`, or with the padding token
+    where the vocabulary has no token to begin with, as T5's. There is no auxiliary task.
 
     Args:
         pattern: The pattern, e.g. `"[MASK]满意。{text}"`.
@@ -80,7 +86,8 @@ class Template:
             Longer texts are cut, the longer one of a pair first; the template never is.
             Defaults to `128`.
         causal: Whether the model is a causal language model (GPT). The masks come last then:
-            they are where the model continues, and never written. Defaults to `False`.
+            they are where the model continues, and never written. Defaults to `False`, or to `True`
+            with `[DECODER]`.
 
     The parameters of scikit-learn's estimators may reach into it, e.g. `template__pattern` in a
     grid search. `set_params` changes it for datasets to come, and not for models that have it.
@@ -89,10 +96,10 @@ class Template:
         TypeError: if the pattern or a word is not a string, or `maxlen` not an integer.
         ValueError: if the pattern has no `[MASK]`, no `{text}`, an unknown part, words that the
             vocabulary lacks, or masks that no word needs; if it is causal, and something follows a
-            mask; if there are fewer than two labels; if a label word is not in the vocabulary, has
-            more tokens than there are masks, or means two labels; if a token is to learn and
-            to stay fixed; if `maxlen` leaves no room for text; or if the pattern, a label or a word
-            has half of a surrogate pair.
+            mask, or `[DECODER]` does; if there are fewer than two labels; if a label word is not in
+            the vocabulary, has more tokens than there are masks, or means two labels; if a token is
+            to learn and to stay fixed; if `maxlen` leaves no room for text; or if the pattern, a
+            label or a word has half of a surrogate pair.
 
     Example:
 
@@ -134,7 +141,8 @@ class Template:
         self.pattern = pattern
         self.tokenizer = tokenizer
         self.maxlen = int(maxlen)
-        self.causal = causal
+        self.text_to_text = "[DECODER]" in pattern
+        self.causal = causal or self.text_to_text
         self._unused = [i for i, t in enumerate(tokenizer.vocab) if _UNUSED.fullmatch(t)]
         self.mask_id = tokenizer.mask_id
         # Label words that learn come first among the additional tokens: they are predicted.
@@ -160,6 +168,8 @@ class Template:
         self.virtual_ids = list(virtual_ids.values())
         self.tuned_names = [f"[u{n}]" for n in numbers]
         self.slots, self._slot_limits = [], []
+        # The first piece that the decoder reads.
+        self._decoder_piece = None
         self._pieces = [([tokenizer.start_id], 0, False)]
         for part in filter(None, _PARTS.split(pattern)):
             slot, virtual = _SLOT.fullmatch(part), _VIRTUAL.fullmatch(part)
@@ -169,6 +179,11 @@ class Template:
                 self._slot_limits.append(int(slot[2]) if slot[2] else None)
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
+            elif part == "[DECODER]" and self._decoder_piece is None:
+                self._pieces.append(([tokenizer.end_id], segment, False))
+                self._decoder_piece = len(self._pieces)
+                self._pieces.append(([self._decoder_start_id], 0, False))
+                segment = 0
             elif part[0] == "[" and part in tokenizer and part not in ("[PAD]", "[UNK]", "[CLS]"):
                 token_id = tokenizer.token_to_id(part)
                 if token_id in self.virtual_ids:
@@ -202,6 +217,12 @@ class Template:
                 f"Received: {pattern!r}."
             )
         masks = [piece[0] == [self.mask_id] for piece in self._pieces]
+        if self.text_to_text and not all(masks[-self.num_masks :]):
+            raise ValueError(
+                "The decoder writes its answer at the end, so in a template with [DECODER] the "
+                "[MASK] must come last, as in '[u1][u2]{text}[DECODER][MASK]'. "
+                f"Received: {pattern!r}."
+            )
         if self.causal and not all(masks[-self.num_masks :]):
             raise ValueError(
                 "A causal language model continues where the text ends, so in a template for one "
@@ -220,6 +241,11 @@ class Template:
                 f"tokens ([CLS] and [SEP] included). Received: maxlen={self.maxlen}; expected at "
                 f"least {len(fixed) + len(self.slots)}."
             )
+
+    @property
+    def _decoder_start_id(self):
+        start_id = self.tokenizer.start_id
+        return self.tokenizer.pad_id if start_id is None else start_id
 
     def _read_labels(self, labels):
         self.labels = self.label_names = self.num_labels = None
@@ -427,7 +453,9 @@ class Template:
                 part.reverse()
         filled = dict(zip(self.slots, parts, strict=True))
         token_ids, segment_ids, maskable, mask_positions = [], [], [], []
-        for piece in self._pieces:
+        for i, piece in enumerate(self._pieces):
+            if i == self._decoder_piece:
+                start = len(token_ids)
             if len(piece) == 3:
                 ids, segment, is_words = piece
                 # Only the template's own masks are answers, whatever a text may contain.
@@ -450,6 +478,13 @@ class Template:
             maskable[end:] = [False] * len(tokens)
             reach = np.array([EVERYWHERE] * end + [end + i for i in relative_reach], "int32")
             mask_positions = range(end - 1, end + len(tokens))
+        decoder_ids = None
+        if self.text_to_text:
+            decoder_ids = np.array(token_ids[start:], "int32")
+            reach, mask_positions = reach[start:] - start, np.array(mask_positions) - start
+            token_ids, segment_ids, maskable = (
+                column[:start] for column in (token_ids, segment_ids, maskable)
+            )
         candidate_ids = candidate_slots = None
         if own_words:
             candidate_ids = pad_words(own_words, self.num_masks)
@@ -463,6 +498,7 @@ class Template:
             reach,
             candidate_ids,
             candidate_slots,
+            decoder_ids,
         )
 
     def encode(self, texts, labels=None, candidates=None):
@@ -477,9 +513,10 @@ class Template:
         Returns:
             A dictionary of integer arrays, the inputs of the model: `token_ids` and
             `segment_ids` of shape `(len(texts), length)`, and `mask_positions` of shape
-            `(len(texts), number of answer positions)`. A causal template adds `reach`, candidates
-            add `candidate_ids` and `candidate_slots`. With `labels`, a tuple of this and an
-            integer array of shape `(len(texts),)`.
+            `(len(texts), number of answer positions)`. A causal template adds `reach`, one with
+            `[DECODER]` also `decoder_token_ids`, and candidates add `candidate_ids` and
+            `candidate_slots`. With `labels`, a tuple of this and an integer array of shape
+            `(len(texts),)`.
 
         With labels, there is a warning where the vocabulary lacks a third of the texts' tokens.
 
@@ -520,7 +557,7 @@ class Template:
             seed: Integer. The same seed gives the same batches and masks. Defaults to `0`.
             mask_rate: With labels, the share of the ordinary words that the auxiliary task
                 predicts. Only training uses it. Defaults to `0.15`, masked at random, or for a
-                causal template to `1.0`, the whole text.
+                causal template to `1.0`, the whole text. With `[DECODER]` there is no such task.
             candidates: For a template without labels, a list of words for each text.
             unlabeled: Optional list of further texts, to train on through the auxiliary task
                 alone. They come without the template's words, as in PET; but with all of it if
@@ -551,7 +588,12 @@ class Template:
         Reference:
             - [Su, 2020](https://kexue.fm/archives/7764), the four regimes.
         """
-        if not self.is_cloze:
+        if self.text_to_text and mask_rate:
+            raise ValueError(
+                "A template with [DECODER] has no auxiliary task: leave out `mask_rate`. Received: "
+                f"mask_rate={mask_rate!r}."
+            )
+        if not self.is_cloze or self.text_to_text:
             mask_rate = 0.0
         elif mask_rate is None:
             mask_rate = 1.0 if self.causal else 0.15

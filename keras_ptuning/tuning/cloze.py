@@ -64,7 +64,7 @@ class ClozeModel(LabelModel):
             )
         self.normalization = normalization
         self.auxiliary = auxiliary
-        self._check_application(config, kwargs)
+        self._check_application(self.init_config["config"], kwargs)
         self._check_classifier(classifier)
         self.backbone = self._build_backbone(
             checkpoint_path, with_mlm="linear", with_mean=classifier, branching=template.causal
@@ -83,7 +83,23 @@ class ClozeModel(LabelModel):
     def _check_application(self, config, kwargs):
         template = self.template
         application = find_application(config, kwargs.get("model"), kwargs.get("application"))
-        if template.causal != (application == "lm"):
+        if template.text_to_text != (application == "encoder-decoder"):
+            need = (
+                "A template with [DECODER] needs a model that reads a text and writes another, "
+                "such as a T5"
+                if template.text_to_text
+                else "A model that reads a text and writes another needs a template that says what "
+                "it writes, with [DECODER]: Template('{text}[DECODER][MASK]', ...)"
+            )
+            raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
+        start = config.get("decoder_start_token_id")
+        if template.text_to_text and start not in (None, template._decoder_start_id):
+            raise ValueError(
+                f"The decoder of this checkpoint begins its text with the token {start}, and the "
+                f"template with {template._decoder_start_id}. Make the template with the tokenizer "
+                "of the checkpoint."
+            )
+        if not template.text_to_text and template.causal != (application == "lm"):
             need = (
                 "A causal template needs a causal language model, such as 'gpt-mini-zh'; for a "
                 "BERT that was trained as one, give application='lm'"
@@ -96,6 +112,11 @@ class ClozeModel(LabelModel):
     def _check_classifier(self, classifier):
         if not classifier:
             return
+        if self.template.text_to_text:
+            raise ValueError(
+                "A template with [DECODER] has no classifier beside it: leave out `classifier`. "
+                f"Received: {self.template!r}."
+            )
         if self.template.labels is None:
             raise ValueError(
                 "A classifier scores labels, and the texts of this template have candidates of "
@@ -192,6 +213,7 @@ class ClozeModel(LabelModel):
         """What the backbone returns."""
         named = {
             "Input-Token": token_ids,
+            "Decoder-Input-Token": inputs.get("decoder_token_ids"),
             "Input-Segment": inputs["segment_ids"],
             "Input-Reach": inputs.get("reach"),
             "Input-Gather": positions,
@@ -272,7 +294,9 @@ class ClozeModel(LabelModel):
 
     def _export_axes(self):
         axes = {**super()._export_axes(), "mask_positions": ("batch", "answers")}
-        if self.template.causal:
+        if self.template.text_to_text:
+            axes["decoder_token_ids"] = axes["reach"] = ("batch", "written")
+        elif self.template.causal:
             axes["reach"] = axes["token_ids"]
         if self.template.labels is None:
             words = ("batch", "candidates", "tokens")
@@ -370,7 +394,7 @@ def build_ptuning_model(
             `build_transformer_model` takes them. `None` for those in the folder; with a
             configuration alone they are random.
         template: A `Template` over the checkpoint's vocabulary; for a causal language model, one
-            with `causal=True`.
+            with `causal=True`; for a T5, one with `[DECODER]`.
         tune: What trains, while the rest is frozen: `"prompt"`, the template's virtual tokens and
             label words (for few labels); `"prefix"`, `"lora"` or `"adapter"`; `"all"`, everything
             (for many labels); or an object with settings, such as `Prompt(start="labels")`,
@@ -417,6 +441,11 @@ def build_ptuning_model(
     model.fit(template.dataset(texts, labels), epochs=50)
     template.decode(model.predict(template.dataset(new_texts)))
 
+    # A T5 reads a text, and writes the answer:
+    template = Template("[u1][u2][u3][u4]{text}[DECODER][MASK][MASK]",
+                        {"负面": "负面", "正面": "正面"}, "mengzi-t5-base")
+    model = build_ptuning_model("mengzi-t5-base", template=template, tune=Prompt("labels"))
+
     # A GPT continues where the text ends:
     template = Template("[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]",
                         {"负面": "不", "正面": "很"}, "gpt-mini-zh", causal=True)
@@ -427,6 +456,7 @@ def build_ptuning_model(
         - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
         - [Su, 2021](https://kexue.fm/archives/8295): frozen model, masked stop-gradient, and the
           auxiliary task in place of an LSTM.
+        - Of a T5: [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 2.
     """
     check_template(
         template,
