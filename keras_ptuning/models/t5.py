@@ -3,6 +3,7 @@
 import os
 import re
 
+import numpy as np
 from keras import ops
 
 from keras_ptuning.layers import (
@@ -256,36 +257,72 @@ class T5(Transformer):
     def apply_body(self, inputs):
         """Encoder -> decoder."""
         prefixes, _ = self.prefixes(inputs)
-        names = self.blocks()
-        self.block_dtype = self.dtype
-        token_ids, written = inputs["Input-Token"], inputs["Decoder-Input-Token"]
-        places = _places(token_ids)
-        is_text = self.is_token(token_ids)[:, None, None, :]
-        context = {"attention_mask": is_text, "bias": self.bias("Encoder")(places, places)}
-        x = self.embed(token_ids, "Encoder")
-        for i in range(self.num_hidden_layers):
-            if prefixes is not None:
-                context["prefix"] = prefixes[i]
-            x = self.apply_block(x, context, names[i])
-        memory = {"memory": self.finish(x, "Encoder"), "attention_mask": is_text}
-
+        memory = self.encode(inputs["Input-Token"], prefixes)
+        written = inputs["Decoder-Input-Token"]
         # The first token may be that of padding. What is padding comes last, and is not seen.
         place = ops.cumsum(ops.ones_like(written), axis=1) - 1
         mask, place = place[:, :, None] >= place[:, None, :], _places(written)
         if self.branching:
             mask, place = self.branches(mask, inputs["Input-Reach"])
-        bias = self.bias("Decoder")
-        context = {"attention_mask": mask[:, None], "bias": bias(place, place)}
+        context = {"attention_mask": mask[:, None], "bias": self.bias("Decoder")(place, place)}
+        return self.decode(written, place, context, memory, prefixes, inputs.get("Input-Gather"))
+
+    def encode(self, token_ids, prefixes=None):
+        """What the encoder makes of texts, as the decoder's blocks look at it."""
+        self.block_dtype = self.dtype
+        places = _places(token_ids)
+        is_text = self.is_token(token_ids)[:, None, None, :]
+        context = {"attention_mask": is_text, "bias": self.bias("Encoder")(places, places)}
+        x = self.embed(token_ids, "Encoder")
+        for i, name in enumerate(self.blocks()[: self.num_hidden_layers]):
+            if prefixes is not None:
+                context["prefix"] = prefixes[i]
+            x = self.apply_block(x, context, name)
+        return {"memory": self.finish(x, "Encoder"), "attention_mask": is_text, "places": places}
+
+    def decode(self, written, place, context, memory, prefixes=None, positions=None):
+        """What the decoder makes of its own text, at some or all positions.
+
+        `context` has the mask and the positions of what it has written. Where texts are written
+        token by token, it has a dictionary `cache` too, of keys and values by block.
+        """
+        memory = dict(memory)
+        places = memory.pop("places")
         if self.cross_position_bias:
-            memory["bias"] = bias(place, places)
+            memory["bias"] = self.bias("Decoder")(place, places)
         x = self.embed(written, "Decoder")
+        names = self.blocks()
         for i in range(self.num_hidden_layers, len(names)):
             if prefixes is not None:
                 context["prefix"] = prefixes[i]
-            if i == len(names) - 1:
-                context["positions"] = inputs.get("Input-Gather")
+            if i == len(names) - 1 and positions is not None:
+                context["positions"] = positions
             x = self.apply_block(x, context, names[i], memory)
         return self.finish(x, "Decoder")
+
+    def next_logits(self, written, begun, memory, cache):
+        """Logits of what follows the texts that the decoder has written.
+
+        Not for building a model: the layers are those of a built one.
+
+        Args:
+            written: Integer array of shape `(batch, n)`, the tokens since the last call.
+            begun: Integer. How many there were before.
+            memory: What `encode` returned.
+            cache: Dictionary, at first empty, which the call fills: the keys and values so far.
+
+        Returns:
+            Tensor of shape `(batch, vocabulary)`.
+        """
+        total = begun + written.shape[1]
+        seen = np.arange(total)[None]
+        place = seen[:, begun:]
+        mask = place[:, :, None] >= seen[:, None, :]
+        context = {"attention_mask": mask[:, None], "cache": cache}
+        context["bias"] = self.bias("Decoder")(place, seen)
+        prefixes, _ = self.prefixes({"Input-Token": written})
+        x = self.decode(written, place, context, memory, prefixes)
+        return self.apply_token_head(x[:, -1:])[:, 0]
 
     def branches(self, mask, reach):
         """The mask where a text has several continuations, and the position of each token."""
@@ -322,10 +359,26 @@ class T5(Transformer):
                 memory = {**memory, "bias": bias}
             half = f"{name}-MultiHeadCrossAttention"
             y = self.norm(f"{half}-Norm")(x)
-            x = self.add(half, x, self.attention(half)(y, **memory))
+            attention = self.attention(half)
+            if "cache" in context:
+                cache = context["cache"]
+                if half not in cache:
+                    cache[half] = ops.stack(attention.project_memory(memory["memory"]))
+                memory = {**memory, "memory": cache[half]}
+            x = self.add(half, x, attention(y, **memory))
         half = f"{name}-FeedForward"
         y = self.norm(f"{half}-Norm")(x)
         return self.add(half, x, self.feed_forward(half)(y))
+
+    def attend(self, name, x, context):
+        """Attention of the sequence to itself, and to what is in the cache."""
+        if "cache" not in context:
+            return super().attend(name, x, context)
+        attention, cache = self.attention(name), context["cache"]
+        context = {key: value for key, value in context.items() if key != "cache"}
+        own = ops.stack(attention.project_memory(x))
+        cache[name] = own if name not in cache else ops.concatenate([cache[name], own], axis=3)
+        return attention(x, memory=cache[name], **context)
 
     def attention(self, name):
         return super().attention(name, use_bias=False, scaled=False)

@@ -17,6 +17,7 @@ from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.data import check_template
 from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
+from keras_ptuning.tuning.generating import write_answers
 
 # How many texts `fill` reads at once.
 FILLED = 64
@@ -268,6 +269,70 @@ class ClozeModel(LabelModel):
             for filled in likeliest_tokens(p, [template] * count, [names] * count, top):
                 found[next(places)] = filled
         return found
+
+    def generate(self, texts, max_tokens=32, beams=1, batch_size=32):
+        """Open answers: what the decoder writes, for a template with `[DECODER]`.
+
+        The label words have no part in this, and neither has the number of masks.
+
+        Args:
+            texts: List of strings; of pairs of strings if the template has `{text_b}`. They need no
+                candidates.
+            max_tokens: Integer, the greatest number of tokens of an answer. Defaults to `32`.
+            beams: Integer, how many answers to a text are followed at once; the likeliest by the
+                mean log-probability of its tokens is returned. Defaults to `1`, greedily.
+            batch_size: Integer, texts at once. Defaults to `32`.
+
+        Returns:
+            A list of strings.
+
+        Raises:
+            TypeError: if `texts` is not a list of strings (or pairs).
+            ValueError: if the template has no `[DECODER]`, or text after it; if there are no texts,
+                or a number is not positive.
+
+        Example:
+
+        ```python
+        template = Template("{text}总之很extra0。[DECODER]extra0[MASK]", None, "uer_t5")
+        model = build_ptuning_model("uer_t5", template=template)
+        model.generate(["物流很快，包装也好。"], max_tokens=2, beams=4)
+        ```
+        """
+        template = self.template
+        if not template.text_to_text:
+            raise ValueError(
+                "Only a model that reads a text and writes another can generate, with a template "
+                f"such as '{{text}}[DECODER][MASK]'. Received: {template!r}."
+            )
+        numbers = {"max_tokens": max_tokens, "beams": beams, "batch_size": batch_size}
+        for name, value in numbers.items():
+            check_integer(name, value, 1)
+        examples = template._examples(texts, to_score=False)
+        data = ClozeDataset(examples, template, batch_size=batch_size, shuffle=False)
+        dataset, order = data.by_length()
+        found = []
+        for i in range(len(dataset)):
+            (inputs,) = dataset[i]
+            # How the decoder's text begins; its continuations are not written.
+            ends = inputs["mask_positions"][:, 0] + 1
+            if len(set(ends.tolist())) > 1:
+                raise ValueError(
+                    "Answers begin alike: no {text} may follow [DECODER]. Received: the template "
+                    f"{template.pattern!r}."
+                )
+            found += write_answers(
+                self.backbone.transformer,
+                inputs["token_ids"],
+                inputs["decoder_token_ids"][:, : ends[0]],
+                template.tokenizer.end_id,
+                beams,
+                max_tokens,
+            )
+        answers = [None] * len(found)
+        for place, ids in zip(order, found, strict=True):
+            answers[place] = template.tokenizer.decode(ids)
+        return answers
 
     def _token_probabilities(self, inputs):
         """Of shape `(batch, positions, columns)`."""
