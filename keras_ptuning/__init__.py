@@ -18,7 +18,7 @@ from keras_ptuning.models import (
     save_transformer_model,
 )
 from keras_ptuning.pretraining import PackedDataset, build_vocab, pretrain
-from keras_ptuning.text import PlainText, Template, Tokenizer
+from keras_ptuning.text import PieceTokenizer, PlainText, Template, Tokenizer
 from keras_ptuning.tuning import (
     ClozeModel,
     LabelWords,
@@ -55,6 +55,7 @@ __all__ = [
     "Method",
     "PackedDataset",
     "PetClassifier",
+    "PieceTokenizer",
     "PlainText",
     "Prefix",
     "Prompt",

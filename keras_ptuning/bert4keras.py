@@ -508,7 +508,8 @@ class ClozeModel(tf_keras.Model):
         if not auxiliary:
             return scores
         targets = inputs["auxiliary_ids"]
-        weights = tf.cast(targets != 0, "float32")
+        weights = tf.cast(targets >= 0, "float32")
+        targets = tf.maximum(targets, 0)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits[:, count:])
         return {
             "scores": scores,

@@ -92,3 +92,46 @@ def write_small_decoder(folder, name, dtype="float32", **changes):
     # Without this, Hugging Face refuses the file.
     safetensors.numpy.save_file(values, path, metadata={"format": "pt"})
     return str(folder)
+
+
+TEXTS = [
+    "屏幕很好，物流也快。",
+    "书很贵，不满意！",
+    "not bad at all, I like it",
+    "很好 不好 <|end|>",
+]
+
+
+def write_tokenizer(folder, kind="bytes", **config):
+    """Writes a `tokenizer.json` of at most 120 tokens, and a `tokenizer_config.json`."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    special = ["<|end|>", "<|pad|>"]
+    if kind == "bytes":
+        # As Qwen's: nothing around a text.
+        tokenizer = tokenizers.Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        # Bytes of rare characters are left out, so that the vocabulary is small.
+        trainer = trainers.BpeTrainer(vocab_size=110, initial_alphabet=["!"], show_progress=False)
+    else:
+        # As LLaMA's and T5's: pieces of SentencePiece, a token before each text.
+        tokenizer = tokenizers.Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=60, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+        )
+    tokenizer.train_from_iterator([t.replace("<|end|>", "") for t in [*3 * TEXTS, "!"]], trainer)
+    tokenizer.add_special_tokens(special)
+    if kind != "bytes":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|end|> $A", special_tokens=[("<|end|>", tokenizer.token_to_id("<|end|>"))]
+        )
+    path = os.path.join(folder, "tokenizer.json")
+    tokenizer.save(path)
+    config = config or {"pad_token": "<|pad|>", "eos_token": {"content": "<|end|>"}}
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    return path

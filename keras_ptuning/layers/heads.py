@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_ptuning.layers.attention import take_positions
+from keras_ptuning.text.masking import NONE
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -131,8 +132,8 @@ class Verbalizer(keras.layers.Layer):
     Call arguments:
         logits: Tensor of shape `(batch, positions, vocabulary)`.
         candidate_ids: Optional integer tensor of shape `(batch, candidates, tokens)`, words in
-            place of `word_ids`; or `(batch, labels, words, tokens)`. Where it is 0, no token
-            counts.
+            place of `word_ids`; or `(batch, labels, words, tokens)`. Where it is negative, no
+            token counts.
         candidate_slots: Optional integer tensor of the same shape, in place of `word_slots`.
         length: Optional tensor of shape `(batch,)`, in place of the argument.
 
@@ -170,7 +171,8 @@ class Verbalizer(keras.layers.Layer):
         self.word_slots = _as_lists(word_slots)
         self.length = length
         if word_ids is not None:
-            self._tokens, self._slots = word_array(self.word_ids), word_array(self.word_slots)
+            self._tokens = word_array(self.word_ids, NONE)
+            self._slots = word_array(self.word_slots)
             self.length = length or self._tokens.shape[-1]
 
     def call(self, logits, candidate_ids=None, candidate_slots=None, length=None):
@@ -185,12 +187,12 @@ class Verbalizer(keras.layers.Layer):
                 tokens, slots = tokens[:, :, None], slots[:, :, None]
         # Only the columns of the words leave the vocabulary; the rest is one sum per position.
         flat_slots = ops.reshape(slots, (batch, -1))
-        columns = flat_slots * vocab_size + ops.reshape(tokens, (batch, -1))
+        columns = flat_slots * vocab_size + ops.reshape(ops.maximum(tokens, 0), (batch, -1))
         log_probs = ops.take_along_axis(ops.reshape(logits, (batch, -1)), columns, axis=1)
         totals = ops.logsumexp(logits, axis=-1)
         log_probs = log_probs - ops.take_along_axis(totals, flat_slots, axis=1)
         log_probs = ops.reshape(log_probs, ops.shape(tokens))
-        real = ops.cast(ops.not_equal(tokens, 0), "float32")
+        real = ops.cast(tokens >= 0, "float32")
         count = ops.sum(real, axis=-1)
         means = ops.sum(log_probs * real, axis=-1) / ops.maximum(count, 1.0)
         longest = self.length or ops.shape(tokens)[-1]
@@ -219,11 +221,11 @@ def _as_lists(labels):
     return labels and [[[int(i) for i in word] for word in words] for words in labels]
 
 
-def word_array(labels):
-    """The same as an array of shape `(labels, words, tokens)`, filled up with 0."""
+def word_array(labels, fill=0):
+    """The same as an array of shape `(labels, words, tokens)`, filled up at the ends."""
     words = max(len(words) for words in labels)
     tokens = max(len(word) for words in labels for word in words)
-    array = np.zeros((len(labels), words, tokens), "int32")
+    array = np.full((len(labels), words, tokens), fill, "int32")
     for row, words in zip(array, labels, strict=True):
         for cells, word in zip(row, words, strict=False):
             cells[: len(word)] = word

@@ -78,6 +78,13 @@ class Prompt(Method):
                 f"The template {pattern!r} has no virtual tokens [u1], [u2]..., and its label "
                 f"words none that learn, so there is no prompt to train. Received: {self!r}."
             )
+        if template.label_token_ids and not transformer.tie_embeddings:
+            raise ValueError(
+                f"The label words {template.tuned_names[len(template.virtual_ids) :]} learn as "
+                "rows of the token embedding, and this checkpoint predicts tokens with a table of "
+                f"its own. Use words of the vocabulary for the labels. Received: "
+                f"the template {pattern!r}."
+            )
         for argument, value, tokens, what in (
             ("start", self.start != "unused", template.virtual_ids, "virtual tokens [u1], [u2]..."),
             ("encoder", self.encoder is not None, template.virtual_ids, "virtual tokens to make"),
@@ -93,12 +100,6 @@ class Prompt(Method):
                     f"The template {pattern!r} has no {what}: leave out `{argument}`. Received: "
                     f"{self!r}."
                 )
-        if template.label_token_ids and not transformer.tie_embeddings:
-            raise ValueError(
-                "Label words that learn, [v1], [v2]..., need a head that is the token embedding, "
-                "and this checkpoint's is a table of its own. Use words of the vocabulary. "
-                f"Received: the labels {template.labels!r:.60}."
-            )
         layer = PtuningEmbedding(
             transformer.vocab_size,
             transformer.embedding_size,

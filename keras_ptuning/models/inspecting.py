@@ -13,7 +13,7 @@ from keras_ptuning.models.build import (
 from keras_ptuning.models.config import read_config
 from keras_ptuning.models.heads import has_head
 from keras_ptuning.models.weights import NamedTensors
-from keras_ptuning.text.tokenizers import Tokenizer, find_vocab
+from keras_ptuning.text import as_tokenizer, find_vocab
 
 
 def inspect_checkpoint(path, model=None, application=None):
@@ -69,11 +69,12 @@ def inspect_checkpoint(path, model=None, application=None):
     problems += [str(warning.message) for warning in caught if warning.category is UserWarning]
     rows = settings["vocab_size"]
     try:
-        vocab = Tokenizer(find_vocab(path)).vocab
+        tokenizer = as_tokenizer(find_vocab(path))
+        vocab = tokenizer.vocab
     except (FileNotFoundError, ValueError) as error:
         vocab = None
         problems.append(f"Its vocabulary cannot be read. {error}")
-    if vocab is not None and not 0 <= rows - len(vocab) < 128:
+    if vocab is not None and not 0 <= rows - len(vocab) < tokenizer.most_spare:
         problems.append(f"Its vocabulary has {len(vocab)} tokens, and its embedding {rows} rows.")
     names = tensors.names(settings["num_hidden_layers"])
     return {

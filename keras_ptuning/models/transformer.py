@@ -402,6 +402,11 @@ class Transformer:
         if self.with_pool:
             outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
         if self.with_mean:
+            if self.pad_id is None:
+                raise ValueError(
+                    "A mean vector needs a token for padding, and the tokenizer has none: give "
+                    "`pad_token` in its `tokenizer_config.json`."
+                )
             is_token = self.is_token(inputs["Input-Token"])
             outputs.append(self.layer("Output-Mean", MeanVector)(x, is_token))
             x = self.gather(x, {"positions": inputs.get("Input-Gather")})

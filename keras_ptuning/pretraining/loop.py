@@ -14,6 +14,7 @@ import numpy as np
 from keras_ptuning.backend import default_jit_compile, seed_dropout
 from keras_ptuning.checks import check_integer, check_path, check_positive
 from keras_ptuning.files import lock, opened, read_json, replacing, sweep
+from keras_ptuning.text.masking import NONE
 
 STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
 COLUMNS = ("step", "tokens", "loss", "learning_rate", "seconds", "val_loss", "perplexity")
@@ -147,7 +148,7 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
             global_clipnorm=1.0,
         )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=NONE)
     model.compile(optimizer, loss, jit_compile=default_jit_compile())
     optimizer.build(model.trainable_variables)
     state = os.path.join(folder, STATE)

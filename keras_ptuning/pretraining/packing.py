@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_ptuning.checks import check_integer, check_list
-from keras_ptuning.text.masking import mask_tokens
+from keras_ptuning.text.masking import NONE, mask_tokens
 from keras_ptuning.text.tokenizers import is_special, warn_of_unknown
 
 
@@ -84,7 +84,7 @@ class PackedDataset(keras.utils.PyDataset):
     >>> vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"很不满意好"]
     >>> dataset = PackedDataset(["很满意", "不好"], Tokenizer(vocab), length=10, batch_size=1)
     >>> (token_ids, segment_ids, positions), targets = dataset[0]
-    >>> token_ids.shape, positions.shape, int((targets > 0).sum())
+    >>> token_ids.shape, positions.shape, int((targets >= 0).sum())
     ((1, 10), (1, 2), 1)
     """
 
@@ -189,7 +189,8 @@ class PackedDataset(keras.utils.PyDataset):
         rng = np.random.default_rng([self.seed, step, 1])
         if self.causal:
             # That a new document begins after the last is not worth predicting.
-            next_ids = np.where(token_ids == self.tokenizer.start_id, 0, token_ids)
+            skipped = np.isin(token_ids, [self.tokenizer.start_id, self.tokenizer.pad_id])
+            next_ids = np.where(skipped, NONE, token_ids)
             count = math.ceil(self.predict_rate * (token_ids.shape[1] - 1))
             positions = rng.random(token_ids[:, 1:].shape).argsort(axis=1)[:, :count]
             positions = np.sort(positions, axis=1).astype("int32")

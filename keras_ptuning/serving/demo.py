@@ -9,7 +9,7 @@ import re
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import check_integer
 from keras_ptuning.models import find_model, max_length
-from keras_ptuning.text import Template, Tokenizer
+from keras_ptuning.text import Template, as_tokenizer
 from keras_ptuning.tuning import PromptBank
 
 try:
@@ -129,7 +129,7 @@ class Trials:
 
     def __init__(self, checkpoint):
         self.bank = PromptBank(checkpoint)
-        self.tokenizer = Tokenizer(find_vocab(checkpoint))
+        self.tokenizer = as_tokenizer(find_vocab(checkpoint))
         config, _ = find_model(checkpoint)
         self.maxlen = min(MAXLEN, max_length(config) or MAXLEN)
         self._names = map(str, itertools.count())

@@ -8,9 +8,8 @@ import numpy as np
 
 from keras_ptuning.backend import compiles_each_shape
 from keras_ptuning.checks import check_integer
-from keras_ptuning.text.masking import mask_tokens, next_tokens
+from keras_ptuning.text.masking import NONE, mask_tokens, next_tokens
 
-PAD = 0
 # In place of a label's number, where a text has none.
 UNLABELED = -1
 # Batches are formed within a random pool of this many batches, sorted by length: large enough
@@ -43,23 +42,29 @@ class Example(NamedTuple):
     decoder_ids: np.ndarray | None = None
 
 
-def pad(sequences, length):
+def pad(sequences, length, value=0):
     """Stacks arrays of different lengths into one of shape `(len(sequences), length)`."""
-    out = np.full((len(sequences), length), PAD, dtype=sequences[0].dtype)
+    out = np.full((len(sequences), length), value, dtype=sequences[0].dtype)
     for row, sequence in zip(out, sequences, strict=True):
         row[: len(sequence)] = sequence
     return out
 
 
-def pad_words(words, length):
+def padding_of(template):
+    """What follows the end of a text; any token does where the model only looks back."""
+    pad_id = template.tokenizer.pad_id
+    return 0 if pad_id is None else pad_id
+
+
+def pad_words(words, length, value=0):
     """Stacks words, lists of integers, into an array of shape `(len(words), length)`."""
-    return pad([np.array(word, "int32") for word in words], length)
+    return pad([np.array(word, "int32") for word in words], length, value)
 
 
-def model_inputs(examples, length):
+def model_inputs(examples, length, pad_id):
     """The inputs of the model, padded: what `Template.encode` and each batch consist of."""
     inputs = {
-        "token_ids": pad([e.token_ids for e in examples], length),
+        "token_ids": pad([e.token_ids for e in examples], length, pad_id),
         "segment_ids": pad([e.segment_ids for e in examples], length),
         "mask_positions": pad_words(
             [e.mask_positions for e in examples], max(len(e.mask_positions) for e in examples)
@@ -67,18 +72,20 @@ def model_inputs(examples, length):
     }
     if examples[0].decoder_ids is not None:
         length = max(len(e.decoder_ids) for e in examples)
-        inputs["decoder_token_ids"] = pad([e.decoder_ids for e in examples], length)
+        inputs["decoder_token_ids"] = pad([e.decoder_ids for e in examples], length, pad_id)
     if examples[0].reach is not None:
         inputs["reach"] = pad([e.reach for e in examples], length)
     if examples[0].candidate_ids is not None:
         most = max(len(e.candidate_ids) for e in examples)
-        inputs["candidate_ids"] = np.stack([_pad_rows(e.candidate_ids, most) for e in examples])
-        inputs["candidate_slots"] = np.stack([_pad_rows(e.candidate_slots, most) for e in examples])
+        inputs["candidate_ids"] = _stack_words([e.candidate_ids for e in examples], most, NONE)
+        inputs["candidate_slots"] = _stack_words([e.candidate_slots for e in examples], most, 0)
     return inputs
 
 
-def _pad_rows(array, rows):
-    return np.pad(array, [(0, rows - len(array)), (0, 0)])
+def _stack_words(arrays, rows, value):
+    widths = ([(0, rows - len(array)), (0, 0)] for array in arrays)
+    padded = (np.pad(a, w, constant_values=value) for a, w in zip(arrays, widths, strict=True))
+    return np.stack(list(padded))
 
 
 def _repeat_first(array, times):
@@ -201,7 +208,7 @@ class ClozeDataset(keras.utils.PyDataset):
             x = {name: _repeat_first(array, extra) for name, array in x.items()}
             x["is_text"][len(x["is_text"]) - extra :] = 0
             if "auxiliary_ids" in x and extra:
-                x["auxiliary_ids"][-extra:] = PAD
+                x["auxiliary_ids"][-extra:] = NONE
             labels = [_no_labels(array, extra) for array in labels]
         part, parts = self.part
         if parts > 1:
@@ -215,10 +222,15 @@ class ClozeDataset(keras.utils.PyDataset):
         """Pads in place; the random masks stay those of the other backends."""
         length = self._padded_length(x["token_ids"].shape[1], COMPILED_LENGTH_STEP)
         predicted = math.ceil(self.mask_rate * (length - self.template.causal))
+        pad_id = padding_of(self.template)
+        fill = dict.fromkeys(x, 0) | {"auxiliary_ids": NONE}
+        fill |= {"token_ids": pad_id, "masked_token_ids": pad_id}
         per_token = PER_TOKEN - ({"reach"} if "decoder_token_ids" in x else set())
         for names, width in ((per_token, length), (PER_PREDICTION, predicted)):
             for name in x.keys() & names:
-                x[name] = np.pad(x[name], [(0, 0), (0, width - x[name].shape[1])])
+                x[name] = np.pad(
+                    x[name], [(0, 0), (0, width - x[name].shape[1])], constant_values=fill[name]
+                )
 
     def _padded_length(self, length, step):
         # Continuations of a causal template come after its `maxlen`.
@@ -228,7 +240,7 @@ class ClozeDataset(keras.utils.PyDataset):
         rows = self.batches[index]
         examples = [self.examples[i] for i in rows]
         length = self._padded_length(self.lengths[rows].max(), LENGTH_STEP)
-        x = model_inputs(examples, length)
+        x = model_inputs(examples, length, padding_of(self.template))
         if self.label_ids is None:
             return (x,)
         labels = [self.label_ids[rows]]

@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+# In place of a token's id, where there is none. Every id from 0 on is a token of some vocabulary.
+NONE = -1
+
 
 def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng, words=None):
     """Masks a share of the tokens at random, as BERT's pretraining does.
@@ -26,7 +29,7 @@ def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng, words=None)
     Returns:
         `(masked_ids, positions, target_ids)`: the changed copy of `token_ids`, and two arrays of
         shape `(batch, ceil(rate * length))`, the chosen positions and the tokens that stood
-        there. Rows with fewer are filled up with position 0 and id 0.
+        there. Rows with fewer are filled up with position 0 and id -1.
 
     Example:
 
@@ -35,7 +38,7 @@ def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng, words=None)
     >>> maskable = np.array([[False, True, True, True, False, False]])
     >>> rng = np.random.default_rng(0)
     >>> _, _, targets = mask_tokens(ids, maskable, 0.3, mask_id=4, random_ids=[7, 8], rng=rng)
-    >>> int((targets > 0).sum())
+    >>> int((targets >= 0).sum())
     1
 
     Reference:
@@ -51,7 +54,7 @@ def mask_tokens(token_ids, maskable, rate, mask_id, random_ids, rng, words=None)
     replacements = np.where(dice >= 0.9, rng.choice(random_ids, len(rows)), replacements)
     masked_ids = token_ids.copy()
     masked_ids[cells] = replacements
-    target_ids = np.zeros_like(positions)
+    target_ids = np.full_like(positions, NONE)
     target_ids[chosen] = originals
     return masked_ids, np.where(chosen, positions, 0), target_ids
 
@@ -67,18 +70,18 @@ def next_tokens(token_ids, predictable, rate, rng):
 
     Returns:
         `(positions, target_ids)`, two arrays of shape `(batch, ceil(rate * (length - 1)))`. Rows
-        with fewer are filled up with position 0 and id 0.
+        with fewer are filled up with position 0 and id -1.
 
     Example:
 
     >>> ids = np.array([[2, 7, 8, 3]])
     >>> positions, targets = next_tokens(ids, ids > 3, 1.0, np.random.default_rng(0))
     >>> sorted(zip(positions[0].tolist(), targets[0].tolist()))
-    [(0, 0), (0, 7), (1, 8)]
+    [(0, -1), (0, 7), (1, 8)]
     """
     positions, chosen = _choose(predictable[:, 1:], rate, rng)
     targets = np.take_along_axis(token_ids, positions + 1, axis=1)
-    return np.where(chosen, positions, 0), np.where(chosen, targets, 0)
+    return np.where(chosen, positions, 0), np.where(chosen, targets, NONE)
 
 
 def _choose(available, rate, rng, words=None):

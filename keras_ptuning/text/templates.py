@@ -8,10 +8,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_ptuning.checks import as_list, check_entries, check_finite, check_list, check_text
-from keras_ptuning.text.batches import UNLABELED, ClozeDataset, Example, model_inputs, pad_words
-from keras_ptuning.text.tokenizers import Tokenizer, is_special, truncate_longest, warn_of_unknown
+from keras_ptuning.text.batches import (
+    UNLABELED,
+    ClozeDataset,
+    Example,
+    model_inputs,
+    pad_words,
+    padding_of,
+)
+from keras_ptuning.text.masking import NONE
+from keras_ptuning.text.piece_tokenizer import as_tokenizer, tokenizer_from_config
+from keras_ptuning.text.tokenizers import Tokenizer, truncate_longest, warn_of_unknown
 
-_PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\})")
+_PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\}|<extra_id_[0-9]+>)")
+_SENTINEL = re.compile(r"<extra_id_[0-9]+>")
 _VIRTUAL = re.compile(r"\[u([1-9][0-9]*)\]")
 _LABEL_TOKEN = re.compile(r"(\[v[1-9][0-9]*\])")
 _UNUSED = re.compile(r"\[unused[0-9]+\]")
@@ -64,7 +74,8 @@ class Template:
     - `[SEP]`, after which the segment id is 1;
     - `[DECODER]`, for a model that reads a text and writes another, such as a T5. What comes before
       it is what the encoder reads; what follows is how the decoder's text begins;
-    - any other token of the vocabulary in brackets, such as `[unused9]`, which stays fixed;
+    - any other token of the vocabulary in brackets, such as `[unused9]`, which stays fixed, and
+      T5's `<extra_id_0>`;
     - everything else: literal words, which stay fixed.
 
     `[CLS]` in front and `[SEP]` at the end are added. Words may differ in their number of tokens:
@@ -81,7 +92,7 @@ class Template:
             be a token that learns, `[v1]`, `[v2]`..., which takes an `[unused]` row of the
             vocabulary, counted from the last, or a new one where there are too few. `None` where
             each text comes with candidates.
-        tokenizer: A `Tokenizer`, or what `Tokenizer` takes as its vocabulary.
+        tokenizer: A `Tokenizer` or `PieceTokenizer`, or what they take as their vocabulary.
         maxlen: Integer, the greatest number of tokens of an encoded text, template included.
             Longer texts are cut, the longer one of a pair first; the template never is.
             Defaults to `128`.
@@ -128,12 +139,14 @@ class Template:
     is_cloze = True
 
     def __init__(self, pattern, labels, tokenizer, maxlen=128, causal=False):
-        if not isinstance(tokenizer, Tokenizer):
-            tokenizer = Tokenizer(tokenizer)
-        if tokenizer.mask_id is None:
+        tokenizer = as_tokenizer(tokenizer)
+        self.text_to_text = isinstance(pattern, str) and "[DECODER]" in pattern
+        causal = causal or self.text_to_text
+        if tokenizer.mask_id is None and not causal:
             raise ValueError(
                 "A cloze needs a vocabulary with [MASK]. Received one of "
-                f"{tokenizer.vocab_size} tokens without it."
+                f"{tokenizer.vocab_size} tokens without it. For a causal language model, use "
+                "Template(..., causal=True)."
             )
         check_text("The pattern", pattern)
         if not isinstance(maxlen, int | np.integer) or isinstance(maxlen, bool):
@@ -141,19 +154,17 @@ class Template:
         self.pattern = pattern
         self.tokenizer = tokenizer
         self.maxlen = int(maxlen)
-        self.text_to_text = "[DECODER]" in pattern
-        self.causal = causal or self.text_to_text
+        self.causal = causal
         self._unused = [i for i, t in enumerate(tokenizer.vocab) if _UNUSED.fullmatch(t)]
-        self.mask_id = tokenizer.mask_id
+        # A causal model continues where the masks are, and never sees one.
+        self.mask_id = NONE if tokenizer.mask_id is None else tokenizer.mask_id
         # Label words that learn come first among the additional tokens: they are predicted.
         label_numbers = _label_numbers(labels)
         beyond = sum(n > len(self._unused) for n in label_numbers)
         self._parse(pattern, tokenizer.vocab_size + beyond)
         self._read_labels(labels)
         # What random masking may put in place of a word: no special, unused or virtual token.
-        self.ordinary_ids = np.array(
-            [i for i, token in enumerate(tokenizer.vocab) if not is_special(token)]
-        )
+        self.ordinary_ids = np.array(tokenizer.ordinary_ids)
 
     def _parse(self, pattern, first_new_id):
         """Turns the pattern into pieces: `(token ids, segment, maskable)` or `(slot, segment)`."""
@@ -170,7 +181,7 @@ class Template:
         self.slots, self._slot_limits = [], []
         # The first piece that the decoder reads.
         self._decoder_piece = None
-        self._pieces = [([tokenizer.start_id], 0, False)]
+        self._pieces = [] if tokenizer.start_id is None else [([tokenizer.start_id], 0, False)]
         for part in filter(None, _PARTS.split(pattern)):
             slot, virtual = _SLOT.fullmatch(part), _VIRTUAL.fullmatch(part)
             if slot:
@@ -180,10 +191,15 @@ class Template:
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
             elif part == "[DECODER]" and self._decoder_piece is None:
-                self._pieces.append(([tokenizer.end_id], segment, False))
+                if tokenizer.end_id is not None:
+                    self._pieces.append(([tokenizer.end_id], segment, False))
                 self._decoder_piece = len(self._pieces)
                 self._pieces.append(([self._decoder_start_id], 0, False))
                 segment = 0
+            elif part == "[MASK]":
+                self._pieces.append(([self.mask_id], segment, False))
+            elif _SENTINEL.fullmatch(part) and part in tokenizer:
+                self._pieces.append(([tokenizer.token_to_id(part)], segment, False))
             elif part[0] == "[" and part in tokenizer and part not in ("[PAD]", "[UNK]", "[CLS]"):
                 token_id = tokenizer.token_to_id(part)
                 if token_id in self.virtual_ids:
@@ -193,7 +209,7 @@ class Template:
                     )
                 self._pieces.append(([token_id], segment, False))
                 segment = 1 if part == "[SEP]" else segment
-            elif part[0] in "{[":
+            elif part[0] in "{[" or _SENTINEL.fullmatch(part):
                 raise ValueError(
                     f"Unknown {part!r} in the template {pattern!r}. A template has the slots "
                     "{text} and {text_b} (or {text:64} to limit it to 64 tokens), [MASK], virtual "
@@ -207,7 +223,7 @@ class Template:
                         f"become {tokenizer.tokenize(part)}. Choose other words."
                     )
                 self._pieces.append((ids, segment, True))
-        if not self.causal:
+        if not self.causal and tokenizer.end_id is not None:
             self._pieces.append(([tokenizer.end_id], segment, False))
         fixed = [i for piece in self._pieces if len(piece) == 3 for i in piece[0]]
         self.num_masks = fixed.count(self.mask_id)
@@ -330,7 +346,7 @@ class Template:
         tokens = [names[i] if i in names else self.tokenizer.id_to_token(i) for i in ids]
         # Candidates are nobody's choice: of these some tokens may be unknown.
         unknown = all if label_tokens is None else any
-        if unknown(token == "[UNK]" for token in tokens) or not ids:
+        if unknown(i == self.tokenizer.unk_id for i in ids) or not ids:
             raise ValueError(
                 f"The word {word!r} {owner} is not in the vocabulary: it becomes "
                 f"{tokens}. Choose a word whose characters are all in it."
@@ -487,8 +503,9 @@ class Template:
             )
         candidate_ids = candidate_slots = None
         if own_words:
-            candidate_ids = pad_words(own_words, self.num_masks)
-            candidate_ids[candidate_ids == self.tokenizer.unk_id] = 0
+            candidate_ids = pad_words(own_words, self.num_masks, NONE)
+            if self.tokenizer.unk_id is not None:
+                candidate_ids[candidate_ids == self.tokenizer.unk_id] = NONE
             candidate_slots = pad_words(slots, self.num_masks)
         return Example(
             np.array(token_ids, "int32"),
@@ -527,7 +544,8 @@ class Template:
         """
         candidates = candidates if candidates is None else as_list("candidates", candidates)
         examples = self._examples(texts, candidates, to_learn=labels is not None)
-        x = model_inputs(examples, max(len(e.token_ids) for e in examples))
+        length = max(len(e.token_ids) for e in examples)
+        x = model_inputs(examples, length, padding_of(self))
         if labels is None:
             return x
         return x, self._checked_label_ids(labels, examples, candidates)
@@ -777,7 +795,7 @@ class Template:
 def _tokenizer_of(config):
     """The tokenizer of a template's configuration, which may have it ready."""
     tokenizer = config.get("tokenizer")
-    return tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_config(tokenizer)
+    return tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer_from_config(tokenizer)
 
 
 def _label_numbers(labels):

@@ -51,7 +51,8 @@ def find_vocab(path):
         path: Name of an embedded checkpoint; or the folder of one, or the path of a file in it.
 
     Returns:
-        Path of its `vocab.txt`, or else of its one `vocab*.txt`, or else of its `tokenizer.json`.
+        Path of its `vocab.txt`, or else of its one `vocab*.txt`, or else of its `tokenizer.json`,
+        or else of its `spiece.model`, or another model of SentencePiece.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -62,8 +63,8 @@ def find_vocab(path):
     >>> find_vocab("bert-mini-zh").split("/")[-1]
     'vocab.txt'
     """
-    patterns = (r"vocab\.txt", r"vocab.*\.txt", r"tokenizer\.json")
-    return find_one(path, patterns, "vocab.txt or tokenizer.json")
+    patterns = (r"vocab\.txt", r"vocab.*\.txt", r"tokenizer\.json", r"spiece\.model", r".*\.model")
+    return find_one(path, patterns, "vocab.txt, tokenizer.json or spiece.model")
 
 
 def load_vocab(path):
@@ -90,6 +91,8 @@ def load_vocab(path):
     )
     if str(path).endswith(".json"):
         return _load_json_vocab(path)
+    if str(path).endswith(".model"):
+        raise _of_another_kind(path, "SentencePiece")
     lines = [line.rstrip("\r\n") for line in iterate_lines(path)]
     while lines and not lines[-1]:
         lines.pop()
@@ -118,9 +121,14 @@ def _load_json_vocab(path):
             f"The vocabulary {str(path)!r} cannot be read; it is damaged, or not a "
             f"`tokenizer.json` of Hugging Face. Received: {type(error).__name__}: {error}"
         ) from None
-    raise ValueError(
-        "Only vocabularies of BERT's kind are supported: WordPiece, whose pieces of a word "
-        f"continue with '##'. Received: {str(path)!r} of the kind {kind[0]!r}."
+    raise _of_another_kind(path, kind[0])
+
+
+def _of_another_kind(path, kind):
+    return ValueError(
+        "A `Tokenizer` reads vocabularies of BERT's kind: WordPiece, whose pieces of a word "
+        f"continue with '##'. Received: {str(path)!r} of the kind {kind!r}. Use "
+        f"`PieceTokenizer({str(path)!r})`."
     )
 
 
@@ -215,6 +223,9 @@ class Tokenizer:
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.
     """
 
+    # Rows that an embedding may have beyond the vocabulary.
+    most_spare = 128
+
     def __init__(self, vocab, do_lower_case=True, pre_tokenize=None):
         if isinstance(vocab, dict):
             tokens = _in_order(vocab)
@@ -274,6 +285,11 @@ class Tokenizer:
     @property
     def vocab_size(self):
         return len(self.vocab)
+
+    @property
+    def ordinary_ids(self):
+        """The ids of the tokens that texts may have: no special, unused or virtual ones."""
+        return [i for i, token in enumerate(self.vocab) if not is_special(token)]
 
     def token_to_id(self, token):
         """The id of `token`; the id of `[UNK]` where the vocabulary lacks it."""
@@ -394,10 +410,11 @@ class Tokenizer:
                     f"Received: maxlen={maxlen}."
                 )
             truncate_longest(parts, room)
-        token_ids, segment_ids = [self._ids["[CLS]"]], [0]
+        start, end = ([] if i is None else [i] for i in (self.start_id, self.end_id))
+        token_ids, segment_ids = [*start], [0] * len(start)
         for segment, part in enumerate(parts):
-            token_ids += [*part, self._ids["[SEP]"]]
-            segment_ids += [segment] * (len(part) + 1)
+            token_ids += [*part, *end]
+            segment_ids += [segment] * len([*part, *end])
         return token_ids, segment_ids
 
     def decode(self, token_ids):

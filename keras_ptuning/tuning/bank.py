@@ -21,9 +21,10 @@ from keras_ptuning.layers.heads import word_array
 from keras_ptuning.methods import Prefix, Prompt
 from keras_ptuning.models import find_model, fingerprint
 from keras_ptuning.models.build import load, make_transformer
-from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_inputs
+from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_inputs, padding_of
+from keras_ptuning.text.masking import NONE
+from keras_ptuning.text.piece_tokenizer import as_tokenizer
 from keras_ptuning.text.templates import Template
-from keras_ptuning.text.tokenizers import Tokenizer
 from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
 from keras_ptuning.tuning.loading import check_backbone, read_content
 from keras_ptuning.tuning.own_tokens import (
@@ -36,7 +37,7 @@ from keras_ptuning.tuning.own_tokens import (
 from keras_ptuning.tuning.tuned_file import damaged, read_tuned
 
 # In place of the candidates of a text that is not scored.
-NONE = np.zeros((0, 1), "int32")
+NO_WORDS = np.zeros((0, 1), "int32")
 
 
 class Task(NamedTuple):
@@ -102,7 +103,7 @@ class PromptBank:
             raise ValueError(f"A PromptBank sets {fixed} itself; leave them out.")
         if vocab is None and isinstance(config_path, dict):
             raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
-        self._tokenizer = Tokenizer(find_vocab(config_path) if vocab is None else vocab)
+        self._tokenizer = as_tokenizer(find_vocab(config_path) if vocab is None else vocab)
         self._checkpoint = checkpoint_path or config_path
         config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
         arguments = {
@@ -348,9 +349,10 @@ class PromptBank:
         label_bias = tensors.get("prompt/Embedding-Token/label_bias")
         if label_bias is not None:
             _check_shape("label_bias", label_bias, (num_words,))
-        tokens = find_own_tokens(template, self._vocab_size, label_bias)
+        tokens = find_own_tokens(template, self._vocab_size, label_bias, transformer.tie_embeddings)
         prefix = tensors.get("prefix/Prefix/prefix")
-        blocks, hidden = transformer.num_hidden_layers, transformer.hidden_size
+        blocks = transformer.num_hidden_layers
+        hidden = transformer.num_key_value_heads * transformer.head_size
         if prefix is None:
             prefix = np.zeros((blocks, 2, 0, hidden), "float32")
         _check_shape("prefix", prefix, (blocks, 2, *prefix.shape[2:3], hidden))
@@ -359,7 +361,8 @@ class PromptBank:
         word_ids = word_slots = None
         length = template.num_masks
         if template.word_ids is not None:
-            word_ids, word_slots = map(word_array, (template.word_ids, template.word_slots))
+            word_ids = word_array(template.word_ids, NONE)
+            word_slots = word_array(template.word_slots)
             length = word_ids.shape[-1]
             word_ids = tokens.move(word_ids)
         return Task(template, tokens, vectors, prefix, word_ids, word_slots, length)
@@ -389,7 +392,7 @@ class PromptBank:
                 raise type(error)(f"In the texts of the task {name!r}: {error}") from None
             for i, example in zip(places, examples, strict=True):
                 if task.word_ids is None and example.candidate_ids is None:
-                    example = example._replace(candidate_ids=NONE, candidate_slots=NONE)
+                    example = example._replace(candidate_ids=NO_WORDS, candidate_slots=NO_WORDS)
                 rows[i] = (task, example)
         return rows
 
@@ -497,13 +500,13 @@ class _Requests(keras.utils.PyDataset):
                 words.append(task.word_ids)
                 slots.append(task.word_slots)
         inputs = {
-            **model_inputs(shared, length),
+            **model_inputs(shared, length, padding_of(tasks[0].template)),
             "vectors": _stack([task.vectors for task in tasks]),
             "offset": _stack([task.tokens.offset for task in tasks], NEVER),
             "rows": _stack([task.tokens.rows for task in tasks], self.vocab_size),
             "prefix": _stack([task.prefix for task in tasks]).transpose(0, 2, 3, 4, 1, 5),
             "prefix_length": np.array([len(task.prefix) for task in tasks], "int32"),
-            "word_ids": _stack(words, least=self.most_labels),
+            "word_ids": _stack(words, NONE, self.most_labels),
             "word_slots": _stack(slots, least=self.most_labels),
             "word_length": np.array([task.length for task in tasks], "int32"),
         }

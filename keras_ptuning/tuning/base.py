@@ -39,6 +39,7 @@ from keras_ptuning.methods import (
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, load_config, max_length, read_config
 from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.piece_tokenizer import PieceTokenizer
 from keras_ptuning.text.templates import PlainText, Template
 from keras_ptuning.text.tokenizers import load_vocab
 from keras_ptuning.tuning.data import check_data, check_label_ids, weighted
@@ -105,19 +106,19 @@ class LabelModel(keras.Model):
         keep_tokens = settings.get("keep_tokens")
         vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
         spare = vocab_size - self.template.tokenizer.vocab_size
-        if 0 < spare < 128:
-            warnings.warn(
-                f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
-                f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
-                "releases have them.",
-                stacklevel=5,
-            )
-        elif spare:
+        if not 0 <= spare < self.template.tokenizer.most_spare:
             raise ValueError(
                 f"The vocabulary does not belong to this checkpoint: it has "
                 f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "
                 "embeddings. Make the template with the vocabulary of the checkpoint that you "
                 "build the model from: Template(..., tokenizer=checkpoint)."
+            )
+        if spare and not isinstance(self.template.tokenizer, PieceTokenizer):
+            warnings.warn(
+                f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
+                f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
+                "releases have them.",
+                stacklevel=5,
             )
         positions = max_length(
             self.init_config["config"],
@@ -286,7 +287,7 @@ class LabelModel(keras.Model):
         meaning = json.dumps(self._meaning(), ensure_ascii=False)
         store["template"] = np.frombuffer(meaning.encode(), "uint8")
         if self._vocabulary_apart:
-            vocabulary = json.dumps(self.template.tokenizer.vocab)
+            vocabulary = json.dumps(self.template.tokenizer.get_config()["vocab"])
             store["vocabulary"] = np.frombuffer(vocabulary.encode(), "uint8")
 
     def load_own_variables(self, store):
@@ -316,7 +317,7 @@ class LabelModel(keras.Model):
             "pattern": template.pattern,
             "labels": template.labels and [[k, words] for k, words in template.labels.items()],
             "causal": template.causal,
-            "vocabulary": vocabulary_fingerprint(tokenizer.vocab),
+            "vocabulary": vocabulary_fingerprint(tokenizer.get_config()["vocab"]),
             "do_lower_case": tokenizer.do_lower_case,
         }
 

@@ -200,9 +200,9 @@ class ClozeModel(LabelModel):
         if not auxiliary:
             return scores
         targets = inputs["auxiliary_ids"]
-        weights = ops.cast(ops.not_equal(targets, 0), "float32")
+        weights = ops.cast(targets >= 0, "float32")
         losses = keras.losses.sparse_categorical_crossentropy(
-            targets, logits[:, count:], from_logits=True
+            ops.maximum(targets, 0), logits[:, count:], from_logits=True
         )
         return {
             "scores": scores,

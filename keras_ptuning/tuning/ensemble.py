@@ -100,7 +100,9 @@ class PromptEnsemble(ClozeModel):
             name="label_bias",
         )
         self.label_bias.assign(start_biases(template, bias, label_start))
-        self._tokens = find_own_tokens(template, transformer.vocab_size)
+        self._tokens = find_own_tokens(
+            template, transformer.vocab_size, tied=transformer.tie_embeddings
+        )
         # The verbalizer reads the label words where their logits are.
         self._moved_ids = moved = self._tokens.moved_ids
         word_ids = template.word_ids and [

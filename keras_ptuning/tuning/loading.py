@@ -7,7 +7,7 @@ import keras
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.files import check_keras_file
 from keras_ptuning.methods import method_from_config
-from keras_ptuning.text import PlainText, Template, Tokenizer
+from keras_ptuning.text import PlainText, Template, as_tokenizer
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.classifier import build_classifier
 from keras_ptuning.tuning.cloze import build_ptuning_model
@@ -62,7 +62,7 @@ def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs
     if vocab is None and isinstance(config_path, dict):
         raise ValueError("A dictionary does not say where the vocabulary is: give `vocab`.")
     vocab = find_vocab(config_path) if vocab is None else vocab
-    template, methods = read_content(filepath, content, Tokenizer(vocab))
+    template, methods = read_content(filepath, content, as_tokenizer(vocab))
     build, options = BUILDERS[content["model"]], content["options"]
     model = build(config_path, checkpoint_path, template, tune=methods, **{**options, **kwargs})
     check_backbone(filepath, content, model.fingerprint(), checkpoint_path or config_path)
@@ -98,11 +98,11 @@ def read_content(filepath, content, tokenizer):
         BUILDERS[content["model"]]
     except (KeyError, TypeError) as error:
         raise damaged(filepath, error) from None
-    vocab = tokenizer.vocab
+    vocab = tokenizer.get_config()["vocab"]
     if vocabulary_fingerprint(vocab) != fingerprint:
         raise ValueError(
             f"The tuned file {str(filepath)!r} belongs to another vocabulary than the one given, "
-            f"which has {len(vocab)} tokens. Its vectors would mean nothing there."
+            f"which has {tokenizer.vocab_size} tokens. Its vectors would mean nothing there."
         )
     settings = {**settings, "vocab": vocab}
     same = settings == tokenizer.get_config()

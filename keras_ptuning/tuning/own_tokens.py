@@ -45,13 +45,15 @@ class OwnTokens(NamedTuple):
         return self.move(np.arange(max([self.vocab_size, *(self.ids + 1)]), dtype="int32"))
 
 
-def find_own_tokens(template, vocab_size, label_bias=None):
+def find_own_tokens(template, vocab_size, label_bias=None, tied=True):
     """Moves the tokens of a template that learn behind the vocabulary.
 
     Args:
         template: A `Template`.
         vocab_size: Integer, the size of the model's vocabulary.
         label_bias: Optional array of shape `(label tokens,)`, what is added for these.
+        tied: Whether the model predicts tokens by the rows of their embedding. Otherwise the
+            vectors are not predicted, and take no place. Defaults to `True`.
 
     Returns:
         `OwnTokens`.
@@ -63,7 +65,10 @@ def find_own_tokens(template, vocab_size, label_bias=None):
     offset = np.where((ids < vocab_size) | is_word, 0, NEVER).astype("float32")
     if label_bias is not None:
         offset[is_word] += label_bias
-    return OwnTokens(ids, np.minimum(ids, vocab_size), offset, vocab_size)
+    rows = np.minimum(ids, vocab_size)
+    if not tied:
+        offset, rows = np.full_like(offset, NEVER), np.full_like(rows, vocab_size)
+    return OwnTokens(ids, rows, offset, vocab_size)
 
 
 def token_bias(backbone):

@@ -10,8 +10,8 @@ from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import as_list, check_integer, check_text, check_verbose
 from keras_ptuning.layers import Verbalizer
 from keras_ptuning.models import find_model
+from keras_ptuning.text import as_tokenizer
 from keras_ptuning.text.templates import Template
-from keras_ptuning.text.tokenizers import Tokenizer
 from keras_ptuning.tuning.calibration import _log_softmax
 from keras_ptuning.tuning.cloze import ClozeModel
 from keras_ptuning.tuning.label_words import (
@@ -217,7 +217,7 @@ def search_template(
     check_integer("seed", seed, 0)
     check_verbose(verbose)
     texts, labels = check_labeled(texts, labels)
-    tokenizer = Tokenizer(find_vocab(checkpoint))
+    tokenizer = as_tokenizer(find_vocab(checkpoint))
     template = _open_template(pattern, words, tokenizer, maxlen, is_causal(checkpoint, kwargs))
     rng = np.random.default_rng(seed)
     if validation_data is None:

@@ -72,7 +72,8 @@ class VATClassifier(TextClassifier):
     def _perturbation(self, x, token_ids, divergences):
         """The direction of greatest divergence, by one step of the power method."""
         x = ops.stop_gradient(x)
-        tokens = ops.cast(ops.not_equal(token_ids, 0), "float32")[..., None]
+        is_token = ops.not_equal(token_ids, self.template.tokenizer.pad_id)
+        tokens = ops.cast(is_token, "float32")[..., None]
         squares = ops.sum(ops.square(x) * tokens, axis=(1, 2), keepdims=True)
         unit = ops.sqrt(squares / ops.sum(tokens, axis=(1, 2), keepdims=True))
         d = keras.random.normal(ops.shape(x), dtype="float32", seed=self.seed_generator)

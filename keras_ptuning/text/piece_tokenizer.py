@@ -1,0 +1,258 @@
+"""Tokenizers of other kinds than BERT's: byte-level BPE, SentencePiece."""
+
+import json
+import os
+
+import tokenizers
+
+from keras_ptuning.assets import NAMES
+from keras_ptuning.checks import check_entries, check_path
+from keras_ptuning.files import check_file, find_local, read_json, replacing
+from keras_ptuning.text.sentencepiece import read_sentencepiece
+from keras_ptuning.text.tokenizers import _CONFIG, Tokenizer, find_vocab
+
+# The roles of tokens, and what Hugging Face's files call the tokens that have them.
+ROLES = {
+    "pad_id": ("pad_token", "eos_token"),
+    "unk_id": ("unk_token",),
+    "mask_id": ("mask_token",),
+}
+# Files that name them; what an earlier one says counts.
+_FILES = (_CONFIG, "special_tokens_map.json")
+_SPACE = "▁"
+_SENTENCEPIECE = ".model"
+
+
+class PieceTokenizer(Tokenizer):
+    """The tokenizer of a `tokenizer.json` of Hugging Face, of any kind: Qwen's, LLaMA's, T5's.
+
+    Special tokens are never read out of a text: the characters `<|endoftext|>` in a review stay
+    characters. The tokens around a text are those that the file puts there.
+
+    Args:
+        vocab: Path of a `tokenizer.json`, or of a `spiece.model` of SentencePiece, which needs the
+            package `sentencepiece`; or of a folder with one. Which tokens are padding, unknown and
+            masks is in `tokenizer_config.json` or `special_tokens_map.json` in its
+            folder.
+        add_prefix_space: Whether a text begins with a space, as SentencePiece puts one before each
+            text. A template is made of parts, which follow each other without one. Defaults to
+            `False`.
+
+    Attributes:
+        vocab: List of the tokens as text, where they are whole characters.
+        pad_id, unk_id, mask_id, start_id, end_id: The ids of the tokens for padding, for what the
+            vocabulary lacks, for what is to be predicted, and around a text; `None` without one. If
+            no token is for padding, the one that ends documents is.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if it is one of SentencePiece, and that is not installed.
+        ValueError: if the file is damaged.
+
+    Example:
+
+    ```python
+    tokenizer = PieceTokenizer("Qwen2.5-0.5B")
+    tokenizer.tokenize("很满意")  # ["很", "满意"]
+    ```
+
+    Reference:
+        - [Sennrich et al., 2015](https://arxiv.org/abs/1508.07909), section 3.2.
+        - [Kudo and Richardson, 2018](https://arxiv.org/abs/1808.06226), section 3.
+    """
+
+    do_lower_case = False
+    pre_tokenize = False
+    # Large models round the size of their embedding up.
+    most_spare = 1024
+    _split_words = None
+
+    def __init__(self, vocab, add_prefix_space=False):
+        check_path("vocab", vocab)
+        path = find_local(vocab)
+        path = find_vocab(path) if os.path.isdir(path) else path
+        check_file(path, f"There is no `tokenizer.json` at {str(path)!r}.")
+        names = _read_roles(os.path.dirname(path))
+        if str(path).endswith(_SENTENCEPIECE):
+            content, own = read_sentencepiece(path)
+            names = {**own, **names}
+        else:
+            with open(path, encoding="utf-8") as file:
+                content = file.read()
+        self._read(content, names, add_prefix_space, f"The tokenizer {str(path)!r}")
+
+    def _read(self, content, names, add_prefix_space, what):
+        self._content, self._names, self.add_prefix_space = content, names, add_prefix_space
+        try:
+            settings = json.loads(content)
+            if not add_prefix_space:
+                _drop_prefix_space(settings)
+            self._backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
+        except Exception as error:  # The library raises a plain one.
+            raise ValueError(
+                f"{what} cannot be read; it is damaged, or not a `tokenizer.json` of Hugging Face. "
+                f"Copy it again. The library says: {error}"
+            ) from None
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._ids = self._backend.get_vocab(with_added_tokens=True)
+        size = max(self._ids.values()) + 1
+        tokens = [f"[none{i}]" for i in range(size)]
+        for token, i in self._ids.items():
+            tokens[i] = token
+        added = self._backend.get_added_tokens_decoder()
+        self._special = {i for i, token in added.items() if token.special}
+        byte_level = "ByteLevel" in json.dumps(settings.get("decoder"))
+        self.vocab = [
+            token if i in added else _as_text(token, byte_level) for i, token in enumerate(tokens)
+        ]
+        for role, kinds in ROLES.items():
+            found = (self._ids.get(names.get(kind)) for kind in kinds)
+            setattr(self, role, next((i for i in found if i is not None), None))
+        if self.unk_id is None:
+            # Each kind of model says it in its own way.
+            model = settings["model"]
+            self.unk_id = model.get("unk_id", self._ids.get(model.get("unk_token")))
+        # What the file puts around a text.
+        plain, whole = (self._backend.encode("a", add_special_tokens=t).ids for t in (False, True))
+        start = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+        before, after = whole[:start], whole[start + len(plain) :]
+        self.start_id, self.end_id = (next(iter(part), None) for part in (before, after))
+
+    @property
+    def ordinary_ids(self):
+        return [
+            i
+            for i, token in enumerate(self.vocab)
+            if i not in self._special and not token.startswith("[none")
+        ]
+
+    def token_to_id(self, token):
+        """The id of `token`, as the file writes it; that of unknown ones where there is none."""
+        return self._ids.get(token, self.unk_id)
+
+    def decode(self, token_ids):
+        """Turns ids back into readable text, without the special tokens."""
+        ordinary = [int(i) for i in token_ids if int(i) not in self._special]
+        return self._backend.decode(ordinary)
+
+    def word_numbers(self, texts, split_words):
+        raise ValueError("Whole words are masked with vocabularies of BERT's kind only.")
+
+    def save(self, path):
+        """Writes the `tokenizer.json`, and next to it a `tokenizer_config.json` with the roles."""
+        check_path("path", path)
+        for name, content in (
+            (path, self._content),
+            (os.path.join(os.path.dirname(path), _CONFIG), json.dumps(self._names)),
+        ):
+            with replacing(name) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                file.write(content)
+
+    def get_config(self):
+        """Everything needed to make the same tokenizer again, ready for JSON."""
+        return {
+            # In a list, as the tokens of the other kind.
+            "vocab": [self._content],
+            "names": self._names,
+            "add_prefix_space": self.add_prefix_space,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a tokenizer from what `get_config` returned."""
+        kinds = {"vocab": (list, tuple), "names": dict, "add_prefix_space": bool}
+        check_entries("a tokenizer", config, kinds)
+        tokenizer = cls.__new__(cls)
+        (content,) = config["vocab"]
+        tokenizer._read(content, config["names"], config["add_prefix_space"], "The tokenizer")
+        return tokenizer
+
+
+def as_tokenizer(vocab):
+    """The tokenizer of a vocabulary: BERT's, or that of a `tokenizer.json` of another kind.
+
+    Args:
+        vocab: A tokenizer, which is returned as it is; or what `Tokenizer` or `PieceTokenizer` take
+            as their vocabulary.
+
+    Example:
+
+    >>> type(as_tokenizer("bert-mini-zh")).__name__
+    'Tokenizer'
+    """
+    if isinstance(vocab, Tokenizer):
+        return vocab
+    if isinstance(vocab, str | os.PathLike) and vocab not in NAMES:
+        path = find_local(vocab)
+        path = find_vocab(path) if os.path.isdir(path) else path
+        is_other = str(path).endswith(".json") and _kind(path) not in (None, "WordPiece")
+        if is_other or str(path).endswith(_SENTENCEPIECE):
+            return PieceTokenizer(path)
+    return Tokenizer(vocab)
+
+
+def tokenizer_from_config(config):
+    """The tokenizer of what `get_config` of either kind returned."""
+    kind = PieceTokenizer if isinstance(config, dict) and "names" in config else Tokenizer
+    return kind.from_config(config)
+
+
+def _kind(path):
+    """The kind of a `tokenizer.json`; `None` if it cannot be read."""
+    try:
+        return read_json(path, path)["model"]["type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_roles(folder):
+    """What the files in a folder call tokens that have a role: `{"pad_token": "<pad>"}`."""
+    names, known = {}, {kind for kinds in ROLES.values() for kind in kinds}
+    for file_name in _FILES:
+        path = os.path.join(folder, file_name)
+        if not os.path.isfile(path):
+            continue
+        found = read_json(path, path)
+        for kind in known & set(found):
+            token = found[kind]
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                names.setdefault(kind, token)
+    return names
+
+
+def _drop_prefix_space(settings):
+    """Leaves out, in place, the space that a tokenizer puts before each text."""
+    for part in ("normalizer", "pre_tokenizer"):
+        steps = (settings.get(part) or {}).get(f"{part}s") or [settings.get(part)]
+        for step in filter(None, steps):
+            if step.get("type") == "Metaspace":
+                step |= {"prepend_scheme": "never"}
+                step.pop("add_prefix_space", None)
+            if step.get("type") == "ByteLevel":
+                step["add_prefix_space"] = False
+            if step.get("type") == "Prepend":
+                step["prepend"] = ""
+
+
+def _as_text(token, byte_level):
+    """A token as it reads: bytes that are no whole characters stay as the file writes them."""
+    if not byte_level:
+        return token.replace(_SPACE, " ")
+    try:
+        return bytes(_BYTES[c] for c in token).decode()
+    except (KeyError, UnicodeDecodeError):
+        return token
+
+
+def _byte_alphabet():
+    """The byte that each character of a byte-level vocabulary means, as in GPT-2."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [i for i in range(256) if i not in printable]
+    codes = {**{i: i for i in printable}, **{i: 256 + n for n, i in enumerate(others)}}
+    return {chr(code): byte for byte, code in codes.items()}
+
+
+_BYTES = _byte_alphabet()

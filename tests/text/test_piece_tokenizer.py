@@ -1,0 +1,107 @@
+"""Tokenizers of any `tokenizer.json`, as the library `tokenizers` reads it."""
+
+import json
+
+import pytest
+import tokenizers
+from small_decoders import TEXTS, write_tokenizer
+
+from keras_ptuning import PieceTokenizer, Template, Tokenizer
+from keras_ptuning.text import as_tokenizer
+
+LABELS = {"负面": "不", "正面": "很不"}
+
+
+@pytest.fixture(params=["bytes", "pieces"])
+def path(request, tmp_path):
+    return write_tokenizer(tmp_path, request.param)
+
+
+def test_same_ids_as_the_library(path):
+    tokenizer, theirs = PieceTokenizer(path), tokenizers.Tokenizer.from_file(path)
+    theirs.encode_special_tokens = True
+    with_space = PieceTokenizer(path, add_prefix_space=True)
+    expected = [theirs.encode(text, add_special_tokens=False).ids for text in TEXTS]
+    assert with_space.token_ids(TEXTS) == expected
+    around = [[*ids] for ids in expected]
+    if tokenizer.start_id is not None:
+        around = [[tokenizer.start_id, *ids] for ids in expected]
+    assert [with_space.encode(text)[0] for text in TEXTS] == around
+    assert [tokenizer.decode(ids) for ids in tokenizer.token_ids(TEXTS[:3])] == TEXTS[:3]
+
+
+def test_roles(path, tmp_path):
+    tokenizer, ids = PieceTokenizer(tmp_path), tokenizers.Tokenizer.from_file(path)
+    assert tokenizer.pad_id == ids.token_to_id("<|pad|>")
+    assert tokenizer.unk_id == ids.token_to_id("<unk>")
+    assert tokenizer.mask_id is None and tokenizer.end_id is None
+    assert tokenizer.start_id in (None, ids.token_to_id("<|end|>"))
+    assert not {tokenizer.pad_id, ids.token_to_id("<|end|>")} & set(tokenizer.ordinary_ids)
+    # Without a token for padding, the one that ends documents.
+    other = tmp_path / "other"
+    other.mkdir()
+    write_tokenizer(other, eos_token="<|end|>")
+    assert PieceTokenizer(other).pad_id == PieceTokenizer(other).token_to_id("<|end|>")
+
+
+def test_special_tokens_are_not_read_out_of_texts(path):
+    tokenizer = PieceTokenizer(path)
+    (ids,) = tokenizer.token_ids(["很好<|end|>"])
+    assert tokenizer.token_to_id("<|end|>") not in ids
+
+
+def test_parts_follow_each_other_without_a_space(tmp_path):
+    write_tokenizer(tmp_path, "pieces")
+    assert PieceTokenizer(tmp_path).tokenize("很") == ["很"]
+    assert PieceTokenizer(tmp_path, add_prefix_space=True).tokenize("很")[0][0] == " "
+
+
+def test_tokens_as_text(path):
+    """Not as the bytes of Chinese characters look in such a file."""
+    tokenizer = PieceTokenizer(path)
+    assert "很" in "".join(tokenizer.vocab)
+    assert "".join(tokenizer.tokenize("not bad")).strip() == "not bad"
+
+
+def test_found_by_the_kind_of_the_file(path, tmp_path, small_bert):
+    assert type(as_tokenizer(tmp_path)) is type(as_tokenizer(path)) is PieceTokenizer
+    assert type(as_tokenizer(small_bert[2])) is Tokenizer
+    with pytest.raises(ValueError, match="Use `PieceTokenizer"):
+        Tokenizer(path)
+
+
+def test_written_down(path, tmp_path):
+    tokenizer = PieceTokenizer(path)
+    template = Template("{text}[u1][MASK][MASK]", LABELS, tokenizer, causal=True)
+    again = Template.from_config(json.loads(json.dumps(template.get_config())))
+    assert again.tokenizer.get_config() == tokenizer.get_config()
+    assert again.tokenizer.pad_id == tokenizer.pad_id
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    tokenizer.save(folder / "tokenizer.json")
+    assert PieceTokenizer(folder).get_config() == tokenizer.get_config()
+
+
+def test_a_causal_template(path):
+    """Tokens around a text, and padding, are the tokenizer's; id 0 is a token like any other."""
+    tokenizer = PieceTokenizer(path)
+    template = Template("{text}[u1][MASK][MASK]", LABELS, tokenizer, causal=True)
+    x = template.encode(["!", TEXTS[1]])
+    row = x["token_ids"][0].tolist()
+    start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    (text,) = tokenizer.token_ids(["!"])
+    used = [*start, *text, *template.virtual_ids]
+    assert row[: len(used)] == used and row[-1] == tokenizer.pad_id
+    with pytest.raises(ValueError, match=r"causal=True"):
+        Template("{text}[MASK]", LABELS, tokenizer)
+    with pytest.raises(ValueError, match="must come last"):
+        Template("[MASK]{text}", LABELS, tokenizer, causal=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "BPE"}}'])
+def test_damaged_files(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.json'? cannot be read; it is damaged"):
+        PieceTokenizer(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        PieceTokenizer(tmp_path / "none")

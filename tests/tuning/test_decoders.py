@@ -1,0 +1,106 @@
+"""Tuning methods on decoders of today: byte-level vocabulary, no `[CLS]`, id 0 is a token."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from small_decoders import write_small_decoder, write_tokenizer
+
+from keras_ptuning import (
+    LoRA,
+    Prefix,
+    Prompt,
+    PromptBank,
+    Template,
+    build_ptuning_model,
+    build_transformer_model,
+    load_model,
+    load_tuned,
+)
+
+LABELS = {"负面": "不", "正面": "很不!"}
+PATTERN = "{text}[u1][u2][MASK][MASK][MASK]"
+TEXTS = ["屏幕很好!", "书很贵，不满意！很好", "not bad", "!"]
+ANSWERS = ["正面", "负面", "正面", "负面"]
+
+
+@pytest.fixture(scope="module", params=["llama-untied", "qwen3"])
+def folder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    write_tokenizer(folder, "pieces" if request.param == "llama-untied" else "bytes")
+    return write_small_decoder(folder, request.param)
+
+
+@pytest.fixture
+def template(folder):
+    return Template(PATTERN, LABELS, folder, maxlen=48, causal=True)
+
+
+def test_scores_are_those_of_each_word_by_itself(folder, template):
+    """Words of one token and of three, one of them id 0, which padding is elsewhere."""
+    assert (0 in template.word_ids[1][0]) == (template.tokenizer.start_id is None)
+    zero_shot = Template(PATTERN.replace("[u1][u2]", ""), LABELS, folder, 48, causal=True)
+    found = build_ptuning_model(folder, template=zero_shot).predict(
+        zero_shot.dataset(TEXTS), verbose=0
+    )
+    model = build_transformer_model(folder, with_mlm="linear")
+    tokenizer = zero_shot.tokenizer
+    for text, row in zip(TEXTS, found, strict=True):
+        start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+        text_ids = [*start, *tokenizer.token_ids([text])[0]]
+        for score, (word,) in zip(row, zero_shot.word_ids, strict=True):
+            ids = np.array([text_ids + word], "int32")
+            log_p = ops.convert_to_numpy(ops.log_softmax(model([ids])))[0]
+            own = [log_p[len(text_ids) - 1 + i, token] for i, token in enumerate(word)]
+            assert score == pytest.approx(3 * np.mean(own), abs=1e-4)
+
+
+@pytest.mark.parametrize("tune", [None, Prefix(3), LoRA(2), "adapter", "all"])
+def test_methods_train_and_are_saved(folder, template, tmp_path, tune):
+    model = build_ptuning_model(folder, template=template, tune=tune)
+    data = template.dataset(TEXTS, ANSWERS, batch_size=4)
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    before = model.evaluate(data, verbose=0)[0]
+    model.fit(data, epochs=3, verbose=0)
+    assert model.evaluate(data, verbose=0)[0] < before
+    scores = model.predict(template.dataset(TEXTS), verbose=0)
+    model.save_tuned(tmp_path / "a.tuned")
+    again = load_tuned(tmp_path / "a.tuned", folder)
+    assert np.abs(again.predict(template.dataset(TEXTS), verbose=0) - scores).max() < 1e-4
+    assert again.template.decode(scores) == template.decode(scores)
+
+
+def test_a_whole_model_has_its_tokenizer(folder, template, tmp_path):
+    model = build_ptuning_model(folder, template=template)
+    scores = model.predict(template.dataset(TEXTS), verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = load_model(tmp_path / "model.keras")
+    x = again.template.dataset(TEXTS)
+    assert np.abs(again.predict(x, verbose=0) - scores).max() < 1e-5
+
+
+def test_padding_changes_nothing(folder, template):
+    model = build_ptuning_model(folder, template=template)
+    together = model.predict(template.dataset(TEXTS, batch_size=4), verbose=0)
+    alone = [model.predict(template.dataset([text]), verbose=0)[0] for text in TEXTS]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_words_that_learn_need_the_tied_table(folder):
+    template = Template("{text}[MASK]", {"负面": "[v1]", "正面": "[v2]"}, folder, 48, causal=True)
+    with pytest.raises(ValueError, match=r"\[v1\].*table of its own"):
+        build_ptuning_model(folder, template=template)
+
+
+def test_a_bank_mixes_prompts_and_prefixes(folder, template, tmp_path):
+    bank, requests, expected = PromptBank(folder), [], []
+    for name, tune in (("prompt", Prompt(start="random")), ("prefix", Prefix(3))):
+        model = build_ptuning_model(folder, template=template, tune=tune)
+        model.save_tuned(tmp_path / name)
+        bank.add(name, tmp_path / name)
+        scores = model.predict(template.dataset(TEXTS), verbose=0)
+        requests += [(name, text) for text in TEXTS]
+        expected += ops.convert_to_numpy(ops.softmax(scores)).tolist()
+    found = bank.predict_proba(requests)
+    for own, row in zip(found, expected, strict=True):
+        assert list(own.values()) == pytest.approx(row, abs=1e-4)
