@@ -423,7 +423,8 @@ class ClozeModel(LabelModel):
         if self.init_config.get("application") == "lm":
             config["is_decoder"] = True
         example = {name: array[0].tolist() for name, array in template.encode([""]).items()}
-        example = {name: example[name] for name in ("token_ids", "segment_ids", "mask_positions")}
+        names = ("token_ids", "segment_ids", "mask_positions", "decoder_token_ids")
+        example = {name: example[name] for name in names if name in example}
         settings = template.get_config()
         del settings["tokenizer"]
         text = json.dumps({**settings, "empty_text": example}, ensure_ascii=False, indent=2)
