@@ -35,11 +35,10 @@ class SafetensorsCheckpoint:
         self.shapes, self._files = locate_tensors(self.path, _read_shapes)
 
     def read(self, name):
-        """Returns the tensor `name` as a NumPy array; of the type bfloat16, as float32."""
+        """Returns the tensor `name` as a NumPy array, of the type that the file has."""
         # Opened again each time: what was read of an open file stays in memory.
         with _opened(self._files[name]) as file:
-            value = file.get_tensor(name)
-        return value.astype("float32") if value.dtype.name == "bfloat16" else value
+            return file.get_tensor(name)
 
 
 def _read_shapes(path):

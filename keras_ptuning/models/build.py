@@ -23,13 +23,16 @@ from keras_ptuning.models.weights import (
     NamedTensors,
     check_architecture,
     check_depth,
+    check_memory,
     check_tied,
     checkpoint_tensors,
     load_weights,
 )
-from keras_ptuning.text.tokenizers import Tokenizer
+from keras_ptuning.text import PieceTokenizer, as_tokenizer
 
 APPLICATIONS = ("encoder", "lm", "unilm")
+# What a checkpoint can be written in.
+DTYPES = ("float32", "float16", "bfloat16")
 # Files that are read before those of a new checkpoint, or belong to one that was written before.
 OTHERS = (
     *("bert_config.json", "bert_model.safetensors"),
@@ -177,10 +180,11 @@ def load(transformer, checkpoint=None):
     Returns:
         A functional Keras model, with the builder in its attribute `transformer`.
     """
-    keras_model = transformer.build()
     if checkpoint is None:
-        return keras_model
+        return transformer.build()
     tensors = NamedTensors(checkpoint, type(transformer))
+    check_memory(tensors, transformer.num_hidden_layers, transformer.exact)
+    keras_model = transformer.build()
     check_architecture(tensors)
     if transformer.all_layers:
         check_depth(transformer.blocks(), tensors)
@@ -327,9 +331,10 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
         model: A Keras model, as `build_transformer_model` returns it.
         folder: Path of a folder; made if need be.
         config: Dictionary with what the configuration is to have, or the path of one.
-        vocab: List of tokens, as `Tokenizer.vocab`, or the path of a `vocab.txt`.
-        dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` for half
-            the size. Defaults to `"float32"`.
+        vocab: A tokenizer; or list of tokens, as `Tokenizer.vocab`, or the path of a `vocab.txt`.
+            A `PieceTokenizer` is written as `tokenizer.json`.
+        dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` or
+            `"bfloat16"` for half the size. Defaults to `"float32"`.
 
     Raises:
         OSError: if the files cannot be written.
@@ -345,10 +350,11 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     build_transformer_model("my_bert")
     ```
     """
-    config, vocab = dict(load_config(config)), Tokenizer(vocab).vocab
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"`dtype` must be 'float32' or 'float16'. Received: dtype={dtype!r}.")
-    if not 0 <= config.get("vocab_size", 0) - len(vocab) < 128:
+    config, tokenizer = dict(load_config(config)), as_tokenizer(vocab)
+    vocab = tokenizer.vocab
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
+    if not 0 <= config.get("vocab_size", 0) - len(vocab) < tokenizer.most_spare:
         raise ValueError(
             f"The vocabulary has {len(vocab)} tokens, and the configuration says "
             f"vocab_size={config.get('vocab_size')}."
@@ -371,10 +377,11 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
         layout: checkpoint_tensors(model.layers, table)
         for layout, table in architecture.tables().items()
     }
-    texts = {
-        "config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n",
-        "vocab.txt": "\n".join(vocab) + "\n",
-    }
+    if config.get("torch_dtype") or config.get("dtype"):
+        config |= {"torch_dtype": dtype, "dtype": dtype}
+    texts = {"config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+    if not isinstance(tokenizer, PieceTokenizer):
+        texts["vocab.txt"] = "\n".join(vocab) + "\n"
     weights = written.get("hugging_face", written.get("google"))
     with np.errstate(over="ignore"):
         check_finite(
@@ -386,6 +393,8 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
         for name, text in texts.items():
             with open(os.path.join(temporary, name), "w", encoding="utf-8") as file:
                 file.write(text)
+        if isinstance(tokenizer, PieceTokenizer):
+            tokenizer.save(os.path.join(temporary, "tokenizer.json"))
         write_safetensors(os.path.join(temporary, "model.safetensors"), weights, dtype)
         if "google" in written:
             with contextlib.suppress(ImportError):

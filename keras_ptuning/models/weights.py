@@ -1,6 +1,8 @@
 """Which weights of a layer are pretrained, and their way from and to a checkpoint's tensors."""
 
 import hashlib
+import math
+import os
 
 import keras
 import numpy as np
@@ -181,6 +183,34 @@ def check_architecture(tensors):
             )
 
 
+def check_memory(tensors, depth, dtype):
+    """Raises a MemoryError if the weights of a checkpoint take more memory than there is.
+
+    Args:
+        tensors: `NamedTensors` of the checkpoint.
+        depth: Integer, the number of blocks.
+        dtype: What the weights are kept in.
+    """
+    shapes = tensors.checkpoint.shapes
+    count = sum(math.prod(shapes.get(name, (0,))) for name in tensors.names(depth))
+    size, memory = count * np.dtype(dtype).itemsize, total_memory()
+    if memory is not None and size > memory:
+        raise MemoryError(
+            f"The checkpoint {tensors.checkpoint.path!r} has {count / 1e9:.1f} billion weights, "
+            f"which take {size / 1e9:.1f} GB in {dtype}. Received: a machine with "
+            f"{memory / 1e9:.1f} GB. Give dtype='bfloat16' if that is enough, or use a smaller "
+            "checkpoint."
+        )
+
+
+def total_memory():
+    """The bytes of memory that this machine has; `None` where nothing tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def check_tied(tensors):
     """Raises a ValueError if the head that predicts tokens has a table of its own."""
     shapes, name = tensors.checkpoint.shapes, tensors.spelled(tensors.architecture.tied)
@@ -271,7 +301,7 @@ def load_weights(layers, tensors, keep_tokens=None):
             )
     for variable, tensor, layer_name in plan:
         value = tensors.read(tensor)
-        if value.dtype.kind != "f":
+        if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
             raise ValueError(
                 f"The tensor {tensor.name!r} of the checkpoint {path!r} is damaged, or not of a "
                 f"model's weights. Expected floating-point numbers. Received: {value.dtype}."

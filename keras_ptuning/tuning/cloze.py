@@ -13,6 +13,7 @@ from keras_ptuning.layers import PtuningEmbedding, Verbalizer
 from keras_ptuning.methods import named_weights
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
+from keras_ptuning.text import PieceTokenizer
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.data import check_template
@@ -387,7 +388,8 @@ class ClozeModel(LabelModel):
 
         Args:
             folder: Path of a folder; made if need be.
-            dtype: Type of the numbers in the safetensors file, `"float32"` or `"float16"`.
+            dtype: Type of the numbers in the safetensors file: `"float32"`, `"float16"` or
+                `"bfloat16"`.
 
         Raises:
             OSError: if the files cannot be written.
@@ -412,7 +414,8 @@ class ClozeModel(LabelModel):
                 "whole with `model.save(...)`."
             )
         template = self.template
-        vocab = list(template.tokenizer.vocab)
+        tokenizer = template.tokenizer
+        vocab = list(tokenizer.vocab)
         # In the order of their ids.
         ids = template.virtual_ids + template.label_token_ids
         own = dict(zip(ids, template.tuned_names, strict=True))
@@ -420,6 +423,11 @@ class ClozeModel(LabelModel):
         rows = self.backbone.get_layer("Embedding-Token").input_dim
         config = override(self.init_config["config"], self.init_config)
         config["vocab_size"] = max(rows, len(vocab))
+        if config["vocab_size"] > rows and not self.backbone.transformer.tie_embeddings:
+            raise ValueError(
+                "The table that predicts tokens has no rows for the virtual tokens, so nothing was "
+                "written. Save what was tuned by itself with `model.save_tuned(...)`."
+            )
         if self.init_config.get("application") == "lm":
             config["is_decoder"] = True
         example = {name: array[0].tolist() for name, array in template.encode([""]).items()}
@@ -429,7 +437,8 @@ class ClozeModel(LabelModel):
         del settings["tokenizer"]
         text = json.dumps({**settings, "empty_text": example}, ensure_ascii=False, indent=2)
         with replacing_all(folder, OTHERS) as temporary:
-            save_transformer_model(self.backbone, temporary, config, vocab, dtype)
+            own = tokenizer if isinstance(tokenizer, PieceTokenizer) else vocab
+            save_transformer_model(self.backbone, temporary, config, own, dtype)
             path = os.path.join(temporary, "template.json")
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text + "\n")

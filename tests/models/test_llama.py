@@ -9,7 +9,7 @@ import pytest
 from small_decoders import CONFIGS, tensors, write_small_decoder
 
 from keras_ptuning import build_transformer_model
-from keras_ptuning.models import find_application, inspect_checkpoint, read_config
+from keras_ptuning.models import find_application, inspect_checkpoint, read_config, weights
 
 GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "goldens" / "transformers_decoders.npz"))
 TOKENS = GOLDEN["token_ids"]
@@ -116,3 +116,12 @@ def test_inspected(tmp_path):
     assert found["architecture"] == "qwen3" and found["application"] == "lm"
     assert found["parameters"] == sum(value.size for value in tensors("qwen3").values())
     json.dumps(found)
+
+
+def test_more_than_the_memory_holds(tmp_path, monkeypatch):
+    """Said before anything is loaded."""
+    folder = write_small_decoder(tmp_path, "llama")
+    monkeypatch.setattr(weights, "total_memory", lambda: 50_000)
+    with pytest.raises(MemoryError, match=r"dtype='bfloat16'"):
+        build_transformer_model(folder, **LINEAR)
+    build_transformer_model(folder, dtype="bfloat16", num_hidden_layers=1, **LINEAR)

@@ -104,3 +104,24 @@ def test_a_bank_mixes_prompts_and_prefixes(folder, template, tmp_path):
     found = bank.predict_proba(requests)
     for own, row in zip(found, expected, strict=True):
         assert list(own.values()) == pytest.approx(row, abs=1e-4)
+
+
+def test_written_as_a_checkpoint(folder, template, tmp_path):
+    """With the vectors in spare rows, and LoRA merged in; the files load as any other."""
+    model = build_ptuning_model(folder, template=template, tune=LoRA(2))
+    data = template.dataset(TEXTS, ANSWERS)
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    model.fit(data, verbose=0)
+    model.save_checkpoint(tmp_path)
+    x = template.encode(TEXTS)
+    found = build_transformer_model(str(tmp_path), with_mlm="linear")
+    read = [model.backbone.get_layer("Output-Norm").output]
+    ours = keras.Model(model.backbone.inputs, read)
+    last = x["mask_positions"][:, :1]
+    named = {"Input-Token": x["token_ids"], "Input-Reach": x["reach"], "Input-Gather": last}
+    ours = ours([named[i.name] for i in model.backbone.inputs])
+    theirs = keras.Model(found.inputs, found.get_layer("Output-Norm").output)([x["token_ids"]])
+    theirs = np.take_along_axis(ops.convert_to_numpy(theirs), last[..., None], axis=1)
+    assert np.abs(ops.convert_to_numpy(ours) - theirs).max() < 1e-4
+    # The tokenizer is there too.
+    assert Template(PATTERN, LABELS, str(tmp_path), causal=True).virtual_ids == template.virtual_ids
