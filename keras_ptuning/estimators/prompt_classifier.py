@@ -42,7 +42,7 @@ class PromptClassifier(TextEstimator):
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         classifier: As in `build_ptuning_model`. Defaults to `True` with `normalization="labels"`,
-            but for `tune="prompt"`.
+            but for `tune="prompt"`, and for a template with `[DECODER]`.
         ensemble: Integer, how many prompts train and answer together, as in
             `build_prompt_ensemble`; needs `tune="prompt"`. Defaults to `None`, one.
         learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
@@ -196,6 +196,7 @@ class PromptClassifier(TextEstimator):
                 self.normalization == "labels"
                 and self.ensemble is None
                 and self.tune not in (None, "prompt")
+                and not template.text_to_text
             )
         config, weights, _ = find_checkpoint(self.checkpoint)
         keras.utils.set_random_seed(self.random_state)

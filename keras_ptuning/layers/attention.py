@@ -212,8 +212,9 @@ class MultiHeadAttention(keras.layers.Layer):
             if prefix_mask is not None:
                 prefix_scores = self._masked(prefix_scores, prefix_mask[:, None, None])
             scores = ops.concatenate([prefix_scores, scores], axis=-1)
-        # Of a single token Keras warns, and a decoder often has written only one.
-        weights = ops.ones_like(scores) if scores.shape[-1] == 1 else ops.softmax(scores)
+        # A decoder often has only one token to look at, of which Keras's softmax warns.
+        single = scores.shape[-1] == 1
+        weights = ops.exp(scores - scores) if single else ops.softmax(scores)
         weights = ops.cast(weights, value.dtype)
         weights = self.attention_dropout(weights, training=training)
         if prefix is None:

@@ -83,7 +83,8 @@ class Template:
 
     With `[DECODER]` the masks come last: they are what the decoder writes, as in
     `"{text}[DECODER][MASK]"`. The decoder's text begins with `[CLS]`, or with the padding token
-    where the vocabulary has no token to begin with, as T5's. There is no auxiliary task.
+    where the vocabulary has no token to begin with, as T5's; or with a token of the vocabulary in
+    brackets that comes right after `[DECODER]`. There is no auxiliary task.
 
     Args:
         pattern: The pattern, e.g. `"[MASK]满意。{text}"`.
@@ -182,7 +183,8 @@ class Template:
         # The first piece that the decoder reads.
         self._decoder_piece = None
         self._pieces = [] if tokenizer.start_id is None else [([tokenizer.start_id], 0, False)]
-        for part in filter(None, _PARTS.split(pattern)):
+        parts = [*filter(None, _PARTS.split(pattern)), ""]
+        for part, following in itertools.pairwise(parts):
             slot, virtual = _SLOT.fullmatch(part), _VIRTUAL.fullmatch(part)
             if slot:
                 self._pieces.append((slot[1], segment))
@@ -193,9 +195,13 @@ class Template:
             elif part == "[DECODER]" and self._decoder_piece is None:
                 if tokenizer.end_id is not None:
                     self._pieces.append(([tokenizer.end_id], segment, False))
-                self._decoder_piece = len(self._pieces)
-                self._pieces.append(([self._decoder_start_id], 0, False))
-                segment = 0
+                self._decoder_piece, segment = len(self._pieces), 0
+                start_id = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
+                if following[:1] == "[" and following != "[MASK]" and following in tokenizer:
+                    start_id = tokenizer.token_to_id(following)
+                else:
+                    self._pieces.append(([start_id], 0, False))
+                self.decoder_start_id = start_id
             elif part == "[MASK]":
                 self._pieces.append(([self.mask_id], segment, False))
             elif _SENTINEL.fullmatch(part) and part in tokenizer:
@@ -257,11 +263,6 @@ class Template:
                 f"tokens ([CLS] and [SEP] included). Received: maxlen={self.maxlen}; expected at "
                 f"least {len(fixed) + len(self.slots)}."
             )
-
-    @property
-    def _decoder_start_id(self):
-        start_id = self.tokenizer.start_id
-        return self.tokenizer.pad_id if start_id is None else start_id
 
     def _read_labels(self, labels):
         self.labels = self.label_names = self.num_labels = None

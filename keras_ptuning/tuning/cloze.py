@@ -95,11 +95,12 @@ class ClozeModel(LabelModel):
             )
             raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
         start = config.get("decoder_start_token_id")
-        if template.text_to_text and start not in (None, template._decoder_start_id):
+        if template.text_to_text and start not in (None, template.decoder_start_id):
             raise ValueError(
                 f"The decoder of this checkpoint begins its text with the token {start}, and the "
-                f"template with {template._decoder_start_id}. Make the template with the tokenizer "
-                "of the checkpoint."
+                f"template with {template.decoder_start_id}. Make the template with the tokenizer "
+                "of the checkpoint, or write the token right after [DECODER], as in "
+                "'{text}[DECODER][BOS][MASK]'."
             )
         if not template.text_to_text and template.causal != (application == "lm"):
             need = (

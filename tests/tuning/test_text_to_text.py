@@ -1,19 +1,29 @@
 """P-tuning of a T5: the encoder reads prompt and text, and the decoder writes the label word."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import small_t5
 
 from keras_ptuning import (
+    PlainText,
     Prefix,
     Prompt,
+    PromptBank,
+    PromptClassifier,
     Template,
+    build_classifier,
     build_ptuning_model,
     build_transformer_model,
     load_model,
     load_tuned,
 )
+from keras_ptuning.tuning.base import LabelModel
 
 PATTERN = "[u1][u2]{text}感觉[DECODER][MASK][MASK][MASK]"
 # 不 and 不好 and 不好书 share beginnings; 很 is short; one label has two words of two lengths.
@@ -131,7 +141,7 @@ def test_training_and_the_tuned_file(mt5, tmp_path, tune):
     template, model = make(mt5, pattern, tune=tune)
     x, y = template.encode(TEXTS, ["a", "b", "c"])
     frozen = model.fingerprint()
-    model.compile(keras.optimizers.Adam(0.05))
+    model.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
     losses = model.fit(x, y, epochs=12, verbose=0).history["loss"]
     assert losses[-1] < losses[0] - 0.1
     assert model.fingerprint() == frozen
@@ -204,9 +214,12 @@ def test_bad_input(mt5):
 
 
 def test_the_decoder_begins_as_the_checkpoint_says(tmp_path):
+    """With a token that the pattern names, such as [BOS] in some vocabularies of BERT's kind."""
     small_t5.write_hugging_face(tmp_path, "t5", vocab=True, decoder_start_token_id=7)
     with pytest.raises(ValueError, match="begins its text with the token 7, and the template with"):
         make(str(tmp_path))
+    template, _ = make(str(tmp_path), "{text}[DECODER][unused7][u1][MASK]", {"a": "很", "b": "不"})
+    assert template.encode(["书"])["decoder_token_ids"].tolist() == [[7, 1]]
 
 
 def test_label_words_that_learn_need_a_tied_head(folder):
@@ -216,3 +229,67 @@ def test_label_words_that_learn_need_a_tied_head(folder):
             make(folder, pattern, labels)
     else:
         assert scores(make(folder, pattern, labels)[1]).shape == (3, 2)
+
+
+def test_where_a_t5_does_not_fit(folder):
+    with pytest.raises(ValueError, match=r"A T5 has no \[CLS\]"):
+        build_classifier(folder, template=PlainText(["a", "b"], folder))
+    with pytest.raises(ValueError, match="A bank needs a masked or causal language model"):
+        PromptBank(folder)
+
+
+def test_prompt_classifier(mt5, monkeypatch):
+    """By default without the dense layer that others have next to the cloze."""
+
+    def compile_eagerly(self, *args, compile=LabelModel.compile, **kwargs):
+        compile(self, *args, **kwargs | {"run_eagerly": True})
+
+    monkeypatch.setattr(LabelModel, "compile", compile_eagerly)
+    template = Template("{text}[DECODER][MASK]", {"a": "不", "b": "很"}, mt5, maxlen=40)
+    classifier = PromptClassifier(template, mt5, epochs=1, verbose=0)
+    with pytest.warns(match="trains for 1 steps"):
+        classifier.fit(TEXTS * 2, ["a", "b", "a"] * 2)
+    assert classifier.model_.classifier is None
+
+
+def test_checkpoint_with_the_prompt_merged_in(mt5, tmp_path):
+    """Written out as tokens it gives the same scores."""
+    labels = {"a": "不", "b": "很"}
+    _, model = make(mt5, "[u1][u2]{text}[DECODER][MASK]", labels, Prompt(start=["感觉"]))
+    saved = str(tmp_path / "saved")
+    model.save_checkpoint(saved)
+    _, merged = make(saved, "[unused1][unused2]{text}[DECODER][MASK]", labels)
+    np.testing.assert_allclose(scores(merged), scores(model), atol=1e-6)
+
+
+SHORT = {"a": "很", "b": ["不好", "不"]}
+SCRIPT = """
+import sys
+import numpy as np
+from keras_ptuning import Template, build_ptuning_model
+folder, pattern = sys.argv[1:3]
+template = Template(pattern, {"a": "很", "b": ["不好", "不"]}, folder, maxlen=40)
+model = build_ptuning_model(folder, template=template)
+data = template.dataset(sys.argv[3:], ["a", "b", "a"])
+model.compile(run_eagerly=True)
+loss = model.fit(data, verbose=0).history["loss"]
+print(*loss, *model.predict(template.dataset(sys.argv[3:]), verbose=0).ravel())
+"""
+
+
+def test_other_backends(mt5):
+    """A step of training, and the scores after it."""
+    template = Template("[u1]{text}[DECODER]感[MASK][MASK]", SHORT, mt5, maxlen=40)
+    model = build_ptuning_model(mt5, template=template)
+    model.compile(run_eagerly=True)
+    loss = model.fit(template.dataset(TEXTS, ["a", "b", "a"]), verbose=0).history["loss"]
+    expected = [*loss, *scores(model).ravel()]
+    for backend in ("jax", "torch"):
+        if importlib.util.find_spec(backend) is None:
+            continue
+        arguments = [sys.executable, "-c", SCRIPT, mt5, template.pattern, *TEXTS]
+        env = {**os.environ, "KERAS_BACKEND": backend}
+        done = subprocess.run(arguments, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found = [float(number) for number in done.stdout.split()]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
