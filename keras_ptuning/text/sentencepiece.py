@@ -1,5 +1,7 @@
 """SentencePiece's own files, `spiece.model`, as the library `tokenizers` reads vocabularies."""
 
+import json
+
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -74,3 +76,37 @@ def read_sentencepiece(path):
             single=f"$A {end}", special_tokens=[(end, trained.eos_id)]
         )
     return backend.to_str(), names
+
+
+def cut(content, kept):
+    """The content of a `tokenizer.json` with some of its tokens.
+
+    Args:
+        content: A string, of a vocabulary of the kind Unigram.
+        kept: List of token ids, in ascending order.
+
+    Returns:
+        A string.
+
+    Raises:
+        ValueError: if the vocabulary is of another kind.
+    """
+    settings = json.loads(content)
+    model = settings["model"]
+    if model.get("type") != "Unigram":
+        raise ValueError(
+            "Only vocabularies of SentencePiece, of the kind Unigram, can be cut. Received: one of "
+            f"the kind {model.get('type')!r}."
+        )
+    new = {old: i for i, old in enumerate(kept)}
+    # Tokens beyond the model's follow it, in their order.
+    pieces = model["vocab"]
+    model["vocab"] = [pieces[i] for i in kept if i < len(pieces)]
+    model["unk_id"] = new[model["unk_id"]]
+    settings["added_tokens"] = sorted(
+        ({**t, "id": new[t["id"]]} for t in settings["added_tokens"] if t["id"] in new),
+        key=lambda token: token["id"],
+    )
+    for token in ((settings.get("post_processor") or {}).get("special_tokens") or {}).values():
+        token["ids"] = [new[i] for i in token["ids"]]
+    return json.dumps(settings)

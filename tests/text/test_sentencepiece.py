@@ -57,6 +57,18 @@ def test_same_ids_as_sentencepiece(folder):
     assert tokenizer.token_to_id("<extra_id_99>") == size
 
 
+def test_special_tokens_are_not_read_out_of_texts(folder):
+    """Spelled in a review they are characters, as for SentencePiece; it fuses unknown ones."""
+    import sentencepiece
+
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+    tokenizer = PieceTokenizer(folder, add_prefix_space=True)
+    smaller, _ = tokenizer.keep(["很好 </s><pad><extra_id_0>"])
+    for text in ("很</s>好", "<pad>", "<unk>", "a<extra_id_0>b"):
+        assert tokenizer.token_ids([text]) == [theirs.encode(text)]
+        assert not {"</s>", "<pad>", "<extra_id_0>"} & set(smaller.tokenize(text))
+
+
 def test_parts_of_a_template(folder):
     """The encoder's text ends, the decoder's begins with padding, and sentinels are tokens."""
     tokenizer = as_tokenizer(str(folder))
@@ -84,6 +96,38 @@ def test_a_t5_with_its_vocabulary(folder):
     x, y = template.encode(["物流很快", "很差"], ["a", "b"])
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
     assert len(model.generate(["物流很快"], max_tokens=3)) == 1
+
+
+def test_cut_to_some_texts(folder):
+    """They are read as before, by other ids, and the model gives the same scores of its tokens."""
+    whole = PieceTokenizer(folder)
+    texts = [*TEXTS[:2], "好", "差"]
+    tokenizer, kept = whole.keep(texts)
+    assert len(kept) == tokenizer.vocab_size < whole.vocab_size
+    assert [tokenizer.id_to_token(i) for i in range(len(kept))] == [
+        whole.id_to_token(i) for i in kept
+    ]
+    for text, ids in zip(texts, tokenizer.token_ids(texts), strict=True):
+        assert [kept[i] for i in ids] == whole.token_ids([text])[0]
+    assert tokenizer.token_to_id("<extra_id_0>") == kept.index(whole.token_to_id("<extra_id_0>"))
+    assert (tokenizer.pad_id, tokenizer.end_id, tokenizer.unk_id) == (0, 1, 2)
+    config = {**small_t5.CONFIG, "vocab_size": whole.vocab_size}
+    small_t5.HUGGING_FACE["cut"] = config
+    try:
+        values = small_t5.hugging_face_tensors("cut")
+        path = folder / "cut"
+        path.mkdir()
+        small_t5.write_hugging_face(path, "cut", values=values)
+    finally:
+        del small_t5.HUGGING_FACE["cut"]
+    found = []
+    for own, arguments in ((whole, {}), (tokenizer, {"keep_tokens": kept})):
+        template = Template("{text}<extra_id_0>[DECODER][MASK]", {"a": "好", "b": "差"}, own)
+        model = build_ptuning_model(str(path), template=template, **arguments)
+        scores = np.array(model(template.encode(texts)))
+        # Among the labels: there are fewer other tokens now.
+        found.append(scores - scores[:, :1])
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 def test_bad_input(folder, tmp_path, monkeypatch):
