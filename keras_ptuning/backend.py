@@ -79,6 +79,28 @@ def draw_kept(x, rate, seed_generator):
     return tf.reshape(bits >= threshold, tf.shape(x))
 
 
+def can_assign_parts():
+    """Whether a part of a variable can be assigned in place: JAX would copy all of it."""
+    return keras.backend.backend() != "jax"
+
+
+def assign_part(variable, value, start, axis):
+    """Assigns a part of a variable, from `start` on along an axis.
+
+    Args:
+        variable: A `keras.Variable` of one axis or two.
+        value: NumPy array.
+        start: Integer.
+        axis: Integer, 0 or 1.
+    """
+    part = (*[slice(None)] * axis, slice(start, start + value.shape[axis]))
+    value = ops.convert_to_tensor(value, variable.dtype)
+    if keras.backend.backend() == "torch":
+        variable.value.data[part] = value
+    else:
+        variable._value[part].assign(value)
+
+
 def gradient(function, x):
     """The gradient of a function of a tensor that returns one number."""
     backend = keras.backend.backend()

@@ -40,6 +40,11 @@ class SafetensorsCheckpoint:
         with _opened(self._files[name]) as file:
             return file.get_tensor(name)
 
+    def read_rows(self, name, start, stop):
+        """Returns some rows of the tensor `name`."""
+        with _opened(self._files[name]) as file:
+            return file.get_slice(name)[start:stop]
+
 
 def _read_shapes(path):
     with _opened(path) as file:

@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 
+from keras_ptuning.backend import assign_part, can_assign_parts
 from keras_ptuning.checks import check_finite
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.names import layout_of, tensors_of
@@ -14,6 +15,8 @@ from keras_ptuning.models.names import layout_of, tensors_of
 # Layers with something for each token of the vocabulary, which `keep_tokens` selects from, and the
 # axis of their weight that it is on.
 PER_TOKEN = {"Embedding-Token": 0, "MLM-Bias": 0, "Output-Token": -1}
+# A tensor of more numbers is read in parts of about so many, as reading it takes memory too.
+LARGE = 2**24
 # What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
 # does not have, and how the names of its tensors end.
 TELLING = {
@@ -170,6 +173,18 @@ class NamedTensors:
             value = np.split(value, 3, axis=-1)[tensor.third]
         return value.T if tensor.transposed else value
 
+    def has_parts(self, tensor):
+        """Whether a tensor is so large that it is read in parts."""
+        large = math.prod(self.checkpoint.shapes[tensor.name]) > LARGE
+        return large and tensor.third is None and hasattr(self.checkpoint, "read_rows")
+
+    def parts(self, tensor):
+        """The rows of a large tensor, some at a time: `(number of the first, rows)`."""
+        rows, *others = self.checkpoint.shapes[tensor.name]
+        step = max(1, LARGE // math.prod(others))
+        for start in range(0, rows, step):
+            yield start, self.checkpoint.read_rows(tensor.name, start, min(start + step, rows))
+
 
 def check_architecture(tensors):
     """Raises a ValueError if a checkpoint has embeddings that the architecture does not have."""
@@ -300,14 +315,14 @@ def load_weights(layers, tensors, keep_tokens=None):
                 f"the configuration, expects {expected}."
             )
     for variable, tensor, layer_name in plan:
+        if keep_tokens is None and tensors.has_parts(tensor) and can_assign_parts():
+            for start, value in tensors.parts(tensor):
+                _check_numbers(value, tensor, path)
+                axis = 1 if tensor.transposed else 0
+                assign_part(variable, value.T if tensor.transposed else value, start, axis)
+            continue
         value = tensors.read(tensor)
-        if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
-            raise ValueError(
-                f"The tensor {tensor.name!r} of the checkpoint {path!r} is damaged, or not of a "
-                f"model's weights. Expected floating-point numbers. Received: {value.dtype}."
-            )
-        name = f"The tensor {tensor.name!r} of the checkpoint {path!r}"
-        check_finite([(name, value)], "It is damaged: copy or download it again.")
+        _check_numbers(value, tensor, path)
         if keep_tokens is not None and layer_name in PER_TOKEN:
             value = np.take(value, keep_tokens, PER_TOKEN[layer_name])
         variable.assign(np.ascontiguousarray(value))
@@ -315,6 +330,16 @@ def load_weights(layers, tensors, keep_tokens=None):
         # Layers that lay vectors of their own over a table start from the loaded one.
         if hasattr(layer, "reset_prompt"):
             layer.reset_prompt()
+
+
+def _check_numbers(value, tensor, path):
+    name = f"The tensor {tensor.name!r} of the checkpoint {path!r}"
+    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+        raise ValueError(
+            f"{name} is damaged, or not of a model's weights. Expected floating-point numbers. "
+            f"Received: {value.dtype}."
+        )
+    check_finite([(name, value)], "It is damaged: copy or download it again.")
 
 
 def _describe_unnamed(layer_name, variables, named, tensors):

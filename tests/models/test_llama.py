@@ -125,3 +125,9 @@ def test_more_than_the_memory_holds(tmp_path, monkeypatch):
     with pytest.raises(MemoryError, match=r"dtype='bfloat16'"):
         build_transformer_model(folder, **LINEAR)
     build_transformer_model(folder, dtype="bfloat16", num_hidden_layers=1, **LINEAR)
+
+
+def test_large_tensors_are_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "LARGE", 500)
+    model = build_transformer_model(write_small_decoder(tmp_path, "llama-untied"), **LINEAR)
+    assert np.abs(predict(model) - GOLDEN["llama-untied"]).max() < 1e-5
