@@ -149,7 +149,7 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
             adam_weight_decay=weight_decay,
             global_clipnorm=1.0,
         )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=NONE)
     model.compile(optimizer, loss, jit_compile=default_jit_compile())
     optimizer.build(model.trainable_variables)

@@ -1,13 +1,25 @@
 """Pretraining of a T5: what is left out is written, nothing is lost, and the loss falls."""
 
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import small_bert
 import small_t5
 
-from keras_ptuning import TextToTextDataset, Tokenizer, build_transformer_model, pretrain
+from keras_ptuning import (
+    Template,
+    TextToTextDataset,
+    Tokenizer,
+    build_ptuning_model,
+    build_transformer_model,
+    pretrain,
+)
 
+SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "pretrain.py"
 TEXTS = ["这趟北京之旅我感觉很不错", "屏幕太小电池不好很差", "房间很好服务态度也好"] * 4
 SENTINELS = [f"extra{i}" for i in range(8)]
 VOCAB = [*small_bert.vocabulary()[: -len(SENTINELS)], *SENTINELS]
@@ -105,3 +117,20 @@ def test_bad_input():
             make(**arguments)
     with pytest.raises(ValueError, match="has 0 sentinels"):
         TextToTextDataset(TEXTS, Tokenizer(small_bert.vocabulary()))
+
+
+def test_the_script(tmp_path):
+    """Its T5 has sentinels, and a template runs on it."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS), encoding="utf-8")
+    folder = str(tmp_path / "t5")
+    options = ["--application=encoder-decoder", "--steps=1", "--layers=1", "--hidden-size=64"]
+    options += ["--min-count=2", "--length=20", "--batch-size=2", "--dtype=float32"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(texts), folder, *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    pattern = "{text}很<extra_id_0>[DECODER]<extra_id_0>[MASK]"
+    template = Template(pattern, {"a": "好", "b": "差"}, folder)
+    model = build_ptuning_model(folder, template=template)
+    assert np.isfinite(np.array(model(template.encode(["屏幕太小"])))).all()
