@@ -180,7 +180,7 @@ def test_candidates_are_scored_like_labels():
         ops.convert_to_numpy(Verbalizer(w, s)(row[None]))[0]
         for w, s, row in zip(words, slots, logits, strict=True)
     ]
-    ids = np.array([[[1, 2], [3, 0], [0, 0]], [[5, 0], [8, 7], [0, 0]]])
+    ids = np.array([[[1, 2], [3, -1], [-1, -1]], [[5, -1], [8, 7], [-1, -1]]])
     places = np.array([[[0, 3], [2, 0], [0, 0]], [[1, 0], [1, 2], [0, 0]]])
     found = ops.convert_to_numpy(Verbalizer()(logits, ids, places))
     np.testing.assert_allclose(found[:, :2], expected, rtol=1e-5)

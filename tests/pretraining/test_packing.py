@@ -30,7 +30,7 @@ def test_masking_whole_words():
     _, positions, targets = mask_tokens(
         ids, maskable, 0.3, 4, np.arange(10, 1000), rng, words=words
     )
-    chosen = targets > 0
+    chosen = targets >= 0
     assert (chosen.sum(axis=1) == 12).all()  # 30% of 40, as without words
     cut = []
     for row in range(len(ids)):
@@ -56,7 +56,7 @@ def originals(batch):
     (token_ids, _, positions), targets = batch
     token_ids, rows = token_ids.copy(), np.arange(len(token_ids))[:, None]
     rows = np.broadcast_to(rows, positions.shape)
-    token_ids[rows[targets > 0], positions[targets > 0]] = targets[targets > 0]
+    token_ids[rows[targets >= 0], positions[targets >= 0]] = targets[targets >= 0]
     return token_ids
 
 
@@ -172,7 +172,9 @@ def test_causal_targets_are_the_next_tokens(tokenizer, documents, rate):
         assert all((np.diff(row) > 0).all() for row in positions)
         seen |= set(positions.ravel().tolist())
         following = np.take_along_axis(token_ids, positions + 1, axis=1)
-        np.testing.assert_array_equal(targets, np.where(following == cls, 0, following))
+        np.testing.assert_array_equal(
+            targets, np.where(np.isin(following, [0, cls]), -1, following)
+        )
         starts += (following == cls).sum()
     assert starts and seen == set(range(15)) and positions.shape[1] == (15 if rate == 1 else 5)
     # Nothing is masked.

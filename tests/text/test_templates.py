@@ -288,7 +288,7 @@ def test_unknown_characters_of_candidates_do_not_count(tokenizer, causal):
     template = Template("{text}[MASK][MASK]", None, tokenizer, maxlen=64, causal=causal)
     x = template.encode(["书"], candidates=[["很好", "坏好"]])
     very, good = (tokenizer.token_to_id(w) for w in "很好")
-    assert x["candidate_ids"].tolist() == [[[very, good], [0, good]]]
+    assert x["candidate_ids"].tolist() == [[[very, good], [-1, good]]]
 
 
 def test_candidates_and_labels_do_not_mix(make_template):

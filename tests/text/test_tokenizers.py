@@ -244,8 +244,8 @@ def test_vocabulary_of_hugging_face(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"model": {"type": "BPE", "vocab": {}}}', "Only vocabularies of BERT's kind.*'BPE'"),
-        ('{"model": {"type": "Unigram", "vocab": []}}', "Only vocabularies.*'Unigram'"),
+        ('{"model": {"type": "BPE", "vocab": {}}}', "BERT's kind.*'BPE'"),
+        ('{"model": {"type": "Unigram", "vocab": []}}', "BERT's kind.*'Unigram'"),
         ('{"model": {"type": "WordPiece", "vocab": {"[PAD]": 1}}}', "cannot be read.*gaps"),
         ('{"model": {"type": "WordPiece"}}', "cannot be read.*KeyError"),
         ('{"model"', "cannot be read"),

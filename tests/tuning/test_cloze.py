@@ -96,7 +96,7 @@ def loss_by_hand(model, x, y, positions, targets, token_ids):
     words = np.array([template.word_ids[i][0] for i in y])
     targets = np.concatenate([words, targets], axis=1)
     picked = np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
-    return -(picked * (targets > 0)).sum() / (targets > 0).sum()
+    return -(picked * (targets >= 0)).sum() / (targets >= 0).sum()
 
 
 @pytest.mark.parametrize("pattern", ["[u1][MASK][u2]{text}", "[u1][MASK][MASK]{text}"])
@@ -402,10 +402,10 @@ def test_unlabelled_texts_count_through_the_auxiliary_task_alone(make_model, mak
     logits = ops.convert_to_numpy(model.backbone(bert))
     log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     picked = np.take_along_axis(log_p[:, 1:], targets[..., None], axis=-1)[..., 0]
-    total = (picked * (targets > 0)).sum() + log_p[0, 0, template.word_ids[1][0][0]]
+    total = (picked * (targets >= 0)).sum() + log_p[0, 0, template.word_ids[1][0][0]]
     model.compile(keras.optimizers.SGD(0.0))
     loss, accuracy = model.train_on_batch(x, y)
-    np.testing.assert_allclose(loss, -total / ((targets > 0).sum() + 1), rtol=1e-4)
+    np.testing.assert_allclose(loss, -total / ((targets >= 0).sum() + 1), rtol=1e-4)
     assert accuracy in (0.0, 1.0)
     data = template.dataset(["书贵"], ["正面"], unlabeled=["屏幕"])
     model = make_model(template, auxiliary=False)
