@@ -36,10 +36,10 @@ def _or_none(argument, check, expected):
 
 
 def _activation(value):
-    """Of a feed-forward layer: `(name, whether it is gated)`, as all configurations write it."""
+    """That of feed-forward layers, out of a configuration: `(name, whether they are gated)`."""
     if isinstance(value, list | tuple) and len(value) == 2 and value[1] == "linear":
         return value[0], True
-    name = value.removeprefix("gated-")
+    name = str(value).removeprefix("gated-")
     # Hugging Face's "gated-gelu" is the one with tanh.
     return ("gelu_new" if value == "gated-gelu" else name), name != value
 
@@ -68,7 +68,7 @@ def _feed_forward(name, *inner):
 
 
 def _stack(title, *attentions):
-    """The layers of a block, and those around all blocks."""
+    """The tensors of encoder or decoder; `attentions` are the names of layers and of tensors."""
     stack = title.lower()
     table = {
         f"{title}-Embedding-Relative-Position": [
@@ -348,8 +348,11 @@ class T5(Transformer):
         )
 
     def apply_block(self, x, context, name, memory=None):
-        """Norm -> attention -> add, in a decoder the same with what the encoder read, and then
-        norm -> feed-forward -> add."""
+        """Norm -> attention -> add -> norm -> feed-forward -> add.
+
+        In a decoder, norm, attention and add come once more between the two, with what the encoder
+        read.
+        """
         half = f"{name}-MultiHeadSelfAttention"
         y = self.norm(f"{half}-Norm")(x)
         x = self.add(half, self.gather(x, context), self.attend(half, y, context))

@@ -201,7 +201,7 @@ class Transformer:
 
     @classmethod
     def spellings(cls, names, layout):
-        """How a checkpoint calls tensors otherwise than the table: `{name there: its name}`."""
+        """How a checkpoint calls tensors otherwise: `{name in the table: name in it}`."""
         return spellings(names, cls.hugging_face) if layout == "hugging_face" else {}
 
     @classmethod

@@ -290,8 +290,8 @@ class ClozeModel(LabelModel):
 
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs).
-            ValueError: if the template has no `[DECODER]`, or text after it; if there are no texts,
-                or a number is not positive.
+            ValueError: if the template has no `[DECODER]`, or text after it; if there are no texts;
+                if a number is not positive, or there are more beams than tokens.
 
         Example:
 
@@ -307,9 +307,9 @@ class ClozeModel(LabelModel):
                 "Only a model that reads a text and writes another can generate, with a template "
                 f"such as '{{text}}[DECODER][MASK]'. Received: {template!r}."
             )
-        numbers = {"max_tokens": max_tokens, "beams": beams, "batch_size": batch_size}
-        for name, value in numbers.items():
-            check_integer(name, value, 1)
+        check_integer("max_tokens", max_tokens, 1)
+        check_integer("beams", beams, 1, template.tokenizer.vocab_size)
+        check_integer("batch_size", batch_size, 1)
         examples = template._examples(texts, to_score=False)
         data = ClozeDataset(examples, template, batch_size=batch_size, shuffle=False)
         dataset, order = data.by_length()
@@ -327,7 +327,7 @@ class ClozeModel(LabelModel):
                 self.backbone.transformer,
                 inputs["token_ids"],
                 inputs["decoder_token_ids"][:, : ends[0]],
-                template.tokenizer.end_id,
+                template.tokenizer,
                 beams,
                 max_tokens,
             )

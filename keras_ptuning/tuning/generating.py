@@ -57,7 +57,7 @@ def search_beams(next_log_probs, batch, end_id, beams, max_tokens):
         if ended.all() or step == max_tokens - 1:
             break
         # In the first call there was one row for each text.
-        rows = first + 0 * beam if step == 0 else first * beams + beam
+        rows = np.broadcast_to(first, beam.shape) if step == 0 else first * beams + beam
         log_probs = next_log_probs(token.reshape(-1), rows.reshape(-1))
         log_probs = log_probs.reshape(batch, beams, vocab_size)
     chosen = (scores / lengths).argmax(axis=1)
@@ -65,14 +65,15 @@ def search_beams(next_log_probs, batch, end_id, beams, max_tokens):
     return [ids[: ids.index(end_id)] if end_id in ids else ids for ids in best]
 
 
-def write_answers(transformer, token_ids, decoder_ids, end_id, beams, max_tokens):
+def write_answers(transformer, token_ids, decoder_ids, tokenizer, beams, max_tokens):
     """What a decoder writes after reading texts.
 
     Args:
         transformer: The builder of a built model, as `model.transformer`, whose class `writes`.
         token_ids: Integer array of shape `(batch, length)`, what the encoder reads.
         decoder_ids: Integer array of shape `(batch, n)`, how the decoder's texts begin.
-        end_id, beams, max_tokens: As `search_beams` has them.
+        tokenizer: The `Tokenizer`. Rows of the embedding beyond its vocabulary are never written.
+        beams, max_tokens: As `search_beams` has them.
 
     Returns:
         A list of lists of token ids.
@@ -90,7 +91,8 @@ def write_answers(transformer, token_ids, decoder_ids, end_id, beams, max_tokens
             if count != len(rows):
                 memory["attention_mask"] = ops.take(memory["attention_mask"], rows, axis=0)
         logits = transformer.next_logits(ids, state["begun"], memory, cache)
+        logits = logits[:, : tokenizer.vocab_size]
         state["begun"] += ids.shape[1]
         return ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32")))
 
-    return search_beams(next_log_probs, len(token_ids), end_id, beams, max_tokens)
+    return search_beams(next_log_probs, len(token_ids), tokenizer.end_id, beams, max_tokens)

@@ -183,8 +183,9 @@ def test_bad_input(tmp_path):
     ):
         with pytest.raises(ValueError, match=error):
             build(tmp_path, **arguments)
-    with pytest.raises(ValueError, match="feed_forward_proj must be an activation"):
-        build_transformer_model({**config, "feed_forward_proj": "gated"})
+    for wrong in ("gated", 5, ["gelu"]):
+        with pytest.raises(ValueError, match="feed_forward_proj must be an activation"):
+            build_transformer_model({**config, "feed_forward_proj": wrong})
     with pytest.raises(ValueError, match=r"num_hidden_layers=1.*has more.*encoder\.block\.1"):
         build_transformer_model({**config, "num_layers": 1}, str(tmp_path / "model.safetensors"))
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "umt5"}))

@@ -206,9 +206,13 @@ def test_bad_input(mt5):
     template = Template("{text}[DECODER][MASK]", labels, "bert-mini-zh")
     with pytest.raises(ValueError, match=r"\[DECODER\] needs a model that reads"):
         build_ptuning_model("bert-mini-zh", template=template)
-    template, _ = make(mt5, "{text}[DECODER][MASK]", labels)
+    template, model = make(mt5, "{text}[DECODER][MASK]", labels)
     with pytest.raises(ValueError, match="no auxiliary task"):
         template.dataset(TEXTS, ["a", "b", "a"], mask_rate=0.15)
+    x = template.encode(TEXTS)
+    del x["decoder_token_ids"]
+    with pytest.raises(TypeError, match="takes what the template makes"):
+        model.predict(x)
     with pytest.raises(ValueError, match="leave out `classifier`"):
         make(mt5, classifier=True, normalization="labels")
 
