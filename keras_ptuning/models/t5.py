@@ -182,7 +182,7 @@ class T5(Transformer):
         self.num_decoder_layers = num_decoder_layers or self.num_hidden_layers
         self.buckets = buckets
         self.max_distance = max_distance
-        for name in ("with_pool", "with_mean", "own_vectors", "own_prefix", "document_start_id"):
+        for name in ("with_pool", "with_mean", "own_prefix", "document_start_id"):
             if getattr(self, name):
                 raise ValueError(f"A T5 has no `{name}`. Received: {name}={getattr(self, name)!r}.")
 
@@ -256,6 +256,7 @@ class T5(Transformer):
 
     def apply_body(self, inputs):
         """Encoder -> decoder."""
+        self.vectors = inputs.get("Input-Vectors")
         prefixes, _ = self.prefixes(inputs)
         memory = self.encode(inputs["Input-Token"], prefixes)
         written = inputs["Decoder-Input-Token"]
@@ -331,7 +332,8 @@ class T5(Transformer):
         return mask, ops.sum(ops.cast(mask, "int32"), axis=-1) - 1
 
     def embed(self, token_ids, stack):
-        return self.dropout(f"{stack}-Embedding-Dropout", self.token_embedding()(token_ids))
+        x = self.embed_tokens({"Input-Token": token_ids})
+        return self.dropout(f"{stack}-Embedding-Dropout", x)
 
     def finish(self, x, stack):
         return self.dropout(f"{stack}-Output-Dropout", self.norm(f"{stack}-Output-Norm")(x))

@@ -307,6 +307,11 @@ class ClozeModel(LabelModel):
                 "Only a model that reads a text and writes another can generate, with a template "
                 f"such as '{{text}}[DECODER][MASK]'. Received: {template!r}."
             )
+        if self.backbone.transformer.own_vectors:
+            raise ValueError(
+                f"A {type(self).__name__} scores labels only. To generate with one of its prompts, "
+                "save them, `model.save_tuned(folder)`, and load one: `load_tuned`."
+            )
         check_integer("max_tokens", max_tokens, 1)
         check_integer("beams", beams, 1, template.tokenizer.vocab_size)
         check_integer("batch_size", batch_size, 1)

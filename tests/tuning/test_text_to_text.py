@@ -18,6 +18,7 @@ from keras_ptuning import (
     PromptClassifier,
     Template,
     build_classifier,
+    build_prompt_ensemble,
     build_ptuning_model,
     build_transformer_model,
     load_model,
@@ -264,6 +265,23 @@ def test_checkpoint_with_the_prompt_merged_in(mt5, tmp_path):
     model.save_checkpoint(saved)
     _, merged = make(saved, "[unused1][unused2]{text}[DECODER][MASK]", labels)
     np.testing.assert_allclose(scores(merged), scores(model), atol=1e-6)
+
+
+def test_ensemble(folder, tmp_path):
+    """Each prompt, in encoder and decoder, gives what it gives alone."""
+    labels = {"a": "不", "b": ["很", "好"]}
+    template = Template("[u1]{text}[DECODER][u2][MASK]", labels, folder, maxlen=40)
+    model = build_prompt_ensemble(folder, template=template, members=2)
+    model.compile(keras.optimizers.Adam(0.1), run_eagerly=True)
+    x, y = template.encode(TEXTS, ["a", "b", "a"])
+    model.fit(x, y, epochs=2, verbose=0)
+    found = model.predict_members(template.dataset(TEXTS), verbose=0)
+    model.save_tuned(str(tmp_path / "prompts"))
+    for i, expected in enumerate(found, 1):
+        alone = load_tuned(str(tmp_path / "prompts" / f"{i}.tuned"), folder)
+        np.testing.assert_allclose(scores(alone), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="scores labels only"):
+        model.generate(TEXTS)
 
 
 SHORT = {"a": "很", "b": ["不好", "不"]}
