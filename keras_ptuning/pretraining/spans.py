@@ -21,11 +21,11 @@ class TextToTextDataset(PackedDataset):
         objective: `"spans"`, some stretches of tokens are left out, and a sentinel is in the place
             of each; the model writes each sentinel and what was there. Or `"continuation"`, the
             model reads the first part of the text and writes the rest, cut at random: this is LM
-            adaptation, after which prompts learn better. Defaults to `"spans"`.
+            adaptation. Defaults to `"spans"`.
         length: Integer, tokens of a text. Defaults to `128`.
-        predict_rate: Share of the tokens to leave out. Defaults to `0.15`.
+        predict_rate: Share of the tokens to leave out, of `"spans"`. Defaults to `0.15`.
         mean_span: Float, the mean length of what is left out at one place. Defaults to `3`.
-        **kwargs: `batch_size`, `steps` and `seed`, as `PackedDataset` has them.
+        batch_size, steps, seed: As `PackedDataset` has them.
 
     Returns of `dataset[i]`:
         `(inputs, targets)`: what the encoder reads and what the decoder reads, each of shape
@@ -60,7 +60,9 @@ class TextToTextDataset(PackedDataset):
         length=128,
         predict_rate=0.15,
         mean_span=3.0,
-        **kwargs,
+        batch_size=32,
+        steps=None,
+        seed=0,
     ):
         if objective not in OBJECTIVES:
             raise ValueError(
@@ -73,7 +75,15 @@ class TextToTextDataset(PackedDataset):
                 "`predict_rate` must be between 0 and 1: with all of a text left out, nothing is "
                 f"left to read. Received: predict_rate={predict_rate!r}."
             )
-        super().__init__(texts, tokenizer, length=length, predict_rate=predict_rate, **kwargs)
+        super().__init__(
+            texts,
+            tokenizer,
+            length=length,
+            batch_size=batch_size,
+            steps=steps,
+            predict_rate=predict_rate,
+            seed=seed,
+        )
         self.objective = objective
         self.mean_span = mean_span
         # What a training depends on besides.

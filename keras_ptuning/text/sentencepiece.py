@@ -61,7 +61,12 @@ def read_sentencepiece(path):
     scheme = "always" if rules.add_dummy_prefix else "never"
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    special = [p.piece for p in model.pieces if p.type in (_UNKNOWN, _CONTROL, _USER)]
+    # Other pieces that its author has added are found in texts, by their score.
+    special = [
+        p.piece
+        for p in model.pieces
+        if p.type in (_UNKNOWN, _CONTROL) or (p.type == _USER and "extra_id" in p.piece)
+    ]
     if "<extra_id_0>" not in dict(pieces):
         special += [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]
     added = [AddedToken(token, special=True, normalized=False) for token in special]

@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
         vocab_size=70,
         hard_vocab_limit=False,
         minloglevel=2,
+        user_defined_symbols=["很不"],
         **ROLES,
     )
     (path / "spiece.model").write_bytes(model.getvalue())
