@@ -143,8 +143,8 @@ def test_training_and_the_tuned_file(mt5, tmp_path, tune):
     x, y = template.encode(TEXTS, ["a", "b", "c"])
     frozen = model.fingerprint()
     model.compile(keras.optimizers.Adam(0.05), run_eagerly=True)
-    losses = model.fit(x, y, epochs=12, verbose=0).history["loss"]
-    assert losses[-1] < losses[0] - 0.1
+    losses = model.fit(x, y, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] - 0.05
     assert model.fingerprint() == frozen
     path = str(tmp_path / "a.tuned")
     model.save_tuned(path)
@@ -287,25 +287,20 @@ def test_ensemble(folder, tmp_path):
 SHORT = {"a": "很", "b": ["不好", "不"]}
 SCRIPT = """
 import sys
-import numpy as np
+import keras
 from keras_ptuning import Template, build_ptuning_model
-folder, pattern = sys.argv[1:3]
+folder, pattern, *texts = sys.argv[1:]
 template = Template(pattern, {"a": "很", "b": ["不好", "不"]}, folder, maxlen=40)
 model = build_ptuning_model(folder, template=template)
-data = template.dataset(sys.argv[3:], ["a", "b", "a"])
-model.compile(run_eagerly=True)
-loss = model.fit(data, verbose=0).history["loss"]
-print(*loss, *model.predict(template.dataset(sys.argv[3:]), verbose=0).ravel())
+print(*keras.ops.convert_to_numpy(model(template.encode(texts))).ravel())
+print(*model.generate(texts, max_tokens=3), sep="/")
 """
 
 
 def test_other_backends(mt5):
-    """A step of training, and the scores after it."""
+    """The scores, and what is generated."""
     template = Template("[u1]{text}[DECODER]感[MASK][MASK]", SHORT, mt5, maxlen=40)
     model = build_ptuning_model(mt5, template=template)
-    model.compile(run_eagerly=True)
-    loss = model.fit(template.dataset(TEXTS, ["a", "b", "a"]), verbose=0).history["loss"]
-    expected = [*loss, *scores(model).ravel()]
     for backend in ("jax", "torch"):
         if importlib.util.find_spec(backend) is None:
             continue
@@ -313,5 +308,7 @@ def test_other_backends(mt5):
         env = {**os.environ, "KERAS_BACKEND": backend}
         done = subprocess.run(arguments, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        found = [float(number) for number in done.stdout.split()]
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        numbers, answers = done.stdout.splitlines()
+        found = np.array(numbers.split(), "float32").reshape(3, 2)
+        np.testing.assert_allclose(found, scores(model), atol=1e-4)
+        assert answers == "/".join(model.generate(TEXTS, max_tokens=3))
