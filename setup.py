@@ -59,6 +59,8 @@ setup(
         "ray": ["ray[data]>=2.60"],
         # Its Python workers exchange columns as pandas and Arrow.
         "spark": ["pandas", "pyarrow", "pyspark>=4.3"],
+        # Vocabularies of T5 that have no `tokenizer.json`.
+        "sentencepiece": ["protobuf", "sentencepiece>=0.2"],
         "serve": ["starlette>=1.0", "uvicorn>=0.40"],
         "test": [
             "build",
@@ -66,10 +68,12 @@ setup(
             "matplotlib",
             "mypy",
             "pandas",
+            "protobuf",
             "pyarrow",
             "pytest",
             "pytest-xdist",
             "ruff",
+            "sentencepiece>=0.2",
             "seqeval",
             "starlette>=1.0",
             "uvicorn>=0.40",

@@ -1,19 +1,27 @@
-"""Pretrains a small BERT or GPT on texts of your own, one document a line.
+"""Pretrains a small BERT, GPT or T5 on texts of your own, one document a line.
 
     python examples/pretrain.py corpus.txt.gz my_bert
     python examples/pretrain.py corpus.txt.gz my_gpt --application lm
+    python examples/pretrain.py corpus.txt.gz my_t5 --application encoder-decoder
+    python examples/pretrain.py corpus.txt.gz adapted --application encoder-decoder \\
+        --checkpoint my_t5 --objective continuation
     python examples/pretrain.py reviews.txt reviews_bert --checkpoint bert-mini-zh --steps 2000 \\
         --learning-rate 1e-3
 
-The last one continues from a checkpoint, on the texts of a task: the unsupervised regime of
-https://kexue.fm/archives/7764. You can stop a command at any moment; the same command continues
-where it stopped.
+A T5 learns to write spans that are left out, or, with the objective "continuation", the rest of a
+text: LM adaptation, of https://arxiv.org/abs/2104.08691. The last command continues from a
+checkpoint, on the texts of a task: the unsupervised regime of https://kexue.fm/archives/7764.
+You can stop a command at any moment; the same command continues where it stopped.
 
 Options can be in a file, one a line, given as `@file`. Those of the checkpoints that come with
 the library are next to this script; a BERT that begins as a GPT learns faster:
 
     python examples/pretrain.py corpus.txt.gz gpt @examples/gpt-mini-zh.args
     python examples/pretrain.py corpus.txt.gz bert --checkpoint gpt @examples/bert-mini-zh.args
+
+A T5 of that size, which does not come with the library:
+
+    python examples/pretrain.py corpus.txt.gz t5-mini-zh @examples/t5-mini-zh.args
 """
 
 import argparse
@@ -26,7 +34,7 @@ import keras
 
 from keras_ptuning import (
     PackedDataset,
-    Tokenizer,
+    TextToTextDataset,
     build_transformer_model,
     build_vocab,
     datasets,
@@ -34,6 +42,7 @@ from keras_ptuning import (
     save_transformer_model,
 )
 from keras_ptuning.models import find_model
+from keras_ptuning.text import as_tokenizer
 
 
 def parse_arguments():
@@ -45,7 +54,9 @@ def parse_arguments():
     add = parser.add_argument
     add("texts", help="UTF-8 text, or a gzip of it, one document a line")
     add("folder", help="where to write the checkpoint")
-    add("--application", choices=["encoder", "lm"], default="encoder", help="BERT or GPT")
+    applications = ["encoder", "lm", "encoder-decoder"]
+    add("--application", choices=applications, default="encoder", help="BERT, GPT or T5")
+    add("--objective", choices=["spans", "continuation"], default="spans", help="of a T5")
     add("--checkpoint", help="folder or embedded name to continue from, at its size")
     add("--vocab", help="if left out, the checkpoint's, or one built from the texts")
     add("--min-count", type=int, default=10, help="how often a token of a new vocabulary occurs")
@@ -110,8 +121,28 @@ def main():
     if args.checkpoint:
         config, checkpoint = find_model(args.checkpoint)
         vocab = vocab or args.checkpoint
-    tokenizer = Tokenizer(vocab or build_vocab(texts, args.min_count))
-    if not args.checkpoint:
+    text_to_text = args.application == "encoder-decoder"
+    if not vocab:
+        vocab = build_vocab(texts, args.min_count)
+        vocab += [f"<extra_id_{i}>" for i in range(100)] if text_to_text else []
+    tokenizer = as_tokenizer(vocab)
+    if not args.checkpoint and text_to_text:
+        # As T5 1.1, but for the head, which is the embedding.
+        config = {
+            "model_type": "t5",
+            "vocab_size": tokenizer.vocab_size,
+            "d_model": args.hidden_size,
+            "d_kv": 64,
+            "d_ff": 4 * args.hidden_size,
+            "num_layers": args.layers,
+            "num_heads": args.hidden_size // 64,
+            "feed_forward_proj": "gated-gelu",
+            "dropout_rate": args.dropout,
+            "pad_token_id": tokenizer.pad_id,
+            "eos_token_id": tokenizer.end_id,
+            "decoder_start_token_id": tokenizer.start_id,
+        }
+    elif not args.checkpoint:
         config = {
             "vocab_size": tokenizer.vocab_size,
             "hidden_size": args.hidden_size,
@@ -126,21 +157,22 @@ def main():
             "initializer_range": 0.02,
         }
     causal = args.application == "lm"
-    config["is_decoder"] = causal
+    if not text_to_text:
+        config["is_decoder"] = causal
     if args.whole_words:
         import jieba
-    options = {
-        "causal": causal,
-        "length": args.length,
-        "batch_size": args.batch_size,
-        "split_words": jieba.lcut if args.whole_words else None,
-        "seed": args.seed,
-    }
-    rate = args.predict_rate or (1.0 if causal else 0.15)
-    dataset = PackedDataset(texts, tokenizer, steps=args.save_every, predict_rate=rate, **options)
-    rate = 1.0 if causal else 0.15
+    options = {"length": args.length, "batch_size": args.batch_size, "seed": args.seed}
+    dataset_class = PackedDataset
+    if text_to_text:
+        dataset_class = TextToTextDataset
+        options["objective"] = args.objective
+    else:
+        options |= {"causal": causal, "split_words": jieba.lcut if args.whole_words else None}
+    usual = 1.0 if causal else 0.15
+    rate = args.predict_rate or usual
+    dataset = dataset_class(texts, tokenizer, steps=args.save_every, predict_rate=rate, **options)
     if held_out:
-        held_out = PackedDataset(held_out, tokenizer, predict_rate=rate, **options)
+        held_out = dataset_class(held_out, tokenizer, predict_rate=usual, **options)
     print(
         f"{len(texts):,} documents, {(dataset.sequences > 0).sum():,} tokens of "
         f"{tokenizer.vocab_size:,} different ones, packed into {len(dataset.sequences):,} "
@@ -148,17 +180,22 @@ def main():
     )
 
     keras.utils.set_random_seed(args.seed)
+    settings = {}
+    if not text_to_text:
+        settings = {
+            "gather_positions": True,
+            "document_start_id": tokenizer.start_id,
+            "sequence_length": args.length,
+        }
     model = build_transformer_model(
         config,
         checkpoint,
         application=args.application,
         with_mlm="linear",
-        gather_positions=True,
-        document_start_id=tokenizer.token_to_id("[CLS]"),
         dropout_rate=args.dropout,
         attention_dropout_rate=args.dropout,
-        sequence_length=args.length,
         dtype=args.dtype,
+        **settings,
     )
     print(f"{model.count_params():,} parameters")
 
@@ -166,7 +203,7 @@ def main():
         if args.snapshots and "val_loss" in logs:
             step = (epoch + 1) * args.save_every
             folder = os.path.join(args.folder, f"step-{step:06d}")
-            save_transformer_model(model, folder, config, tokenizer.vocab)
+            save_transformer_model(model, folder, config, tokenizer)
 
     curve = pretrain(
         model,
@@ -180,7 +217,7 @@ def main():
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=snapshot)],
     )
     dtype = "float16" if args.half else "float32"
-    save_transformer_model(model, args.folder, config, tokenizer.vocab, dtype)
+    save_transformer_model(model, args.folder, config, tokenizer, dtype)
     plot(curve, os.path.join(args.folder, "curve.png"))
     print(f"The checkpoint is in {args.folder}. Last: {json.dumps(curve[-1])}")
 

@@ -17,7 +17,7 @@ from keras_ptuning.models import (
     inspect_checkpoint,
     save_transformer_model,
 )
-from keras_ptuning.pretraining import PackedDataset, build_vocab, pretrain
+from keras_ptuning.pretraining import PackedDataset, TextToTextDataset, build_vocab, pretrain
 from keras_ptuning.text import PieceTokenizer, PlainText, TaggedText, Template, Tokenizer
 from keras_ptuning.tuning import (
     ClozeModel,
@@ -72,6 +72,7 @@ __all__ = [
     "Template",
     "TextClassifier",
     "TextPredictor",
+    "TextToTextDataset",
     "Tokenizer",
     "VATClassifier",
     "WeighedTemplates",

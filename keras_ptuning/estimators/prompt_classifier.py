@@ -48,8 +48,8 @@ class PromptClassifier(TextEstimator):
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         classifier: Whether a dense layer next to the cloze learns too, as in `build_ptuning_model`.
-            Defaults to `True`; to `False` if tokens of the template alone train, or with another
-            `normalization`.
+            Defaults to `True`; to `False` if tokens of the template alone train, with another
+            `normalization`, or with a template that has `[DECODER]`.
         ensemble: Integer, how many prompts train and answer together, as in
             `build_prompt_ensemble`. It needs `tune="prompt"`. Defaults to `None`, one prompt.
         learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
@@ -204,6 +204,7 @@ class PromptClassifier(TextEstimator):
                 self.normalization == "labels"
                 and self.ensemble is None
                 and self.tune not in (None, "prompt")
+                and not template.text_to_text
             )
         config, weights, _ = find_checkpoint(self.checkpoint)
         keras.utils.set_random_seed(self.random_state)

@@ -17,6 +17,7 @@ from keras_ptuning.layers.heads import Bias, GatherPositions, MeanVector, Verbal
 from keras_ptuning.layers.normalization import LayerNormalization, RMSNormalization
 from keras_ptuning.layers.prefix import KeyValuePrefix
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
+from keras_ptuning.layers.relative import RelativeBias
 
 __all__ = [
     "Bias",
@@ -36,6 +37,7 @@ __all__ = [
     "PromptEncoder",
     "PtuningEmbedding",
     "RMSNormalization",
+    "RelativeBias",
     "RelativePosition",
     "RotaryPosition",
     "Verbalizer",

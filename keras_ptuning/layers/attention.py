@@ -12,7 +12,7 @@ from keras_ptuning.layers.normalization import RMSNormalization
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class MultiHeadAttention(keras.layers.Layer):
-    """Multi-head self-attention, with the weights laid out as in BERT checkpoints.
+    """Multi-head attention, of a sequence to itself or to another one.
 
     `project_query` and `project_memory` make queries, keys and values; `attend` is what follows.
 
@@ -29,6 +29,8 @@ class MultiHeadAttention(keras.layers.Layer):
             and keys. Defaults to `None`.
         rotate_halves: Whether `rotary` turns number `i` of a head together with number
             `i + head_size / 2`, as in LLaMA; not with its neighbour. Defaults to `False`.
+        scaled: Whether scores are divided by the square root of `head_size`. T5's are not.
+            Defaults to `True`.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -43,6 +45,12 @@ class MultiHeadAttention(keras.layers.Layer):
             values of virtual tokens: all tokens look at them too.
         prefix_mask: Optional boolean tensor of shape `(batch, n)`, false where a text has no
             virtual token.
+        memory: Optional tensor of shape `(batch, m, hidden)`, another sequence to look at, as a
+            decoder looks at what its encoder read; or of shape `(2, batch, key_heads, m,
+            head_size)`, keys and values as `project_memory` makes them. The mask's last axis is
+            `m` then.
+        bias: Optional tensor of shape `(1 or batch, heads, length, length or m)`, what
+            `RelativeBias` makes: added to the scores.
         positions: Optional integer tensor of shape `(batch, n)`: the tokens that look; the others
             are only looked at. Defaults to all of them.
         training: Whether to drop attention weights.
@@ -63,6 +71,7 @@ class MultiHeadAttention(keras.layers.Layer):
         - [Su et al., 2021](https://arxiv.org/abs/2104.09864), section 3.2, for `rotary`.
         - [Shaw et al., 2018](https://arxiv.org/abs/1803.02155), section 3.1, for `relative`.
         - [Ainslie et al., 2023](https://arxiv.org/abs/2305.13245), section 2.2, for `key_heads`.
+        - [Raffel et al., 2019](https://arxiv.org/abs/1910.10683), section 2.1, for `bias`.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class MultiHeadAttention(keras.layers.Layer):
         output_bias=None,
         norm_epsilon=None,
         rotate_halves=False,
+        scaled=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -88,6 +98,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.output_bias = use_bias if output_bias is None else output_bias
         self.norm_epsilon = norm_epsilon
         self.rotate_halves = rotate_halves
+        self.scaled = scaled
         if heads % self.key_heads:
             raise ValueError(
                 "`heads` must be a multiple of `key_heads`. Received: "
@@ -129,6 +140,8 @@ class MultiHeadAttention(keras.layers.Layer):
         relative=None,
         prefix=None,
         prefix_mask=None,
+        memory=None,
+        bias=None,
         positions=None,
         training=None,
     ):
@@ -137,12 +150,17 @@ class MultiHeadAttention(keras.layers.Layer):
             queries = take_positions(inputs, positions)
             turned = take_positions(rotary, positions)
             relative = take_positions(relative, positions)
+            bias = take_queries(bias, positions)
             if attention_mask.shape[2] != 1:
                 attention_mask = take_positions(attention_mask, positions[:, None], axis=2)
         query = self.project_query(queries, turned)
-        key, value = self.project_memory(inputs, rotary)
+        if memory is None:
+            memory = self.project_memory(inputs, rotary)
+        elif len(memory.shape) == 3:
+            memory = self.project_memory(memory)
+        key, value = memory[0], memory[1]
         outputs = self.attend(
-            query, key, value, attention_mask, relative, prefix, prefix_mask, training
+            query, key, value, attention_mask, relative, prefix, prefix_mask, bias, training
         )
         return self.output_dense(outputs)
 
@@ -170,18 +188,22 @@ class MultiHeadAttention(keras.layers.Layer):
         relative=None,
         prefix=None,
         prefix_mask=None,
+        bias=None,
         training=None,
     ):
         """What queries find at the keys, `(batch, length, heads * head_size)`."""
         # What the tokens look at has to be exact; a mixed policy has the numbers for it.
         query, key = (ops.cast(x, self.variable_dtype) for x in (query, key))
         # Scaled here, and masked by a sum: the scores are many, and each pass over them counts.
-        query = query / math.sqrt(self.head_size)
+        if self.scaled:
+            query = query / math.sqrt(self.head_size)
         scores = self._scores(query, key)
         if relative is not None:
             relative = ops.cast(relative, query.dtype)
             distances = _per_query(query, ops.transpose(relative, (0, 1, 3, 2)))
             scores = scores + ops.cast(distances, scores.dtype)
+        if bias is not None:
+            scores = scores + ops.cast(bias, scores.dtype)
         scores = self._masked(scores, attention_mask)
         if prefix is not None:
             # No distance: each token sees all of the prefix, from everywhere alike.
@@ -190,7 +212,10 @@ class MultiHeadAttention(keras.layers.Layer):
             if prefix_mask is not None:
                 prefix_scores = self._masked(prefix_scores, prefix_mask[:, None, None])
             scores = ops.concatenate([prefix_scores, scores], axis=-1)
-        weights = ops.cast(ops.softmax(scores), value.dtype)
+        # A decoder often has only one token to look at, of which Keras's softmax warns.
+        single = scores.shape[-1] == 1
+        weights = ops.exp(scores - scores) if single else ops.softmax(scores)
+        weights = ops.cast(weights, value.dtype)
         weights = self.attention_dropout(weights, training=training)
         if prefix is None:
             outputs = self._matmul(weights, value)
@@ -256,6 +281,7 @@ class MultiHeadAttention(keras.layers.Layer):
             "output_bias": self.output_bias,
             "norm_epsilon": self.norm_epsilon,
             "rotate_halves": self.rotate_halves,
+            "scaled": self.scaled,
         }
 
 
@@ -268,6 +294,15 @@ def take_positions(x, positions, axis=1):
         return ops.take(x[0], positions, axis=0)
     missing = len(x.shape) - len(positions.shape)
     return ops.take_along_axis(x, positions[(..., *[None] * missing)], axis=axis)
+
+
+def take_queries(bias, positions):
+    """What is at some positions of the third axis; `None` stays `None`."""
+    if bias is None:
+        return None
+    if bias.shape[0] == 1:
+        return ops.transpose(ops.take(bias[0], positions, axis=1), (1, 0, 2, 3))
+    return ops.take_along_axis(bias, positions[:, None, :, None], axis=2)
 
 
 def _per_query(x, matrices):

@@ -47,9 +47,9 @@ class Adapter(Method):
 
     def added_layers(self, transformer, template):
         layers = {}
-        for i in range(transformer.num_hidden_layers):
+        for i, block in enumerate(transformer.blocks()):
             for part in KINDS[self.kind]:
-                name = f"{transformer.block_name(i)}-{part}-Adapter"
+                name = f"{block}-{part}-Adapter"
                 # Blocks that share their layers share an adapter too.
                 if name not in layers:
                     dtype = learning_policy(transformer.dtype_of_block(i))

@@ -18,7 +18,8 @@ class Prefix(Method):
 
     With a cloze this is prefix-tuning, and with a `[CLS]` head, `build_classifier`, P-tuning v2.
     In a causal model the text's positions continue those of the prefix. A masked model's texts
-    begin at position 0, as in pretraining. A checkpoint has no place for a prefix.
+    begin at position 0, as in pretraining. A T5 has a prefix in the blocks of its encoder and of
+    its decoder. A checkpoint has no place for a prefix.
 
     Args:
         length: Integer. The number of virtual tokens. Defaults to `20`.
@@ -86,7 +87,7 @@ class Prefix(Method):
             )
         layer = KeyValuePrefix(
             self.length,
-            transformer.num_hidden_layers,
+            len(transformer.blocks()),
             transformer.num_key_value_heads,
             transformer.head_size,
             self.reparametrize,
@@ -132,8 +133,10 @@ def keys_and_values(model, token_ids):
     """
     transformer = model.transformer
     plain, attended = transformer.build_plain()
+    token_ids = np.array(token_ids, "int32")
     arrays = {
-        "Input-Token": np.array(token_ids, "int32")[None],
+        "Input-Token": token_ids[None],
+        "Decoder-Input-Token": token_ids[None],
         "Input-Reach": np.full((1, len(token_ids)), len(token_ids), "int32"),
         "Input-Gather": np.zeros((1, 1), "int32"),
     }

@@ -17,6 +17,7 @@ from keras_ptuning.models.inspecting import inspect_checkpoint
 from keras_ptuning.models.llama import LLaMA, Qwen2, Qwen3
 from keras_ptuning.models.nezha import NEZHA
 from keras_ptuning.models.roformer import RoFormer
+from keras_ptuning.models.t5 import T5
 from keras_ptuning.models.transformer import Transformer
 from keras_ptuning.models.weights import NamedTensors, fingerprint, pretrained_weights
 
@@ -27,6 +28,7 @@ __all__ = [
     "ERNIE",
     "GPT2",
     "NEZHA",
+    "T5",
     "LLaMA",
     "NamedTensors",
     "Qwen2",

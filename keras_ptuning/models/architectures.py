@@ -8,10 +8,13 @@ from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.models.llama import LLaMA, Qwen2, Qwen3
 from keras_ptuning.models.nezha import NEZHA
 from keras_ptuning.models.roformer import RoFormer
+from keras_ptuning.models.t5 import T5
 from keras_ptuning.models.transformer import Transformer
 
 # BERT comes last: the others have its signs too.
-ARCHITECTURES = (ALBERT, ELECTRA, GPT2, Qwen2, Qwen3, LLaMA, ERNIE, NEZHA, RoFormer, BERT)
+ARCHITECTURES = (ALBERT, ELECTRA, GPT2, T5, Qwen2, Qwen3, LLaMA, ERNIE, NEZHA, RoFormer, BERT)
+# What Hugging Face and bert4keras call some of them.
+_OTHER_NAMES = {"roberta": BERT, "mt5": T5, "t5.1.0": T5, "t5.1.1": T5, "mt5.1.1": T5}
 
 
 def find_architecture(config, model=None):
@@ -39,7 +42,7 @@ def find_architecture(config, model=None):
             )
     if isinstance(model, type) and issubclass(model, Transformer):
         return model
-    known = {**Transformer.known, "roberta": BERT}
+    known = {**Transformer.known, **_OTHER_NAMES}
     if not isinstance(model, str) or model.lower() not in known:
         raise ValueError(
             f"Unknown architecture. Expected one of {sorted(known)}, or a subclass of "

@@ -48,7 +48,8 @@ def build_transformer_model(
     The layers have bert4keras's names (`Embedding-Token`,
     `Transformer-0-MultiHeadSelfAttention`, `MLM-Dense`...), the inputs are a list
     `[token_ids, segment_ids]`, and id 0 is padding. Causal models such as GPT-2 have one input,
-    `token_ids`; in a LLaMA or Qwen the configuration says which token is padding, if any.
+    `token_ids`; in a LLaMA or Qwen the configuration says which token is padding, if any. A T5 has
+    the token ids of its encoder and those of its decoder.
 
     Args:
         config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
@@ -63,12 +64,13 @@ def build_transformer_model(
         model: The architecture: `"bert"` (also for what shares its body: RoBERTa-wwm, MacBERT,
             UER's, LERT, PERT), `"albert"`, `"electra"` (its generator), `"ernie"`, `"nezha"`,
             `"roformer"`, `"gpt2"` (whose id 0 is padding too, as in Chinese releases), `"llama"`,
-            `"qwen2"`, `"qwen3"`, or a subclass of `keras_ptuning.models.Transformer`. Defaults to
-            what the configuration says, or else the names of the tensors.
+            `"qwen2"`, `"qwen3"`, `"t5"` (also mT5; or one of bert4keras's names, `"t5.1.0"`,
+            `"t5.1.1"`, `"mt5.1.1"`), or a subclass of `keras_ptuning.models.Transformer`. Defaults
+            to what the configuration says, or else the names of the tensors.
         application: `"encoder"`, where all tokens see each other; `"lm"`, a causal language model,
             where each sees only what came before it; or `"unilm"`, where this holds for the second
             segment alone. Defaults to what the configuration says: `"lm"` if its `is_decoder` is
-            true. A GPT-2 is always `"lm"`.
+            true. A GPT-2 is always `"lm"`, and a T5 `"encoder-decoder"`.
         **kwargs: Further arguments of the model:
             with_pool: Return the first token's vector through the pooler, `(batch, hidden)`. With
                 more than one of these three, a list in the order pool, mean, tokens.
@@ -93,6 +95,7 @@ def build_transformer_model(
             sequence_length: Fixed length of the input. Defaults to any.
             hierarchical_position: For texts longer than the checkpoint has positions: `True`, or a
                 weight between 0 and 1 (see `keras_ptuning.layers.PositionEmbedding`).
+            scale_output, cross_position_bias: Of a T5, see `keras_ptuning.models.T5`.
             dropout_rate, attention_dropout_rate: Default to those of the configuration.
             layers: Dictionary of layers by name, used in place of the ones made here. This is
                 where tuning methods attach, e.g.
@@ -185,7 +188,7 @@ def load(transformer, checkpoint=None):
     keras_model = transformer.build()
     check_architecture(tensors)
     if transformer.all_layers:
-        check_depth(transformer.num_hidden_layers, tensors)
+        check_depth(transformer.blocks(), tensors)
     load_weights(transformer.layers, tensors, transformer.keep_tokens)
     if transformer.with_mlm:
         if transformer.tie_embeddings:
@@ -228,10 +231,11 @@ def find_model(config_path, checkpoint_path=None, model=None):
     if model is not None or told:
         # One architecture may have several names.
         config["model_type"] = architecture.architecture
-    read_config(config, config_path, model)
     is_folder = not isinstance(config_path, dict) and not str(config_path).endswith(".json")
     if checkpoint_path is None and is_folder:
         checkpoint_path = find_weights(config_path)
+    if checkpoint_path is None or "model_type" in config:
+        read_config(config, config_path, model)
     if checkpoint_path is None:
         config.setdefault("model_type", "bert")
         if not isinstance(config_path, dict):
@@ -251,9 +255,9 @@ def find_model(config_path, checkpoint_path=None, model=None):
             f"Nothing tells the architecture of {checkpoint.path!r}: it has no position "
             "embeddings, as a NEZHA or a RoFormer. Say which, model='nezha' or model='roformer'."
         )
-    if not NamedTensors(checkpoint, find_architecture(config, model)).has("Embedding-Segment"):
-        config["type_vocab_size"] = 0
-    return config, checkpoint
+    read_config(config, config_path, model)
+    architecture = find_architecture(config, model)
+    return architecture.complete_config(config, NamedTensors(checkpoint, architecture)), checkpoint
 
 
 def find_application(config_path, model=None, application=None):
@@ -276,9 +280,11 @@ def find_application(config_path, model=None, application=None):
     """
     config = load_config(config_path)
     architecture = find_architecture(config, model)
+    expected = APPLICATIONS
+    if architecture.always_causal or architecture.writes:
+        expected = ("lm",) if architecture.always_causal else ("encoder-decoder",)
     if application is None:
-        application = "lm" if config.get("is_decoder") or architecture.always_causal else "encoder"
-    expected = ("lm",) if architecture.always_causal else APPLICATIONS
+        application = "lm" if config.get("is_decoder") and "lm" in expected else expected[0]
     if application not in expected:
         raise ValueError(
             f"`application` must be {' or '.join(map(repr, expected))} for a "

@@ -8,6 +8,7 @@ VECTORS = {
     "MLM-Norm": ["scale", "bias"],
     "MLM-Bias": ["bias"],
     "Output-Norm": ["scale", "bias"],
+    "Decoder-Output-Norm": ["scale"],
 }
 
 

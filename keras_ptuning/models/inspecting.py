@@ -55,7 +55,11 @@ def inspect_checkpoint(path, model=None, application=None):
     application = find_application(config, application=application)
     tensors = NamedTensors(checkpoint, config["model_type"])
     shapes, problems = checkpoint.shapes, []
-    head = ("causal" if application == "lm" else "masked") if has_head(tensors) else None
+    head = (
+        ("causal" if application in ("lm", "encoder-decoder") else "masked")
+        if has_head(tensors)
+        else None
+    )
     if head is None:
         problems.append("It has no head that predicts tokens, so it cannot fill in a mask.")
     with warnings.catch_warnings(record=True) as caught:

@@ -21,7 +21,7 @@ from keras_ptuning.layers import (
 )
 from keras_ptuning.layers.feed_forward import get_activation
 from keras_ptuning.models.entries import ENTRIES
-from keras_ptuning.models.names import tensors_of
+from keras_ptuning.models.names import spellings, tensors_of
 
 
 def learning_policy(dtype):
@@ -66,6 +66,7 @@ class Transformer:
         norm_epsilon: Where the configuration has none.
         always_causal: Whether each token always sees only what came before it.
         limited: Whether there is a greatest length of texts.
+        writes: Whether a decoder reads tokens of its own, and looks at what an encoder read.
     """
 
     known = {}
@@ -89,6 +90,7 @@ class Transformer:
     norm_epsilon = 1e-12
     always_causal = False
     limited = True
+    writes = False
 
     def __init__(
         self,
@@ -191,6 +193,18 @@ class Transformer:
         return settings
 
     @classmethod
+    def complete_config(cls, config, tensors):
+        """A configuration with what only the tensors of its checkpoint, `NamedTensors`, tell."""
+        if tensors.has("Embedding-Segment"):
+            return config
+        return {**config, "type_vocab_size": 0}
+
+    @classmethod
+    def spellings(cls, names, layout):
+        """How a checkpoint calls tensors otherwise: `{name in the table: name in it}`."""
+        return spellings(names, cls.hugging_face) if layout == "hugging_face" else {}
+
+    @classmethod
     def tables(cls):
         """The tables of the names of weights, by layout."""
         tables = {"google": cls.google, "hugging_face": cls.hugging_face}
@@ -223,6 +237,24 @@ class Transformer:
         """Returns the Keras model."""
         self.used, self.attended = set(), []
         inputs = self.inputs()
+        x = self.apply_body(inputs)
+        outputs = self.apply_heads(x, inputs)
+        unused = sorted(self.given - self.used)
+        if unused:
+            raise ValueError(
+                f"A {type(self).__name__} has no place for the layers {unused}. It has: "
+                f"{', '.join(sorted(self.used - self.given))}; and places for Prefix, and for "
+                "adapters, such as Transformer-0-FeedForward-Adapter."
+            )
+        model = keras.Model(list(inputs.values()), outputs, name=self.name)
+        if self.dtype is not None:
+            # Where casts happen decides about the last bits of bfloat16.
+            model.dtype_policy = self.dtype
+        model.transformer = self
+        return model
+
+    def apply_body(self, inputs):
+        """Embeddings -> blocks: the sequence that the heads read."""
         self.vectors = inputs.get("Input-Vectors")
         attention_mask = self.attention_mask(inputs)
         prefixes, prefix_mask = self.prefixes(inputs)
@@ -239,20 +271,7 @@ class Transformer:
                 context["positions"] = inputs.get("Input-Gather")
             self.block_dtype = self.dtype_of_block(i)
             x = self.apply_block(x, context, self.block_name(i))
-        outputs = self.apply_heads(x, inputs)
-        unused = sorted(self.given - self.used)
-        if unused:
-            raise ValueError(
-                f"A {type(self).__name__} has no place for the layers {unused}. It has: "
-                f"{', '.join(sorted(self.used - self.given))}; and places for Prefix, and for "
-                "adapters, such as Transformer-0-FeedForward-Adapter."
-            )
-        model = keras.Model(list(inputs.values()), outputs, name=self.name)
-        if self.dtype is not None:
-            # Where casts happen decides about the last bits of bfloat16.
-            model.dtype_policy = self.dtype
-        model.transformer = self
-        return model
+        return x
 
     def build_plain(self):
         """The same layers without those that a method gave, and what attention reads in each block.
@@ -268,6 +287,10 @@ class Transformer:
     def block_name(self, i):
         """What the names of the layers of a block begin with."""
         return f"Transformer-{i}"
+
+    def blocks(self):
+        """What the names of the layers of each block begin with, in order."""
+        return [self.block_name(i) for i in range(self.num_hidden_layers)]
 
     def dtype_of_block(self, i):
         """What the own layers of a block compute in."""

@@ -10,10 +10,11 @@ import numpy as np
 from keras_ptuning.backend import assign_part, can_assign_parts
 from keras_ptuning.checks import check_finite
 from keras_ptuning.models.architectures import find_architecture
-from keras_ptuning.models.names import layout_of, spellings, tensors_of
+from keras_ptuning.models.names import layout_of, tensors_of
 
-# Layers with one row (or value) per token of the vocabulary, which `keep_tokens` selects from.
-PER_TOKEN = ("Embedding-Token", "MLM-Bias", "Output-Token")
+# Layers with something for each token of the vocabulary, which `keep_tokens` selects from, and the
+# axis of their weight that it is on.
+PER_TOKEN = {"Embedding-Token": 0, "MLM-Bias": 0, "Output-Token": -1}
 # A tensor of more numbers is read in parts of about so many, as reading it takes memory too.
 LARGE = 2**24
 # What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
@@ -120,9 +121,7 @@ class NamedTensors:
                 f"only. Received: {checkpoint.path!r}, with the tensor {min(checkpoint.shapes)!r}."
             )
         self.table = tables[self.layout]
-        self._spellings = {}
-        if self.layout == "hugging_face":
-            self._spellings = spellings(checkpoint.shapes, self.table)
+        self._spellings = self.architecture.spellings(checkpoint.shapes, self.layout)
 
     def of(self, layer_name):
         """The tensors of a layer, in the order of its weights, whether they are there or not."""
@@ -150,6 +149,16 @@ class NamedTensors:
     def has(self, layer_name):
         """Whether the checkpoint has any tensor of a layer."""
         return any(t.name in self.checkpoint.shapes for t in self.of(layer_name))
+
+    def alike(self, *layer_names):
+        """Whether the checkpoint has the same tensor for both of two layers with one each."""
+        found = [tensor for name in layer_names for tensor in self.of(name)]
+        shapes = [self.checkpoint.shapes.get(tensor.name) for tensor in found]
+        if shapes[0] is None or shapes[1] is None or sorted(shapes[0]) != sorted(shapes[1]):
+            return False
+        first, second = (self.checkpoint.read(tensor.name) for tensor in found)
+        # Of the shape (vocabulary, hidden), both.
+        return np.array_equal(first, second if shapes[0] == shapes[1] else second.T)
 
     def shape_for(self, tensor, shape):
         """The shape that a tensor must have for a weight of the shape `shape`."""
@@ -234,16 +243,26 @@ def check_tied(tensors):
         )
 
 
-def check_depth(num_hidden_layers, tensors):
-    """Raises a ValueError if the checkpoint has more layers than the configuration."""
-    for tensor in tensors.of(f"Transformer-{num_hidden_layers}-FeedForward"):
-        if tensor.name in tensors.checkpoint.shapes:
-            raise ValueError(
-                f"The configuration does not match the checkpoint {tensors.checkpoint.path!r}: it "
-                f"has num_hidden_layers={num_hidden_layers}, and the checkpoint has more, such as "
-                f"the tensor {tensor.name!r}. To use only the lower layers, give "
-                "`num_hidden_layers` as an argument."
-            )
+def check_depth(blocks, tensors):
+    """Raises a ValueError if the checkpoint has more blocks than the configuration.
+
+    Args:
+        blocks: List of what the names of each block's layers begin with, as `Transformer.blocks`.
+        tensors: `NamedTensors` of the checkpoint.
+    """
+    for layer in tensors.table:
+        stack, is_block, part = layer.partition("{}")
+        if not is_block or not part.endswith("FeedForward-Norm"):
+            continue
+        depth = sum(block.startswith(stack) for block in blocks)
+        for tensor in tensors.of(layer.format(depth)):
+            if tensor.name in tensors.checkpoint.shapes:
+                raise ValueError(
+                    f"The configuration does not match the checkpoint {tensors.checkpoint.path!r}: "
+                    f"it has num_hidden_layers={depth}, and the checkpoint has more, such as the "
+                    f"tensor {tensor.name!r}. To use only the lower layers, give "
+                    "`num_hidden_layers` as an argument."
+                )
 
 
 def load_weights(layers, tensors, keep_tokens=None):
@@ -284,10 +303,11 @@ def load_weights(layers, tensors, keep_tokens=None):
                 f"{outside[:5]} with a vocabulary of {rows}."
             )
     for variable, tensor, layer_name in plan:
-        expected = tensors.shape_for(tensor, variable.shape)
-        found = tensors.checkpoint.shapes[tensor.name]
+        expected = list(variable.shape)
         if keep_tokens is not None and layer_name in PER_TOKEN:
-            found = (len(keep_tokens), *found[1:])
+            expected[PER_TOKEN[layer_name]] = rows
+        expected = tensors.shape_for(tensor, expected)
+        found = tensors.checkpoint.shapes[tensor.name]
         if found != expected:
             raise ValueError(
                 f"The configuration does not match the checkpoint {path!r}: its tensor "
@@ -304,7 +324,7 @@ def load_weights(layers, tensors, keep_tokens=None):
         value = tensors.read(tensor)
         _check_numbers(value, tensor, path)
         if keep_tokens is not None and layer_name in PER_TOKEN:
-            value = np.take(value, keep_tokens, axis=-1 if tensor.transposed else 0)
+            value = np.take(value, keep_tokens, PER_TOKEN[layer_name])
         variable.assign(np.ascontiguousarray(value))
     for layer in layers.values():
         # Layers that lay vectors of their own over a table start from the loaded one.

@@ -1,4 +1,4 @@
-"""Pretraining: masked or causal language modelling, from scratch or continued."""
+"""Pretraining of language models, from scratch or continued."""
 
 import csv
 import hashlib
@@ -47,7 +47,8 @@ def pretrain(
     Args:
         model: A Keras model that takes what `dataset` gives and returns logits, such as
             `build_transformer_model(..., with_mlm="linear", gather_positions=True)`.
-        dataset: A `keras_ptuning.PackedDataset` with `steps`.
+        dataset: A `keras_ptuning.PackedDataset` with `steps`; or for a T5, whose model has no
+            `gather_positions`, a `TextToTextDataset`.
         epochs: Integer. How often to train for `dataset.steps` batches.
         folder: Folder for the state (`training.weights.h5`), the settings it belongs to
             (`training.json`), and the curve (`curve.csv`). Made if need be.
@@ -112,6 +113,7 @@ def pretrain(
         "warmup": warmup,
         "optimizer": optimizer,
         "weight_decay": weight_decay,
+        **dataset.settings,
     }
     os.makedirs(folder, exist_ok=True)
     with opened(folder) as descriptor:
@@ -147,7 +149,7 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
             adam_weight_decay=weight_decay,
             global_clipnorm=1.0,
         )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=NONE)
     model.compile(optimizer, loss, jit_compile=default_jit_compile())
     optimizer.build(model.trainable_variables)

@@ -88,6 +88,9 @@ class PackedDataset(keras.utils.PyDataset):
     ((1, 10), (1, 2), 1)
     """
 
+    # What else a training depends on, with names of its own.
+    settings = {}  # noqa: RUF012
+
     def __init__(
         self,
         texts,
@@ -134,7 +137,11 @@ class PackedDataset(keras.utils.PyDataset):
         words = None
         if split_words is not None and not causal:
             words = np.concatenate(tokenizer.word_numbers(texts, split_words)).astype("int32")
-        room = length - 2
+        self._lay_out(tokens, lengths, words, length)
+
+    def _lay_out(self, tokens, lengths, words, length):
+        """Puts the tokens of all texts, one after the other, into `sequences`."""
+        ends, tokenizer, room = np.cumsum(lengths), self.tokenizer, length - 2
         pieces = [
             (start, min(start + room, end))
             for start0, end in zip(ends - lengths, ends, strict=True)
@@ -144,7 +151,7 @@ class PackedDataset(keras.utils.PyDataset):
         self.sequences = np.zeros((len(bins), length), "int32")
         self.words = None if words is None else np.zeros((len(bins), length), "int32")
 
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(self.seed)
         for row, members in enumerate(bins):
             # Packing begins with the longest, but short texts belong to all positions too.
             rng.shuffle(members)

@@ -38,6 +38,8 @@ class Example(NamedTuple):
     # `mask_positions` these are read at.
     candidate_ids: np.ndarray | None = None
     candidate_slots: np.ndarray | None = None
+    # What a decoder reads, where there is one; `reach` and `mask_positions` are about this then.
+    decoder_ids: np.ndarray | None = None
 
 
 def pad(sequences, length, value=0):
@@ -68,6 +70,9 @@ def model_inputs(examples, length, pad_id):
             [e.mask_positions for e in examples], max(len(e.mask_positions) for e in examples)
         ),
     }
+    if examples[0].decoder_ids is not None:
+        length = max(len(e.decoder_ids) for e in examples)
+        inputs["decoder_token_ids"] = pad([e.decoder_ids for e in examples], length, pad_id)
     if examples[0].reach is not None:
         inputs["reach"] = pad([e.reach for e in examples], length)
     if examples[0].candidate_ids is not None:
@@ -220,7 +225,8 @@ class ClozeDataset(keras.utils.PyDataset):
         pad_id = padding_of(self.template)
         fill = dict.fromkeys(x, 0) | {"auxiliary_ids": NONE}
         fill |= {"token_ids": pad_id, "masked_token_ids": pad_id}
-        for names, width in ((PER_TOKEN, length), (PER_PREDICTION, predicted)):
+        per_token = PER_TOKEN - ({"reach"} if "decoder_token_ids" in x else set())
+        for names, width in ((per_token, length), (PER_PREDICTION, predicted)):
             for name in x.keys() & names:
                 x[name] = np.pad(
                     x[name], [(0, 0), (0, width - x[name].shape[1])], constant_values=fill[name]

@@ -1,5 +1,6 @@
 """Tokenizers of other kinds than BERT's: byte-level BPE, SentencePiece."""
 
+import functools
 import json
 import os
 
@@ -8,6 +9,7 @@ import tokenizers
 from keras_ptuning.assets import NAMES
 from keras_ptuning.checks import check_entries, check_path
 from keras_ptuning.files import check_file, find_local, read_json, replacing
+from keras_ptuning.text.sentencepiece import cut, read_sentencepiece
 from keras_ptuning.text.tokenizers import _CONFIG, Tokenizer, find_vocab
 
 # The roles of tokens, and what Hugging Face's files call the tokens that have them.
@@ -19,6 +21,7 @@ ROLES = {
 # Files that name them; what an earlier one says counts.
 _FILES = (_CONFIG, "special_tokens_map.json")
 _SPACE = "▁"
+_SENTENCEPIECE = ".model"
 
 
 class PieceTokenizer(Tokenizer):
@@ -28,8 +31,9 @@ class PieceTokenizer(Tokenizer):
     characters. The tokens around a text are those that the file puts there.
 
     Args:
-        vocab: Path of a `tokenizer.json`, or of a folder with one. Which tokens are padding,
-            unknown and masks is in `tokenizer_config.json` or `special_tokens_map.json` in its
+        vocab: Path of a `tokenizer.json`, or of a `spiece.model` of SentencePiece, which needs the
+            package `sentencepiece`; or of a folder with one. Which tokens are padding, unknown and
+            masks is in `tokenizer_config.json` or `special_tokens_map.json` in its
             folder.
         add_prefix_space: Whether a text begins with a space, as SentencePiece puts one before each
             text. A template is made of parts, which follow each other without one. Defaults to
@@ -43,6 +47,7 @@ class PieceTokenizer(Tokenizer):
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ImportError: if it is one of SentencePiece, and that is not installed.
         ValueError: if the file is damaged.
 
     Example:
@@ -68,9 +73,13 @@ class PieceTokenizer(Tokenizer):
         path = find_local(vocab)
         path = find_vocab(path) if os.path.isdir(path) else path
         check_file(path, f"There is no `tokenizer.json` at {str(path)!r}.")
-        with open(path, encoding="utf-8") as file:
-            content = file.read()
         names = _read_roles(os.path.dirname(path))
+        if str(path).endswith(_SENTENCEPIECE):
+            content, own = read_sentencepiece(path)
+            names = {**own, **names}
+        else:
+            with open(path, encoding="utf-8") as file:
+                content = file.read()
         self._read(content, names, add_prefix_space, f"The tokenizer {str(path)!r}")
 
     def _read(self, content, names, add_prefix_space, what):
@@ -132,6 +141,63 @@ class PieceTokenizer(Tokenizer):
     def word_numbers(self, texts, split_words):
         raise ValueError("Whole words are masked with vocabularies of BERT's kind only.")
 
+    def token_ids(self, texts):
+        found = super().token_ids(texts)
+        special = self._special - {self.unk_id}
+        return [self._spell_out(ids) if special.intersection(ids) else ids for ids in found]
+
+    def _spell_out(self, ids):
+        """Special tokens that a text has spelled, by the tokens of their characters."""
+        spelled = []
+        for i in ids:
+            characters = [i]
+            if i in self._special and i != self.unk_id:
+                characters = [j for ids in self._inside.token_ids([*self.vocab[i]]) for j in ids]
+            for piece in characters:
+                # Unknown characters next to each other are one token.
+                if piece != self.unk_id or spelled[-1:] != [piece]:
+                    spelled.append(piece)
+        return spelled
+
+    @functools.cached_property
+    def _inside(self):
+        """The tokenizer of what is inside of a text, and not its beginning."""
+        if not self.add_prefix_space:
+            return self
+        return type(self).from_config({**self.get_config(), "add_prefix_space": False})
+
+    def keep(self, texts):
+        """A smaller tokenizer, of the tokens that some texts need, and of the special ones.
+
+        A multilingual vocabulary has tokens that your texts never use, and a model computes a logit
+        for each. What the smaller one lacks, it writes with shorter pieces, or as unknown.
+
+        Args:
+            texts: List of strings, with all that is to be read and written: the texts of your
+                task, the words of the template, and the label words.
+
+        Returns:
+            `(tokenizer, keep_tokens)`: a `PieceTokenizer`, and the ids that its tokens have here,
+            in their order, for `build_ptuning_model(..., keep_tokens=keep_tokens)`.
+
+        Raises:
+            TypeError: if `texts` is not a list of strings.
+            ValueError: if the vocabulary is not one of SentencePiece, of the kind Unigram.
+
+        Example:
+
+        ```python
+        tokenizer, keep_tokens = PieceTokenizer("mt5-base").keep([*texts, "负面", "正面"])
+        template = Template("[u1]{text}[DECODER][MASK]", labels, tokenizer)
+        model = build_ptuning_model("mt5-base", template=template, keep_tokens=keep_tokens)
+        ```
+        """
+        used = {i for ids in self.token_ids(texts) for i in ids}
+        roles = {self.pad_id, self.unk_id, self.mask_id, self.start_id, self.end_id} - {None}
+        kept = sorted(used | roles | self._special)
+        config = {**self.get_config(), "vocab": [cut(self._content, kept)]}
+        return type(self).from_config(config), kept
+
     def save(self, path):
         """Writes the `tokenizer.json`, and next to it a `tokenizer_config.json` with the roles."""
         check_path("path", path)
@@ -179,7 +245,8 @@ def as_tokenizer(vocab):
     if isinstance(vocab, str | os.PathLike) and vocab not in NAMES:
         path = find_local(vocab)
         path = find_vocab(path) if os.path.isdir(path) else path
-        if str(path).endswith(".json") and _kind(path) not in (None, "WordPiece"):
+        is_other = str(path).endswith(".json") and _kind(path) not in (None, "WordPiece")
+        if is_other or str(path).endswith(_SENTENCEPIECE):
             return PieceTokenizer(path)
     return Tokenizer(vocab)
 

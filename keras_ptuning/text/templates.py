@@ -20,7 +20,8 @@ from keras_ptuning.text.masking import NONE
 from keras_ptuning.text.piece_tokenizer import as_tokenizer, tokenizer_from_config
 from keras_ptuning.text.tokenizers import Tokenizer, truncate_longest, warn_of_unknown
 
-_PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\})")
+_PARTS = re.compile(r"(\[[A-Za-z0-9_]+\]|\{[^{}]*\}|<extra_id_[0-9]+>)")
+_SENTINEL = re.compile(r"<extra_id_[0-9]+>")
 _VIRTUAL = re.compile(r"\[u([1-9][0-9]*)\]")
 _LABEL_TOKEN = re.compile(r"(\[v[1-9][0-9]*\])")
 _UNUSED = re.compile(r"\[unused[0-9]+\]")
@@ -71,11 +72,19 @@ class Template:
       as the vocabulary's `[unused1]`, `[unused2]`..., or as new random vectors where the
       vocabulary has no such token;
     - `[SEP]`, after which the segment id is 1;
-    - any other token of the vocabulary in brackets, such as `[unused9]`, which stays fixed;
+    - `[DECODER]`, for a model that reads a text and writes another, such as a T5. What comes before
+      it is what the encoder reads; what follows is how the decoder's text begins;
+    - any other token of the vocabulary in brackets, such as `[unused9]`, which stays fixed, and
+      T5's `<extra_id_0>`;
     - everything else: literal words, which stay fixed.
 
     `[CLS]` in front and `[SEP]` at the end are added. Words may differ in their number of tokens:
     a shorter one takes the first masks, and `Verbalizer` says how they are compared.
+
+    With `[DECODER]` the masks come last: they are what the decoder writes, as in
+    `"{text}[DECODER][MASK]"`. The decoder's text begins with `[CLS]`, or with the padding token
+    where the vocabulary has no token to begin with, as T5's; or with a token of the vocabulary in
+    brackets that comes right after `[DECODER]`. There is no auxiliary task.
 
     Args:
         pattern: The pattern, e.g. `"[MASK]满意。{text}"`.
@@ -89,7 +98,8 @@ class Template:
             Longer texts are cut, the longer one of a pair first; the template never is.
             Defaults to `128`.
         causal: Whether the model is a causal language model (GPT). The masks come last then:
-            they are where the model continues, and never written. Defaults to `False`.
+            they are where the model continues, and never written. Defaults to `False`, or to `True`
+            with `[DECODER]`.
 
     The parameters of scikit-learn's estimators may reach into it, e.g. `template__pattern` in a
     grid search. `set_params` changes it for datasets to come, and not for models that have it.
@@ -98,10 +108,10 @@ class Template:
         TypeError: if the pattern or a word is not a string, or `maxlen` not an integer.
         ValueError: if the pattern has no `[MASK]`, no `{text}`, an unknown part, words that the
             vocabulary lacks, or masks that no word needs; if it is causal, and something follows a
-            mask; if there are fewer than two labels; if a label word is not in the vocabulary, has
-            more tokens than there are masks, or means two labels; if a token is to learn and
-            to stay fixed; if `maxlen` leaves no room for text; or if the pattern, a label or a word
-            has half of a surrogate pair.
+            mask, or `[DECODER]` does; if there are fewer than two labels; if a label word is not in
+            the vocabulary, has more tokens than there are masks, or means two labels; if a token is
+            to learn and to stay fixed; if `maxlen` leaves no room for text; or if the pattern, a
+            label or a word has half of a surrogate pair.
 
     Example:
 
@@ -131,6 +141,8 @@ class Template:
 
     def __init__(self, pattern, labels, tokenizer, maxlen=128, causal=False):
         tokenizer = as_tokenizer(tokenizer)
+        self.text_to_text = isinstance(pattern, str) and "[DECODER]" in pattern
+        causal = causal or self.text_to_text
         if tokenizer.mask_id is None and not causal:
             raise ValueError(
                 "A cloze needs a vocabulary with [MASK]. Received one of "
@@ -168,8 +180,11 @@ class Template:
         self.virtual_ids = list(virtual_ids.values())
         self.tuned_names = [f"[u{n}]" for n in numbers]
         self.slots, self._slot_limits = [], []
+        # The first piece that the decoder reads.
+        self._decoder_piece = None
         self._pieces = [] if tokenizer.start_id is None else [([tokenizer.start_id], 0, False)]
-        for part in filter(None, _PARTS.split(pattern)):
+        parts = [*filter(None, _PARTS.split(pattern)), ""]
+        for part, following in itertools.pairwise(parts):
             slot, virtual = _SLOT.fullmatch(part), _VIRTUAL.fullmatch(part)
             if slot:
                 self._pieces.append((slot[1], segment))
@@ -177,8 +192,20 @@ class Template:
                 self._slot_limits.append(int(slot[2]) if slot[2] else None)
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
+            elif part == "[DECODER]" and self._decoder_piece is None:
+                if tokenizer.end_id is not None:
+                    self._pieces.append(([tokenizer.end_id], segment, False))
+                self._decoder_piece, segment = len(self._pieces), 0
+                start_id = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
+                if following[:1] == "[" and following != "[MASK]" and following in tokenizer:
+                    start_id = tokenizer.token_to_id(following)
+                else:
+                    self._pieces.append(([start_id], 0, False))
+                self.decoder_start_id = start_id
             elif part == "[MASK]":
                 self._pieces.append(([self.mask_id], segment, False))
+            elif _SENTINEL.fullmatch(part) and part in tokenizer:
+                self._pieces.append(([tokenizer.token_to_id(part)], segment, False))
             elif part[0] == "[" and part in tokenizer and part not in ("[PAD]", "[UNK]", "[CLS]"):
                 token_id = tokenizer.token_to_id(part)
                 if token_id in self.virtual_ids:
@@ -188,7 +215,7 @@ class Template:
                     )
                 self._pieces.append(([token_id], segment, False))
                 segment = 1 if part == "[SEP]" else segment
-            elif part[0] in "{[":
+            elif part[0] in "{[" or _SENTINEL.fullmatch(part):
                 raise ValueError(
                     f"Unknown {part!r} in the template {pattern!r}. A template has the slots "
                     "{text} and {text_b} (or {text:64} to limit it to 64 tokens), [MASK], virtual "
@@ -212,6 +239,12 @@ class Template:
                 f"Received: {pattern!r}."
             )
         masks = [piece[0] == [self.mask_id] for piece in self._pieces]
+        if self.text_to_text and not all(masks[-self.num_masks :]):
+            raise ValueError(
+                "The decoder writes its answer at the end, so in a template with [DECODER] the "
+                "[MASK] must come last, as in '[u1][u2]{text}[DECODER][MASK]'. "
+                f"Received: {pattern!r}."
+            )
         if self.causal and not all(masks[-self.num_masks :]):
             raise ValueError(
                 "A causal language model continues where the text ends, so in a template for one "
@@ -437,7 +470,9 @@ class Template:
                 part.reverse()
         filled = dict(zip(self.slots, parts, strict=True))
         token_ids, segment_ids, maskable, mask_positions = [], [], [], []
-        for piece in self._pieces:
+        for i, piece in enumerate(self._pieces):
+            if i == self._decoder_piece:
+                start = len(token_ids)
             if len(piece) == 3:
                 ids, segment, is_words = piece
                 # Only the template's own masks are answers, whatever a text may contain.
@@ -460,6 +495,13 @@ class Template:
             maskable[end:] = [False] * len(tokens)
             reach = np.array([EVERYWHERE] * end + [end + i for i in relative_reach], "int32")
             mask_positions = range(end - 1, end + len(tokens))
+        decoder_ids = None
+        if self.text_to_text:
+            decoder_ids = np.array(token_ids[start:], "int32")
+            reach, mask_positions = reach[start:] - start, np.array(mask_positions) - start
+            token_ids, segment_ids, maskable = (
+                column[:start] for column in (token_ids, segment_ids, maskable)
+            )
         candidate_ids = candidate_slots = None
         if own_words:
             candidate_ids = pad_words(own_words, self.num_masks, NONE)
@@ -474,6 +516,7 @@ class Template:
             reach,
             candidate_ids,
             candidate_slots,
+            decoder_ids,
         )
 
     def encode(self, texts, labels=None, candidates=None):
@@ -488,9 +531,10 @@ class Template:
         Returns:
             A dictionary of integer arrays, the inputs of the model: `token_ids` and
             `segment_ids` of shape `(len(texts), length)`, and `mask_positions` of shape
-            `(len(texts), number of answer positions)`. A causal template adds `reach`, candidates
-            add `candidate_ids` and `candidate_slots`. With `labels`, a tuple of this and an
-            integer array of shape `(len(texts),)`.
+            `(len(texts), number of answer positions)`. A causal template adds `reach`, one with
+            `[DECODER]` also `decoder_token_ids`, and candidates add `candidate_ids` and
+            `candidate_slots`. With `labels`, a tuple of this and an integer array of shape
+            `(len(texts),)`.
 
         With labels, there is a warning where the vocabulary lacks a third of the texts' tokens.
 
@@ -532,7 +576,7 @@ class Template:
             seed: Integer. The same seed gives the same batches and masks. Defaults to `0`.
             mask_rate: With labels, the share of the ordinary words that the auxiliary task
                 predicts. Only training uses it. Defaults to `0.15`, masked at random, or for a
-                causal template to `1.0`, the whole text.
+                causal template to `1.0`, the whole text. With `[DECODER]` there is no such task.
             candidates: For a template without labels, a list of words for each text.
             unlabeled: Optional list of further texts, to train on through the auxiliary task
                 alone. They come without the template's words, as in PET; but with all of it if
@@ -563,7 +607,12 @@ class Template:
         Reference:
             - [Su, 2020](https://kexue.fm/archives/7764), the four regimes.
         """
-        if not self.is_cloze:
+        if self.text_to_text and mask_rate:
+            raise ValueError(
+                "A template with [DECODER] has no auxiliary task: leave out `mask_rate`. Received: "
+                f"mask_rate={mask_rate!r}."
+            )
+        if not self.is_cloze or self.text_to_text:
             mask_rate = 0.0
         elif mask_rate is None:
             mask_rate = 1.0 if self.causal else 0.15

@@ -51,7 +51,8 @@ def find_vocab(path):
         path: Name of an embedded checkpoint; or the folder of one, or the path of a file in it.
 
     Returns:
-        Path of its `vocab.txt`, or else of its one `vocab*.txt`, or else of its `tokenizer.json`.
+        Path of its `vocab.txt`, or else of its one `vocab*.txt`, or else of its `tokenizer.json`,
+        or else of its `spiece.model`, or another model of SentencePiece.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -62,8 +63,8 @@ def find_vocab(path):
     >>> find_vocab("bert-mini-zh").split("/")[-1]
     'vocab.txt'
     """
-    patterns = (r"vocab\.txt", r"vocab.*\.txt", r"tokenizer\.json")
-    return find_one(path, patterns, "vocab.txt or tokenizer.json")
+    patterns = (r"vocab\.txt", r"vocab.*\.txt", r"tokenizer\.json", r"spiece\.model", r".*\.model")
+    return find_one(path, patterns, "vocab.txt, tokenizer.json or spiece.model")
 
 
 def load_vocab(path):
@@ -90,6 +91,8 @@ def load_vocab(path):
     )
     if str(path).endswith(".json"):
         return _load_json_vocab(path)
+    if str(path).endswith(".model"):
+        raise _of_another_kind(path, "SentencePiece")
     lines = [line.rstrip("\r\n") for line in iterate_lines(path)]
     while lines and not lines[-1]:
         lines.pop()
@@ -118,9 +121,13 @@ def _load_json_vocab(path):
             f"The vocabulary {str(path)!r} cannot be read; it is damaged, or not a "
             f"`tokenizer.json` of Hugging Face. Received: {type(error).__name__}: {error}"
         ) from None
-    raise ValueError(
+    raise _of_another_kind(path, kind[0])
+
+
+def _of_another_kind(path, kind):
+    return ValueError(
         "A `Tokenizer` reads vocabularies of BERT's kind: WordPiece, whose pieces of a word "
-        f"continue with '##'. Received: {str(path)!r} of the kind {kind[0]!r}. Use "
+        f"continue with '##'. Received: {str(path)!r} of the kind {kind!r}. Use "
         f"`PieceTokenizer({str(path)!r})`."
     )
 

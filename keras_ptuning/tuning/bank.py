@@ -20,6 +20,7 @@ from keras_ptuning.layers import Verbalizer
 from keras_ptuning.layers.heads import word_array
 from keras_ptuning.methods import Prefix, Prompt
 from keras_ptuning.models import find_model, fingerprint
+from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.build import load, make_transformer
 from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_inputs, padding_of
 from keras_ptuning.text.masking import NONE
@@ -114,6 +115,11 @@ class PromptBank:
             "pad_id": self._tokenizer.pad_id,
             **kwargs,
         }
+        if find_architecture(config, kwargs.get("model")).writes:
+            raise ValueError(
+                "A bank needs a masked or causal language model, and this is a "
+                f"{config['model_type']!r}: use one model for each task, `build_ptuning_model`."
+            )
         transformer = make_transformer(config, checkpoint, **arguments)
         self.causal = transformer.branching = transformer.application == "lm"
         self._model = _BankModel(load(transformer, checkpoint))

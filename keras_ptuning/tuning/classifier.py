@@ -23,7 +23,13 @@ class TextClassifier(LabelModel):
 
     def __init__(self, config, template, tune="all", checkpoint_path=None, name=None, **kwargs):
         super().__init__(config, template, tune, name, **kwargs)
-        if find_application(config, kwargs.get("model"), kwargs.get("application")) == "lm":
+        application = find_application(config, kwargs.get("model"), kwargs.get("application"))
+        if application == "encoder-decoder":
+            raise ValueError(
+                "A T5 has no [CLS]. Take a masked model, such as 'bert-mini-zh'; or a cloze: a "
+                "`Template` with [DECODER], and `build_ptuning_model`."
+            )
+        if application == "lm":
             raise ValueError(
                 "In a causal language model [CLS] has not seen the text. Take a masked one, such "
                 "as 'bert-mini-zh'; or a cloze: a `Template` with causal=True, and "

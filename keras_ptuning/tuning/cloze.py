@@ -18,6 +18,7 @@ from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.data import check_template
 from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
+from keras_ptuning.tuning.generating import write_answers
 
 # How many texts `fill` reads at once.
 FILLED = 64
@@ -65,7 +66,7 @@ class ClozeModel(LabelModel):
             )
         self.normalization = normalization
         self.auxiliary = auxiliary
-        self._check_application(config, kwargs)
+        self._check_application(self.init_config["config"], kwargs)
         self._check_classifier(classifier)
         self.backbone = self._build_backbone(
             checkpoint_path, with_mlm="linear", with_mean=classifier, branching=template.causal
@@ -84,7 +85,24 @@ class ClozeModel(LabelModel):
     def _check_application(self, config, kwargs):
         template = self.template
         application = find_application(config, kwargs.get("model"), kwargs.get("application"))
-        if template.causal != (application == "lm"):
+        if template.text_to_text != (application == "encoder-decoder"):
+            need = (
+                "A template with [DECODER] needs a model that reads a text and writes another, "
+                "such as a T5"
+                if template.text_to_text
+                else "A model that reads a text and writes another needs a template that says what "
+                "it writes, with [DECODER]: Template('{text}[DECODER][MASK]', ...)"
+            )
+            raise ValueError(f"{need}. Received: the template {template.pattern!r}.")
+        start = config.get("decoder_start_token_id")
+        if template.text_to_text and start not in (None, template.decoder_start_id):
+            raise ValueError(
+                f"The decoder of this checkpoint begins its text with the token {start}, and the "
+                f"template with {template.decoder_start_id}. Make the template with the tokenizer "
+                "of the checkpoint, or write the token right after [DECODER], as in "
+                "'{text}[DECODER][BOS][MASK]'."
+            )
+        if not template.text_to_text and template.causal != (application == "lm"):
             need = (
                 "A causal template needs a causal language model, such as 'gpt-mini-zh'; for a "
                 "BERT that was trained as one, give application='lm'"
@@ -97,6 +115,11 @@ class ClozeModel(LabelModel):
     def _check_classifier(self, classifier):
         if not classifier:
             return
+        if self.template.text_to_text:
+            raise ValueError(
+                "A template with [DECODER] has no classifier beside it: leave out `classifier`. "
+                f"Received: {self.template!r}."
+            )
         if self.template.labels is None:
             raise ValueError(
                 "A classifier scores labels, and the texts of this template have candidates of "
@@ -196,6 +219,7 @@ class ClozeModel(LabelModel):
         """What the backbone returns."""
         named = {
             "Input-Token": token_ids,
+            "Decoder-Input-Token": inputs.get("decoder_token_ids"),
             "Input-Segment": inputs["segment_ids"],
             "Input-Reach": inputs.get("reach"),
             "Input-Gather": positions,
@@ -251,6 +275,75 @@ class ClozeModel(LabelModel):
                 found[next(places)] = filled
         return found
 
+    def generate(self, texts, max_tokens=32, beams=1, batch_size=32):
+        """Open answers: what the decoder writes, for a template with `[DECODER]`.
+
+        The label words have no part in this, and neither has the number of masks.
+
+        Args:
+            texts: List of strings; of pairs of strings if the template has `{text_b}`. They need no
+                candidates.
+            max_tokens: Integer, the greatest number of tokens of an answer. Defaults to `32`.
+            beams: Integer, how many answers to a text are followed at once; the likeliest by the
+                mean log-probability of its tokens is returned. Defaults to `1`, greedily.
+            batch_size: Integer, texts at once. Defaults to `32`.
+
+        Returns:
+            A list of strings.
+
+        Raises:
+            TypeError: if `texts` is not a list of strings (or pairs).
+            ValueError: if the template has no `[DECODER]`, or text after it; if there are no texts;
+                if a number is not positive, or there are more beams than tokens.
+
+        Example:
+
+        ```python
+        template = Template("{text}总之很extra0。[DECODER]extra0[MASK]", None, "uer_t5")
+        model = build_ptuning_model("uer_t5", template=template)
+        model.generate(["物流很快，包装也好。"], max_tokens=2, beams=4)
+        ```
+        """
+        template = self.template
+        if not template.text_to_text:
+            raise ValueError(
+                "Only a model that reads a text and writes another can generate, with a template "
+                f"such as '{{text}}[DECODER][MASK]'. Received: {template!r}."
+            )
+        if self.backbone.transformer.own_vectors:
+            raise ValueError(
+                f"A {type(self).__name__} scores labels only. To generate with one of its prompts, "
+                "save them, `model.save_tuned(folder)`, and load one: `load_tuned`."
+            )
+        check_integer("max_tokens", max_tokens, 1)
+        check_integer("beams", beams, 1, template.tokenizer.vocab_size)
+        check_integer("batch_size", batch_size, 1)
+        examples = template._examples(texts, to_score=False)
+        data = ClozeDataset(examples, template, batch_size=batch_size, shuffle=False)
+        dataset, order = data.by_length()
+        found = []
+        for i in range(len(dataset)):
+            (inputs,) = dataset[i]
+            # How the decoder's text begins; its continuations are not written.
+            ends = inputs["mask_positions"][:, 0] + 1
+            if len(set(ends.tolist())) > 1:
+                raise ValueError(
+                    "Answers begin alike: no {text} may follow [DECODER]. Received: the template "
+                    f"{template.pattern!r}."
+                )
+            found += write_answers(
+                self.backbone.transformer,
+                inputs["token_ids"],
+                inputs["decoder_token_ids"][:, : ends[0]],
+                template.tokenizer,
+                beams,
+                max_tokens,
+            )
+        answers = [None] * len(found)
+        for place, ids in zip(order, found, strict=True):
+            answers[place] = template.tokenizer.decode(ids)
+        return answers
+
     def _token_probabilities(self, inputs):
         """Of shape `(batch, positions, columns)`."""
         logits = self._logits(inputs, inputs["token_ids"], inputs["mask_positions"], False)
@@ -279,7 +372,9 @@ class ClozeModel(LabelModel):
 
     def _export_axes(self):
         axes = {**super()._export_axes(), "mask_positions": ("batch", "answers")}
-        if self.template.causal:
+        if self.template.text_to_text:
+            axes["decoder_token_ids"] = axes["reach"] = ("batch", "written")
+        elif self.template.causal:
             axes["reach"] = axes["token_ids"]
         if self.template.labels is None:
             words = ("batch", "candidates", "tokens")
@@ -348,7 +443,8 @@ class ClozeModel(LabelModel):
         if self.init_config.get("application") == "lm":
             config["is_decoder"] = True
         example = {name: array[0].tolist() for name, array in template.encode([""]).items()}
-        example = {name: example[name] for name in ("token_ids", "segment_ids", "mask_positions")}
+        names = ("token_ids", "segment_ids", "mask_positions", "decoder_token_ids")
+        example = {name: example[name] for name in names if name in example}
         settings = template.get_config()
         del settings["tokenizer"]
         text = json.dumps({**settings, "empty_text": example}, ensure_ascii=False, indent=2)
@@ -385,7 +481,7 @@ def build_ptuning_model(
             `build_transformer_model` takes them. `None` for those in the folder; with a
             configuration alone they are random.
         template: A `Template` over the checkpoint's vocabulary; for a causal language model, one
-            with `causal=True`.
+            with `causal=True`; for a T5, one with `[DECODER]`.
         tune: What trains, while the rest is frozen: `"prompt"`, the template's virtual tokens and
             label words (for few labels); `"prefix"`, `"lora"` or `"adapter"`; `"all"`, everything
             (for many labels); or an object with settings, such as `Prompt(start="labels")`,
@@ -432,6 +528,11 @@ def build_ptuning_model(
     model.fit(template.dataset(texts, labels), epochs=50)
     template.decode(model.predict(template.dataset(new_texts)))
 
+    # A T5 reads a text, and writes the answer:
+    template = Template("[u1][u2][u3][u4]{text}[DECODER][MASK][MASK]",
+                        {"负面": "负面", "正面": "正面"}, "mengzi-t5-base")
+    model = build_ptuning_model("mengzi-t5-base", template=template, tune=Prompt("labels"))
+
     # A GPT continues where the text ends:
     template = Template("[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]",
                         {"负面": "不", "正面": "很"}, "gpt-mini-zh", causal=True)
@@ -442,6 +543,7 @@ def build_ptuning_model(
         - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
         - [Su, 2021](https://kexue.fm/archives/8295): frozen model, masked stop-gradient, and the
           auxiliary task in place of an LSTM.
+        - Of a T5: [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 2.
     """
     check_template(
         template,

@@ -33,6 +33,7 @@ def check_data(template, data, purpose):
     if not isinstance(data, ClozeDataset):
         arrays = {"token_ids", "segment_ids"}
         arrays |= {"mask_positions"} if template.is_cloze else set()
+        arrays |= {"decoder_token_ids", "reach"} if template.text_to_text else set()
         if isinstance(data, Mapping):
             wrong = not arrays <= data.keys()
         else:

@@ -128,8 +128,13 @@ class PromptEnsemble(ClozeModel):
         vectors = ops.convert_to_tensor(self.prompts)[:, None]
         vectors = ops.broadcast_to(vectors, (self.members, count, *vectors.shape[2:]))
         vectors = ops.reshape(vectors, (-1, *self.prompts.shape[1:]))
-        moved = ops.take(ops.convert_to_tensor(self._moved_ids), token_ids, axis=0)
-        logits, own = super()._logits({**inputs, "vectors": vectors}, moved, positions, training)
+        moved_ids = ops.convert_to_tensor(self._moved_ids)
+        inputs = {**inputs, "vectors": vectors}
+        if "decoder_token_ids" in inputs:
+            written = ops.take(moved_ids, inputs["decoder_token_ids"], axis=0)
+            inputs["decoder_token_ids"] = written
+        moved = ops.take(moved_ids, token_ids, axis=0)
+        logits, own = super()._logits(inputs, moved, positions, training)
         rows, offset = (ops.convert_to_tensor(a)[None] for a in self._tokens[1:3])
         label_bias = ops.convert_to_tensor(self.label_bias)
         offset = offset + ops.pad(label_bias, [[offset.shape[1] - label_bias.shape[0], 0]])

@@ -280,7 +280,9 @@ def test_only_what_is_asked_for_must_be_there(tmp_path):
         find_weights(tmp_path)
     fill(tmp_path, "model.safetensors")
     assert find_weights(tmp_path) == str(tmp_path / "model.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt or tokenizer\.json in"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no vocab\.txt, tokenizer\.json or spiece\.model in"
+    ):
         find_checkpoint(tmp_path)
     (tmp_path / "config.json").unlink()
     fill(tmp_path, "tokenizer_config.json")

@@ -109,7 +109,7 @@ def test_a_prompt_of_another_checkpoint_needs_its_vocabulary(tmp_path):
     template = Template("[u1][MASK]{text}", {w: w for w in REVIEWS}, "bert-mini-zh")
     build_ptuning_model("bert-mini-zh", template=template).save_tuned(tmp_path / "my.tuned")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt or tokenizer\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt, tokenizer\.json or spiece\.model"):
         load_tuned(tmp_path / "my.tuned", tmp_path / "config.json", "bert_model.ckpt")
     with pytest.raises(ValueError, match="give `vocab`"):
         load_tuned(tmp_path / "my.tuned", {}, "bert_model.ckpt")

@@ -224,7 +224,9 @@ def test_a_folder_has_its_vocabulary(tmp_path):
     assert Tokenizer(tmp_path).vocab == vocabulary()
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS), "utf-8")
     assert Tokenizer(str(tmp_path)).vocab == WORDS
-    with pytest.raises(FileNotFoundError, match=r"no vocab\.txt or tokenizer\.json in"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no vocab\.txt, tokenizer\.json or spiece\.model in"
+    ):
         (tmp_path / "empty").mkdir()
         Tokenizer(tmp_path / "empty")
 
