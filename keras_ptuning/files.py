@@ -420,7 +420,7 @@ def _download(name):
     import huggingface_hub
 
     wanted = ["config.json", "vocab.txt", "tokenizer.json"]
-    wanted += ["tokenizer_config.json", "special_tokens_map.json"]
+    wanted += ["tokenizer_config.json", "special_tokens_map.json", "spiece.model"]
     wanted += ["model*.safetensors", "model.safetensors.index.json"]
     try:
         folder = huggingface_hub.snapshot_download(name, allow_patterns=wanted)
