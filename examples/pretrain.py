@@ -11,7 +11,7 @@
 A T5 learns to write spans that are left out, or, with the objective "continuation", the rest of a
 text: LM adaptation, of https://arxiv.org/abs/2104.08691. The last command continues from a
 checkpoint, on the texts of a task: the unsupervised regime of https://kexue.fm/archives/7764.
-Stopped at any moment, the same command goes on where it was.
+Stop it at any moment: the same command continues where it was.
 
 Options can stand in a file, one a line, given as `@file`. Those of the checkpoints that come with
 the library are beside this script; a BERT that begins as a GPT learns faster:
