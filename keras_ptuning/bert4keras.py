@@ -391,7 +391,7 @@ def _find(config_path, checkpoint_path, model):
             names = tensors_of(table, layer)
             for ours, theirs in zip(names, tensors.of(layer), strict=True):
                 if theirs.name in checkpoint.shapes:
-                    values[ours.name] = tensors.read(theirs)
+                    values[ours.name] = np.asarray(tensors.read(theirs), "float32")
     return config, values, model
 
 

@@ -86,7 +86,7 @@ class TextToTextDataset(PackedDataset):
         )
         self.objective = objective
         self.mean_span = mean_span
-        # What a training depends on besides.
+        # A training depends on these too.
         self.settings = {"objective": objective, "mean_span": mean_span}
         self._sentinels = find_sentinels(tokenizer)
         self._start = [] if tokenizer.start_id is None else [tokenizer.start_id]

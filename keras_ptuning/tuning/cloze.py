@@ -117,7 +117,7 @@ class ClozeModel(LabelModel):
             return
         if self.template.text_to_text:
             raise ValueError(
-                "A template with [DECODER] has no classifier beside it: leave out `classifier`. "
+                "A template with [DECODER] has no classifier next to it: leave out `classifier`. "
                 f"Received: {self.template!r}."
             )
         if self.template.labels is None:

@@ -7,7 +7,7 @@
     python tests/goldens/record_t5.py bert4keras
 
 The models are the random ones of `tests/small_t5.py`, so this needs no download. Each writes one
-file beside itself, or in the folder given as `--output`: `transformers_t5.npz` or
+file next to itself, or in the folder given as `--output`: `transformers_t5.npz` or
 `bert4keras_t5.npz`, with every second of the logits. Loading must miss no tensor, and have none
 left over.
 """
