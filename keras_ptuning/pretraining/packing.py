@@ -76,7 +76,8 @@ class PackedDataset(keras.utils.PyDataset):
 
     Raises:
         TypeError: if `texts` is not a list, or one of them not a string.
-        ValueError: if there are no texts, or a number is out of range.
+        ValueError: if there are no texts, a number is out of range, or the tokenizer has no token
+            before and after a text.
 
     Example:
 
@@ -141,6 +142,12 @@ class PackedDataset(keras.utils.PyDataset):
 
     def _lay_out(self, tokens, lengths, words, length):
         """Puts the tokens of all texts, one after the other, into `sequences`."""
+        if self.tokenizer.start_id is None or self.tokenizer.end_id is None:
+            raise ValueError(
+                "Packed documents need a token before and a token after each, such as [CLS] and "
+                f"[SEP], and this {type(self.tokenizer).__name__} does not have both. Use a "
+                "vocabulary of BERT's kind."
+            )
         ends, tokenizer, room = np.cumsum(lengths), self.tokenizer, length - 2
         pieces = [
             (start, min(start + room, end))

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from small_decoders import TEXTS, write_tokenizer
 
-from keras_ptuning import PieceTokenizer, Template, Tokenizer
+from keras_ptuning import PackedDataset, PieceTokenizer, Template, Tokenizer
 from keras_ptuning.text import as_tokenizer
 
 LABELS = {"负面": "不", "正面": "很不"}
@@ -105,3 +105,8 @@ def test_damaged_files(tmp_path, content):
         PieceTokenizer(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         PieceTokenizer(tmp_path / "none")
+
+
+def test_nothing_to_pack_documents_with(path):
+    with pytest.raises(ValueError, match="token before and a token after each"):
+        PackedDataset(TEXTS, PieceTokenizer(path))
