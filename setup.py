@@ -40,7 +40,7 @@ setup(
     entry_points={"console_scripts": ["keras-ptuning = keras_ptuning_command:main"]},
     install_requires=[
         "huggingface_hub>=0.20",
-        # The default checkpoint of PromptClassifier has a vocabulary of words.
+        # Splits texts into words: for vocabularies of words, and for searches in texts.
         "jieba",
         "keras>=3.15",
         "numpy>=1.26",
