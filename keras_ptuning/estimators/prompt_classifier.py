@@ -48,7 +48,7 @@ class PromptClassifier(TextEstimator):
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         classifier: Whether a dense layer next to the cloze learns too, as in `build_ptuning_model`.
-            Defaults to `True`. Defaults to `False` if only tokens of the template train, with
+            Defaults to `True`. Defaults to `False` with `tune="prompt"` or `tune=None`, with
             another `normalization`, with an `ensemble`, or with a template that has `[DECODER]`.
         ensemble: Integer, how many prompts train and answer together, as in
             `build_prompt_ensemble`. It needs `tune="prompt"`. Defaults to `None`, one prompt.
