@@ -20,7 +20,7 @@ def long_description():
 setup(
     name="keras_ptuning",
     version=version,
-    description="Few-shot text classification with pretrained Chinese BERT and GPT, in Keras 3",
+    description="Few-shot text classification with pretrained Chinese language models, in Keras 3",
     long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -36,11 +36,11 @@ setup(
         "PET": "https://kexue.fm/archives/7764",
         "bert4keras": "https://github.com/bojone/bert4keras",
     },
-    keywords="nlp few-shot prompt p-tuning pet bert gpt keras chinese",
+    keywords="nlp few-shot prompt p-tuning pet bert gpt qwen llama t5 keras chinese",
     entry_points={"console_scripts": ["keras-ptuning = keras_ptuning_command:main"]},
     install_requires=[
         "huggingface_hub>=0.20",
-        # The default checkpoint of PromptClassifier has a vocabulary of words.
+        # Splits texts into words: for vocabularies of words, and for searches in texts.
         "jieba",
         "keras>=3.15",
         "numpy>=1.26",

@@ -56,7 +56,7 @@ RELATIONS = {
     "province": ("[X]省的省会是[Y]市。", PROVINCES),
     "continent": ("[X]这个国家在[Y]。", CONTINENTS),
 }
-# Where words are found, and where vectors are learned; [Y] stands for the masks.
+# Where words are found, and where vectors are learned; [Y] is the place of the masks.
 MINED, SEARCHED, LEARNED = "{text}[T][Y]。", "{text}[T][T][Y]。", "[u1]{text}[u2][u3][u4][Y]。[u5]"
 
 # Facts are short.

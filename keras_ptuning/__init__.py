@@ -1,4 +1,4 @@
-"""Prompt-based few-shot learning with pretrained Chinese BERT and GPT checkpoints, in Keras."""
+"""Prompt-based few-shot learning with pretrained Chinese language models, in Keras."""
 
 import keras
 

@@ -38,18 +38,18 @@ class PromptClassifier(TextEstimator):
 
     Args:
         template: A `Template` over the vocabulary of the checkpoint, with the labels and their
-            words. Its own parameters can be searched too, e.g. `template__pattern`.
+            words. A grid search can change its arguments too, e.g. `template__pattern`.
         checkpoint: Path of a checkpoint's folder, or of the weights in one; or the name of an
-            embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`. Defaults to
-            `"bert-small-zh"`.
+            embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`; or the name
+            of a model of Hugging Face's hub. Defaults to `"bert-small-zh"`.
         tune: As in `build_ptuning_model`, but defaults to `"lora"`, together with the tokens of the
-            template that learn. `"prompt"` trains these alone, as the articles do, and needs a
-            template that has some: `[u1]`, `[u2]`...
+            template that learn. `"prompt"` trains these tokens alone, as the articles do. The
+            template must then have some: `[u1]`, `[u2]`...
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         classifier: Whether a dense layer next to the cloze learns too, as in `build_ptuning_model`.
-            Defaults to `True`; to `False` if tokens of the template alone train, with another
-            `normalization`, or with a template that has `[DECODER]`.
+            Defaults to `True`. Defaults to `False` with `tune="prompt"` or `tune=None`, with
+            another `normalization`, with an `ensemble`, or with a template that has `[DECODER]`.
         ensemble: Integer, how many prompts train and answer together, as in
             `build_prompt_ensemble`. It needs `tune="prompt"`. Defaults to `None`, one prompt.
         learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
@@ -60,17 +60,17 @@ class PromptClassifier(TextEstimator):
             Other methods need 250 steps. Of several methods the one with the fewest steps decides.
         batch_size: Integer. Defaults to `16`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
-            has not fallen for `patience` epochs, and the weights of the best epoch are kept. With 0
-            no text is held out. If a label has a single text, or the share is too small for one
-            text of each label, no text is held out either, and there is a warning. Defaults to `0`,
-            because few labels are worth more in training.
+            has not fallen for `patience` epochs. It keeps the weights of the best epoch. With 0 no
+            text is held out. If a label has a single text, or the share is too small for one text
+            of each label, no text is held out either, and there is a warning. Defaults to `0`,
+            because few labels are of more use in training.
         patience: Integer. Defaults to `10`.
         class_weight: How much a text counts in the loss, by its label, as in `ClozeModel.fit`: a
             dictionary from labels to numbers, or `"balanced"`. Defaults to `None`, all the same.
         random_state: Integer below 2**32. `fit` sets the global seeds to it, so the same number
             gives the same result. Defaults to `0`.
-        verbose: As in `keras.Model.fit`, for `fit`, `predict`, `predict_proba` and `score`; 0 for
-            silence. Defaults to `"auto"`, a progress bar.
+        verbose: As in `keras.Model.fit`, for `fit`, `predict`, `predict_proba` and `score`. 0 shows
+            nothing. Defaults to `"auto"`, a progress bar.
 
     Attributes:
         classes_: The labels, sorted: the order of the columns of `predict_proba`.
@@ -135,7 +135,7 @@ class PromptClassifier(TextEstimator):
         Args:
             texts: List of strings; of pairs of strings if the template has `{text_b}`.
             labels: List of labels, some of the template's.
-            unlabeled: Optional list of further texts. The auxiliary task alone learns from them, so
+            unlabeled: Optional list of further texts. Only the auxiliary task learns from them, so
                 they need `auxiliary=True`.
 
         Returns:
@@ -145,7 +145,7 @@ class PromptClassifier(TextEstimator):
             TypeError: if the template is not a `Template` with labels, or a text not a string.
             ValueError: if a label is not one of the template's, texts and labels differ in number,
                 or an argument is none of those above.
-            FloatingPointError: if the loss is not finite; the weights are those of the best epoch.
+            FloatingPointError: if the loss is not finite. The weights are those of the best epoch.
         """
         template = self.template
         if not getattr(template, "is_cloze", False) or template.labels is None:

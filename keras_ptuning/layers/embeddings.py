@@ -52,10 +52,10 @@ def _look_up(table, rows):
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
 class OwnVectors(keras.layers.Layer):
-    """Puts a text's own vectors in the place of the tokens that stand for them.
+    """Puts a text's own vectors in the places of the tokens that mean them.
 
     Args:
-        first_id: Integer. The id `first_id + i` stands for the text's vector `i`.
+        first_id: Integer. The id `first_id + i` means the text's vector `i`.
         **kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:

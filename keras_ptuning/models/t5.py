@@ -118,26 +118,26 @@ def _as_hugging_face(name):
 
 
 class T5(Transformer):
-    """T5, mT5 and their relatives: text goes into the encoder, and the decoder continues its own.
+    """T5, mT5 and their relatives: the encoder reads a text, and the decoder writes another.
 
-    Blocks normalise what they read, by its root mean square; attention knows positions by a number
+    Blocks normalise what they read, by its root mean square. Attention knows positions by a number
     for each range of distances, which all blocks of a stack share. Scores are not divided by the
     square root of the heads' size. The layers have bert4keras's names, and a gated feed-forward
     layer is called `GatedFeedForward`.
 
     The inputs are the encoder's tokens and the decoder's. The first of the decoder's is the padding
-    token, or `[CLS]` where the vocabulary is a BERT's, so there padding has to come last.
+    token, or `[CLS]` if the vocabulary is a BERT's. So the decoder's padding has to come last.
 
-    Two things are properties of a checkpoint, and wrong ones give wrong probabilities:
+    Two settings belong to a checkpoint. Wrong ones give wrong probabilities:
 
     - `scale_output`: whether the decoder's output is multiplied by `hidden_size ** -0.5` before the
-      head. Google trained it so where the head is the token embedding (T5 1.0), and not where it is
+      head. Google's releases have it if the head is the token embedding (T5 1.0), and not if it is
       a table of its own (T5 1.1, mT5). bert4keras always has it.
-    - `cross_position_bias`: whether the decoder's position numbers are also added where it looks at
-      the encoder. Google's have none. bert4keras had them always, until August 2022.
+    - `cross_position_bias`: whether the decoder's attention to the encoder has a position bias.
+      Google's releases have none. bert4keras had one until August 2022.
 
-    Both follow the configuration, or else Google's releases, or else bert4keras: a TensorFlow
-    checkpoint with a head of its own and a `vocab.txt`, such as t5-pegasus, was trained there.
+    Both follow the configuration, or else Google's releases. A TensorFlow checkpoint with a head of
+    its own and a `vocab.txt`, such as t5-pegasus, is taken as trained with bert4keras.
 
     Args:
         scale_output, cross_position_bias: See above.

@@ -12,28 +12,28 @@ OBJECTIVES = ("spans", "continuation")
 class TextToTextDataset(PackedDataset):
     """Texts for pretraining a T5, which reads a text and writes another.
 
-    Every batch has one shape. The texts are put one after the other, into stretches of one length,
-    as in T5's pretraining.
+    All batches have the same shape. The texts are joined, one after the other, and cut into
+    sequences of the same length, as in T5's pretraining.
 
     Args:
         texts: List of strings.
         tokenizer: A `Tokenizer` or `PieceTokenizer`.
-        objective: `"spans"`, some stretches of tokens are left out, and a sentinel is in the place
-            of each; the model writes each sentinel and what was there. Or `"continuation"`, the
-            model reads the first part of the text and writes the rest, cut at random: this is LM
-            adaptation. Defaults to `"spans"`.
-        length: Integer, tokens of a text. Defaults to `128`.
-        predict_rate: Share of the tokens to leave out, of `"spans"`. Defaults to `0.15`.
-        mean_span: Float, the mean length of what is left out at one place. Defaults to `3`.
+        objective: `"spans"` leaves out some spans of tokens, and puts a sentinel in the place of
+            each. The model writes each sentinel and the span. `"continuation"` cuts the text in two
+            at random. The model reads the first part and writes the rest. This is LM adaptation.
+            Defaults to `"spans"`.
+        length: Integer, tokens of a sequence. Defaults to `128`.
+        predict_rate: For `"spans"`, the share of the tokens to leave out. Defaults to `0.15`.
+        mean_span: For `"spans"`, the mean number of tokens of a span. Defaults to `3.0`.
         batch_size, steps, seed: As `PackedDataset` has them.
 
     Returns of `dataset[i]`:
-        `(inputs, targets)`: what the encoder reads and what the decoder reads, each of shape
-        `(batch_size, n)`, and what the decoder is to write, -1 for nothing, of the shape of the
-        latter.
+        `(inputs, targets)`. The inputs are what the encoder reads and what the decoder reads, each
+        of shape `(batch_size, n)`. The targets are what the decoder is to write, -1 for nothing, in
+        the shape of what it reads.
 
     Raises:
-        TypeError: if `texts` is not a list, or one of them not a string.
+        TypeError: if `texts` is not a list, or one of them is not a string.
         ValueError: if there are no texts, a number is out of range, there is no such objective, or
             the vocabulary has too few sentinels.
 

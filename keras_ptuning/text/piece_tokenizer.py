@@ -27,28 +27,28 @@ _SENTENCEPIECE = ".model"
 class PieceTokenizer(Tokenizer):
     """The tokenizer of a `tokenizer.json` of Hugging Face, of any kind: Qwen's, LLaMA's, T5's.
 
-    Special tokens are never read out of a text: the characters `<|endoftext|>` in a review stay
+    A text cannot contain special tokens: the characters `<|endoftext|>` in a review stay
     characters. The tokens around a text are those that the file puts there.
 
     Args:
-        vocab: Path of a `tokenizer.json`, or of a `spiece.model` of SentencePiece, which needs the
-            package `sentencepiece`; or of a folder with one. Which tokens are padding, unknown and
-            masks is in `tokenizer_config.json` or `special_tokens_map.json` in its
-            folder.
-        add_prefix_space: Whether a text begins with a space, as SentencePiece puts one before each
-            text. A template is made of parts, which follow each other without one. Defaults to
+        vocab: Path of a `tokenizer.json`, or of a `spiece.model` of SentencePiece (Unigram), which
+            needs the package `sentencepiece`; or of a folder with one of these; or the name of a
+            model of Hugging Face's hub. `tokenizer_config.json` or `special_tokens_map.json` in the
+            same folder says which tokens are for padding, unknown tokens and masks.
+        add_prefix_space: Whether a text begins with a space. SentencePiece puts one before each
+            text. A template is made of parts, which follow each other without a space. Defaults to
             `False`.
 
     Attributes:
-        vocab: List of the tokens as text, where they are whole characters.
-        pad_id, unk_id, mask_id, start_id, end_id: The ids of the tokens for padding, for what the
-            vocabulary lacks, for what is to be predicted, and around a text; `None` without one. If
-            no token is for padding, the one that ends documents is.
+        vocab: List of the tokens. Those that are whole characters are readable text.
+        pad_id, unk_id, mask_id, start_id, end_id: The ids of the tokens for padding, for unknown
+            tokens, for masks, and for the start and the end of a text. `None` if there is no such
+            token. If no token is for padding, it is the one that ends documents.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ImportError: if it is one of SentencePiece, and that is not installed.
-        ValueError: if the file is damaged.
+        ImportError: if the file is one of SentencePiece, and the package is not installed.
+        ValueError: if the file is damaged, or a SentencePiece model of another kind.
 
     Example:
 
@@ -130,7 +130,7 @@ class PieceTokenizer(Tokenizer):
         ]
 
     def token_to_id(self, token):
-        """The id of `token`, as the file writes it; that of unknown ones where there is none."""
+        """The id of `token`, as the file writes it; or `unk_id` if there is no such token."""
         return self._ids.get(token, self.unk_id)
 
     def decode(self, token_ids):
@@ -167,22 +167,23 @@ class PieceTokenizer(Tokenizer):
         return type(self).from_config({**self.get_config(), "add_prefix_space": False})
 
     def keep(self, texts):
-        """A smaller tokenizer, of the tokens that some texts need, and of the special ones.
+        """A smaller tokenizer, with the tokens that some texts need, and the special ones.
 
-        A multilingual vocabulary has tokens that your texts never use, and a model computes a logit
-        for each. What the smaller one lacks, it writes with shorter pieces, or as unknown.
+        A multilingual vocabulary has many tokens that your texts never use, and a model computes a
+        logit for each. If the smaller tokenizer lacks a token, it splits it into shorter ones, or
+        takes the unknown token.
 
         Args:
-            texts: List of strings, with all that is to be read and written: the texts of your
+            texts: List of strings, with all that the model reads and writes: the texts of your
                 task, the words of the template, and the label words.
 
         Returns:
-            `(tokenizer, keep_tokens)`: a `PieceTokenizer`, and the ids that its tokens have here,
-            in their order, for `build_ptuning_model(..., keep_tokens=keep_tokens)`.
+            `(tokenizer, keep_tokens)`: a `PieceTokenizer`, and the ids that its tokens have in this
+            tokenizer, in order. Pass them to `build_ptuning_model(..., keep_tokens=keep_tokens)`.
 
         Raises:
             TypeError: if `texts` is not a list of strings.
-            ValueError: if the vocabulary is not one of SentencePiece, of the kind Unigram.
+            ValueError: if the vocabulary is not a SentencePiece vocabulary of the kind Unigram.
 
         Example:
 
@@ -199,7 +200,7 @@ class PieceTokenizer(Tokenizer):
         return type(self).from_config(config), kept
 
     def save(self, path):
-        """Writes the `tokenizer.json`, and next to it a `tokenizer_config.json` with the roles."""
+        """Writes a `tokenizer.json`, and a `tokenizer_config.json` with the roles next to it."""
         check_path("path", path)
         for name, content in (
             (path, self._content),

@@ -24,12 +24,12 @@ from keras_ptuning.text.tokenizers import warn_of_unknown
 class TaggedText(PlainText):
     """Sentences as lists of words, each of which gets a tag: `[CLS] words [SEP]`.
 
-    In Chinese, the words are usually single characters. Of a word that becomes several tokens, the
-    first one counts. One that becomes none, such as a space, is read as `[UNK]`, so that it has a
+    In Chinese, the words are usually single characters. If a word becomes several tokens, the first
+    one gets the tag. If it becomes none, such as a space, it is read as `[UNK]`, so that it has a
     tag like the others.
 
     Args:
-        tags: List of at least two tags, e.g. `["O", "B-PER", "I-PER"]`. They may be of any scheme.
+        tags: List of at least two tags, e.g. `["O", "B-PER", "I-PER"]`, in any scheme.
         tokenizer: A `Tokenizer`, or what `Tokenizer` takes as its vocabulary.
         maxlen: Integer, the greatest number of tokens of an encoded row, with `[CLS]` and `[SEP]`.
             A longer sentence takes several rows, one after the other, so that no word is left out.
@@ -67,13 +67,13 @@ class TaggedText(PlainText):
         Returns:
             A dictionary of integer arrays, the inputs of the model: `token_ids` and `segment_ids`
             of shape `(rows, length)`, and `mask_positions` of shape `(rows, words)`, where the
-            first tokens of the words are. With `tags`, a tuple of this and an integer array of the
-            latter shape, with -1 where a row has ended.
+            first tokens of the words are. With `tags`, a tuple of this dictionary and an integer
+            array of shape `(rows, words)`, with -1 where a row has ended.
 
         Raises:
             TypeError: if a sentence is not a list of strings.
-            ValueError: if there are no sentences, or one has no words; if a tag is unknown, or
-                there are more or fewer tags than words.
+            ValueError: if there are no sentences, or one of them has no words; if a tag is unknown,
+                or there are more or fewer tags than words.
         """
         examples, tag_ids = self._encode(sentences, tags)
         length = max(len(e.token_ids) for e in examples)
@@ -87,7 +87,7 @@ class TaggedText(PlainText):
             sentences, tags: As `encode` takes them.
             batch_size: Integer. Defaults to `32`.
             shuffle: Whether to shuffle, with sentences of similar length together. Defaults to
-                `True` where there are tags. `predict` returns the order of `sentences` either way.
+                `True` if there are tags. `predict` returns the order of `sentences` in both cases.
             seed: Integer. The same seed gives the same batches. Defaults to `0`.
 
         Returns:

@@ -61,7 +61,7 @@ def lay_out_continuations(words):
 
 
 class Template:
-    """A cloze template and its label words; the only place that knows positions.
+    """A cloze template and its label words. It turns texts into arrays, and scores into labels.
 
     The pattern is a string of
 
@@ -72,46 +72,46 @@ class Template:
       as the vocabulary's `[unused1]`, `[unused2]`..., or as new random vectors where the
       vocabulary has no such token;
     - `[SEP]`, after which the segment id is 1;
-    - `[DECODER]`, for a model that reads a text and writes another, such as a T5. What comes before
-      it is what the encoder reads; what follows is how the decoder's text begins;
-    - any other token of the vocabulary in brackets, such as `[unused9]`, which stays fixed, and
-      T5's `<extra_id_0>`;
+    - `[DECODER]`, for a model that reads a text and writes another, such as a T5. The encoder reads
+      what comes before it. The decoder's text begins with what follows;
+    - any other token of the vocabulary in brackets, such as `[unused9]`, or T5's `<extra_id_0>`.
+      It stays fixed;
     - everything else: literal words, which stay fixed.
 
-    `[CLS]` in front and `[SEP]` at the end are added. Words may differ in their number of tokens:
-    a shorter one takes the first masks, and `Verbalizer` says how they are compared.
+    `[CLS]` in front and `[SEP]` at the end are added. Words may differ in their number of tokens.
+    A shorter word takes the first masks. `Verbalizer` says how the words are compared.
 
-    With `[DECODER]` the masks come last: they are what the decoder writes, as in
-    `"{text}[DECODER][MASK]"`. The decoder's text begins with `[CLS]`, or with the padding token
-    where the vocabulary has no token to begin with, as T5's; or with a token of the vocabulary in
-    brackets that comes right after `[DECODER]`. There is no auxiliary task.
+    With `[DECODER]` the masks come last, because the decoder writes them, as in
+    `"{text}[DECODER][MASK]"`. The decoder's text begins with `[CLS]`. If the vocabulary has no
+    token to begin with, as T5's, it begins with the padding token. Another token in brackets, right
+    after `[DECODER]`, takes the place of these. There is no auxiliary task.
 
     Args:
         pattern: The pattern, e.g. `"[MASK]满意。{text}"`.
         labels: Dictionary from each label to its word, or to a list of words, e.g.
             `{"负面": "不", "正面": ["很", "挺"]}`. Labels are strings or integers. A word may also
-            be a token that learns, `[v1]`, `[v2]`..., which takes an `[unused]` row of the
-            vocabulary, counted from the last, or a new one where there are too few. `None` where
-            each text comes with candidates.
+            be a token that learns: `[v1]`, `[v2]`... Such a token takes an `[unused]` row of the
+            vocabulary, counted from the last, or a new row if there are too few. `None` if each
+            text comes with candidates.
         tokenizer: A `Tokenizer` or `PieceTokenizer`, or what they take as their vocabulary.
         maxlen: Integer, the greatest number of tokens of an encoded text, template included.
-            Longer texts are cut, the longer one of a pair first; the template never is.
+            Longer texts are cut, the longer one of a pair first. The template is never cut.
             Defaults to `128`.
-        causal: Whether the model is a causal language model (GPT). The masks come last then:
-            they are where the model continues, and never written. Defaults to `False`, or to `True`
-            with `[DECODER]`.
+        causal: Whether the model is a causal language model (GPT, Qwen, LLaMA). Then the masks
+            come last. They say where the model continues, and the model does not read them.
+            Defaults to `False`, or to `True` with `[DECODER]`.
 
-    The parameters of scikit-learn's estimators may reach into it, e.g. `template__pattern` in a
-    grid search. `set_params` changes it for datasets to come, and not for models that have it.
+    A grid search of scikit-learn can change its arguments, e.g. `template__pattern`. `set_params`
+    changes the datasets that it makes afterwards. Models that have this template do not change.
 
     Raises:
         TypeError: if the pattern or a word is not a string, or `maxlen` not an integer.
         ValueError: if the pattern has no `[MASK]`, no `{text}`, an unknown part, words that the
-            vocabulary lacks, or masks that no word needs; if it is causal, and something follows a
-            mask, or `[DECODER]` does; if there are fewer than two labels; if a label word is not in
-            the vocabulary, has more tokens than there are masks, or means two labels; if a token is
-            to learn and to stay fixed; if `maxlen` leaves no room for text; or if the pattern, a
-            label or a word has half of a surrogate pair.
+            vocabulary lacks, or masks that no word needs; if the template is causal, and something
+            follows a mask, or `[DECODER]` does; if there are fewer than two labels; if a label word
+            is not in the vocabulary, has more tokens than there are masks, or means two labels; if
+            the same token is to learn and to stay fixed; if `maxlen` leaves no room for text; or if
+            the pattern, a label or a word has half of a surrogate pair.
 
     Example:
 
@@ -373,7 +373,7 @@ class Template:
         Raises:
             TypeError: if `labels` is not a list.
             ValueError: if one of them is not a label of this template, or not among its
-                candidates; its index is named.
+                candidates. The error names its index.
         """
         if candidates is None and self.labels is None:
             raise ValueError("The template has no labels of its own: give `candidates` too.")
@@ -525,8 +525,8 @@ class Template:
         Args:
             texts: List of strings; of pairs of strings if the template has `{text_b}`.
             labels: Optional list of labels.
-            candidates: For a template without labels, a list of words for each text. Tokens of
-                theirs that the vocabulary lacks do not count.
+            candidates: For a template without labels, a list of words for each text. If the
+                vocabulary lacks a token of a word, this token does not count.
 
         Returns:
             A dictionary of integer arrays, the inputs of the model: `token_ids` and
@@ -536,7 +536,7 @@ class Template:
             `candidate_slots`. With `labels`, a tuple of this and an integer array of shape
             `(len(texts),)`.
 
-        With labels, there is a warning where the vocabulary lacks a third of the texts' tokens.
+        With labels, there is a warning if the vocabulary lacks a third of the texts' tokens.
 
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs), or `labels` not a list.
@@ -566,34 +566,36 @@ class Template:
         """Makes batches for `fit`, `evaluate` and `predict`.
 
         Args:
-            texts: List of strings; of pairs of strings if the template has `{text_b}`. May be left
-                out where there are `unlabeled` ones.
+            texts: List of strings; of pairs of strings if the template has `{text_b}`. You can
+                leave it out if there are `unlabeled` texts.
             labels: Optional list of labels; or their probabilities ("soft labels"), a float array
                 of shape `(len(texts), num_labels)`.
             batch_size: Integer. Defaults to `32`.
-            shuffle: Whether to shuffle, with texts of similar length together. Defaults to
-                `True` where there are labels. `predict` returns the order of `texts` either way.
+            shuffle: Whether to shuffle, with texts of similar length together. Defaults to `True`
+                if there are labels. `predict` returns the order of `texts` in both cases.
             seed: Integer. The same seed gives the same batches and masks. Defaults to `0`.
             mask_rate: With labels, the share of the ordinary words that the auxiliary task
-                predicts. Only training uses it. Defaults to `0.15`, masked at random, or for a
-                causal template to `1.0`, the whole text. With `[DECODER]` there is no such task.
+                predicts. Only training uses it. Defaults to `0.15`, masked at random. For a causal
+                template it defaults to `1.0`, the whole text. With `[DECODER]` there is no such
+                task.
             candidates: For a template without labels, a list of words for each text.
-            unlabeled: Optional list of further texts, to train on through the auxiliary task
-                alone. They come without the template's words, as in PET; but with all of it if
-                it has tokens that learn, which learn from them too, or is causal.
+            unlabeled: Optional list of further texts. Only the auxiliary task learns from them.
+                They come without the template's words, as in PET. If the template is causal, or has
+                tokens that learn, they come with the whole template, and these tokens learn from
+                them too.
             sample_weight: Optional list of numbers from 0 on, one for each of `texts`: how much
                 its label counts in the loss.
 
         Returns:
-            A `ClozeDataset`. If it is to learn from, there is a warning where the vocabulary lacks
-            a third of the texts' tokens.
+            A `ClozeDataset`. If it is for training, there is a warning if the vocabulary lacks a
+            third of the texts' tokens.
 
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs), or `labels` not a list.
             ValueError: if a label is unknown, there are more or fewer labels than texts, no
                 texts at all, or candidates are missing or alike; if soft labels are no
                 probabilities; if `batch_size`, `seed`, `mask_rate` or `sample_weight` are out of
-                range; if there are unlabelled texts, and nothing to learn from them.
+                range; if there are unlabelled texts, and nothing learns from them.
 
         Example, the regimes of PET with `model = build_ptuning_model(..., tune="all")`:
 
@@ -728,7 +730,7 @@ class Template:
         }
 
     def set_params(self, **params):
-        """Changes arguments, as scikit-learn does it. A model that has this template keeps its own.
+        """Changes arguments, as scikit-learn does. A model that has this template does not change.
 
         Args:
             **params: Arguments of the class, by name.
@@ -737,7 +739,7 @@ class Template:
             The template itself.
 
         Raises:
-            ValueError: if there is no such argument; or as the class raises, and then nothing has
+            ValueError: if there is no such argument; or as the class raises. Then nothing has
                 changed.
 
         Example:

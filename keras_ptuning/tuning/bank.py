@@ -61,15 +61,17 @@ class PromptBank:
     """One pretrained model, and the prompts of any number of tasks.
 
     A batch may hold texts of different tasks. Each text has the template, the vectors, the prefix
-    and the label words of its own task, and gets the scores that the task's own model would give.
-    A prompt takes its few kilobytes; prompts come and go without building the model again.
+    and the label words of its own task. It gets the scores that the task's own model would give.
+    A prompt takes a few kilobytes. You add and remove prompts without building the model again.
 
-    Prompts, prefixes and label words that learn can be mixed. What changes the weights of the model
-    itself, such as LoRA, adapters, or `tune="all"`, cannot.
+    A bank can mix prompts, prefixes and label words that learn. It refuses what changes the weights
+    of the model itself: LoRA, adapters, and `tune="all"`. The model is a masked or a causal one; a
+    T5 has no bank.
 
     Args:
         config_path, checkpoint_path: The pretrained model, as `build_ptuning_model` takes them.
-        vocab: What `Tokenizer` takes as its vocabulary. Defaults to the one in the same folder.
+        vocab: What `Tokenizer` or `PieceTokenizer` takes as its vocabulary. Defaults to the one in
+            the same folder.
         **kwargs: Other arguments of `build_transformer_model`, such as `model`, `application`,
             `keep_tokens` and `dtype`.
 
@@ -79,7 +81,7 @@ class PromptBank:
 
     Raises:
         FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if it has no head that predicts tokens.
+        ValueError: if it has no head that predicts tokens, or is a T5.
 
     Example:
 
@@ -146,14 +148,14 @@ class PromptBank:
 
         Args:
             name: String, what to call it.
-            prompt: Path of a file that `save_tuned` wrote; or a `Template` of words, to be answered
+            prompt: Path of a file that `save_tuned` wrote; or a `Template` of words, which answers
                 without training.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if there is a task of this name; if the file is damaged, or belongs to
-                another checkpoint; if it, or the template, cannot be in a bank. The bank stays as
-                it was.
+                another checkpoint; if the file or the template cannot be in a bank. Then the bank
+                does not change.
         """
         check_text("The name of a task", name)
         if name in self._tasks:
@@ -164,15 +166,15 @@ class PromptBank:
         self._tasks[name] = self._read(prompt)
 
     def replace(self, name, prompt):
-        """Puts another prompt in the place of that of a task, at once.
+        """Replaces the prompt of a task, at once.
 
         Args:
             name: String, the name of the task.
             prompt: As `add` takes it.
 
         Raises:
-            FileNotFoundError, ValueError: as those of `add`; if there is no such task. The bank
-                stays as it was.
+            FileNotFoundError, ValueError: as `add` raises them, or if there is no such task. Then
+                the bank does not change.
         """
         self.template(name)
         self._tasks[name] = self._read(prompt)
@@ -187,12 +189,11 @@ class PromptBank:
         del self._tasks[name]
 
     def scores(self, requests, batch_size=64, verbose=0):
-        """The scores of the labels, those that the task's own `ClozeModel.predict` returns.
+        """The scores of the labels, as the task's own `ClozeModel.predict` returns them.
 
         Args:
-            requests: List of tuples `(task, text)`. A text is a string, or a pair of strings where
-                the template has `{text_b}`. For a template without labels, `(task, text,
-                candidates)`.
+            requests: List of tuples `(task, text)`. A text is a string, or a pair of strings if the
+                template has `{text_b}`. For a template without labels, `(task, text, candidates)`.
             batch_size: Integer. Defaults to `64`.
             verbose: As in `keras.Model.predict`. Defaults to `0`.
 
@@ -200,7 +201,8 @@ class PromptBank:
             A list of arrays, one for each request, with a number for each label or candidate.
 
         Raises:
-            TypeError: if a request is not such a tuple, or a text of the wrong kind for its task.
+            TypeError: if a request is not such a tuple, or its text is of the wrong kind for the
+                task.
             ValueError: if there is no such task, or there are no requests.
         """
         check_integer("batch_size", batch_size, 1)
@@ -244,14 +246,14 @@ class PromptBank:
             top: Integer, how many tokens. Defaults to `10`.
 
         Returns:
-            For each request a list, one for each mask, of pairs `(token, probability)`; with a
-            causal model one for the first mask.
+            For each request a list with an entry for each mask. The entry is a list of pairs
+            `(token, probability)`. With a causal model there is one entry, for the first mask.
 
         Raises:
-            TypeError, ValueError: as those of `scores`; if `top` is not from 1 to the size of the
-                vocabulary.
+            TypeError, ValueError: as `scores` raises them, or if `top` is not from 1 to the size of
+                the vocabulary.
 
-        Example: try another template on the model that is loaded already.
+        Example: try another template on a model that is already loaded.
 
         ```python
         bank = PromptBank("bert-small-zh")

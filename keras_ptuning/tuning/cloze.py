@@ -28,18 +28,19 @@ FILLED = 64
 class ClozeModel(LabelModel):
     """A classifier that fills in the masks of a template.
 
-    Made by `build_ptuning_model`, whose documentation has the arguments. It is trained and used
+    `build_ptuning_model` makes it, and its documentation has the arguments. You train and use it
     like any Keras model, on what `template.dataset(...)` or `template.encode(...)` return:
 
-    - `fit` minimises the mean cross-entropy over the answer positions and, with `auxiliary`, the
-      positions of the auxiliary task (which the batches of `template.dataset` bring along, and the
-      arrays of `template.encode` do not): those masked at random, or with a causal template all
-      words of the text; dropout is on.
-    - `evaluate` gives the answer's part of the loss alone, and the label accuracy, both on
-      unmasked texts.
+    - `fit` minimises the mean cross-entropy over the answer positions. With `auxiliary`, it adds
+      the positions of the auxiliary task: those masked at random, or with a causal template all
+      words of the text. The batches of `template.dataset` have these positions; the arrays of
+      `template.encode` do not. Dropout is on.
+    - `evaluate` gives the loss of the answers alone, and the label accuracy. Both are on texts
+      without random masks.
     - `predict` returns the log-probability of each label, `(n, num_labels)`, in the order of the
-      texts; with a `classifier` that among the labels. `template.decode(scores)` turns them into
-      labels, `keras.ops.softmax(scores)` into probabilities among the labels.
+      texts. With a `classifier` it is the log-probability among the labels.
+      `template.decode(scores)` turns them into labels, `keras.ops.softmax(scores)` into
+      probabilities among the labels.
 
     Attributes:
         template: The `Template`.
@@ -230,8 +231,8 @@ class ClozeModel(LabelModel):
     def fill(self, texts, top=10):
         """The likeliest tokens at each mask, out of the whole vocabulary.
 
-        They show what the model would say by itself, and so which words to take for the labels.
-        Each mask is seen by itself, while all of them are masked.
+        They show what the model would say by itself. So they help to choose words for the labels.
+        Each mask is predicted by itself, while all of them are masked.
 
         Args:
             texts: List of strings; of pairs of strings if the template has `{text_b}`. They need no
@@ -239,10 +240,10 @@ class ClozeModel(LabelModel):
             top: Integer, how many tokens. Defaults to `10`.
 
         Returns:
-            For each text a list, one for each mask, of pairs `(token, probability)`, the likeliest
-            first. With a causal template there is one list, for the first mask: at a later one
-            everything depends on the word before it. Tokens that learned, such as `"[v1]"`, are
-            named as in the template. A `classifier` has no part in this.
+            For each text a list with an entry for each mask. The entry is a list of pairs `(token,
+            probability)`, the likeliest first. With a causal template there is one entry, for the
+            first mask, because a later one depends on the word before it. Tokens that learned have
+            their names in the template, such as `"[v1]"`. A `classifier` has no effect on this.
 
         Raises:
             TypeError: if `texts` is not a list of strings (or pairs).
@@ -278,14 +279,15 @@ class ClozeModel(LabelModel):
     def generate(self, texts, max_tokens=32, beams=1, batch_size=32):
         """Open answers: what the decoder writes, for a template with `[DECODER]`.
 
-        The label words have no part in this, and neither has the number of masks.
+        The label words and the number of masks have no effect on this.
 
         Args:
             texts: List of strings; of pairs of strings if the template has `{text_b}`. They need no
                 candidates.
             max_tokens: Integer, the greatest number of tokens of an answer. Defaults to `32`.
-            beams: Integer, how many answers to a text are followed at once; the likeliest by the
-                mean log-probability of its tokens is returned. Defaults to `1`, greedily.
+            beams: Integer, how many answers to a text are followed at once. The result is the
+                answer with the greatest mean log-probability of its tokens. Defaults to `1`, greedy
+                decoding.
             batch_size: Integer, texts at once. Defaults to `32`.
 
         Returns:
@@ -391,17 +393,18 @@ class ClozeModel(LabelModel):
     def save_checkpoint(self, folder, dtype="float32"):
         """Writes the transformer, with what was tuned merged in, as a checkpoint for other tools.
 
-        Besides the files of `save_transformer_model` there is `template.json`: the pattern, the
-        labels, and of an empty text the token ids and segment ids, and where its masks are. The
-        vectors of virtual tokens are in the rows of these ids. Where the vocabulary had no
-        `[unused]` token for one, it is added as such. All files are replaced at once. What no
-        configuration says,
-        `application="unilm"` and `hierarchical_position`, has to be said again when loading it.
+        The folder has the files of `save_transformer_model`, and `template.json`. That has the
+        pattern, the labels, and the token ids, segment ids and mask positions of an empty text. The
+        vectors of virtual tokens are in the rows of these ids. If the vocabulary has no `[unused]`
+        token for one of them, such a token is added. All files are replaced at once.
+
+        A configuration has no place for `application="unilm"` and `hierarchical_position`. Pass
+        these again when you load the checkpoint.
 
         Args:
-            folder: Path of a folder; made if need be.
+            folder: Path of a folder. It is made if there is none.
             dtype: Type of the numbers in the safetensors file: `"float32"`, `"float16"` or
-                `"bfloat16"`.
+                `"bfloat16"`. Defaults to `"float32"`.
 
         Raises:
             OSError: if the files cannot be written.
@@ -474,36 +477,38 @@ def build_ptuning_model(
     """Builds a classifier out of a pretrained language model, masked or causal, and a template.
 
     Args:
-        config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
-            an embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`; or path
-            of a configuration, or a dictionary with what is in one.
+        config_path: Path of a checkpoint's folder, which has the configuration and the weights; or
+            the name of an embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or
+            `"gpt-mini-zh"`; or the name of a model of Hugging Face's hub; or path of a
+            configuration, or a dictionary with the content of one.
         checkpoint_path: The weights, with a head that predicts tokens, as
-            `build_transformer_model` takes them. `None` for those in the folder; with a
+            `build_transformer_model` takes them. `None` for those in the folder. With a
             configuration alone they are random.
-        template: A `Template` over the checkpoint's vocabulary; for a causal language model, one
-            with `causal=True`; for a T5, one with `[DECODER]`.
+        template: A `Template` over the checkpoint's vocabulary. A causal language model (GPT, Qwen,
+            LLaMA) needs one with `causal=True`, and a T5 one with `[DECODER]`.
         tune: What trains, while the rest is frozen: `"prompt"`, the template's virtual tokens and
             label words (for few labels); `"prefix"`, `"lora"` or `"adapter"`; `"all"`, everything
             (for many labels); or an object with settings, such as `Prompt(start="labels")`,
             `Prefix(20)`, `LoRA(rank=4)`, `Adapter(kind="pfeiffer")`; or a list of these. The
-            template's tokens that learn do so with every method. Defaults to these alone. A
-            template without any is a zero-shot classifier then.
+            virtual tokens and label words of the template that learn do so with every method.
+            Defaults to these alone. Without any, the model is a zero-shot classifier.
         normalization: What the label words compete with in the loss: `"vocabulary"`, all tokens,
             as in pretraining, or `"labels"`, each other only. Defaults to `"vocabulary"`.
         auxiliary: Whether training also predicts other words, masked at random in each epoch, or
             with a causal model the whole text (`mask_rate` of `Template.dataset`). Defaults to
             `True`.
-        classifier: Whether a dense layer over the mean vector of the text learns too. What it says
-            is added to the scores of the label words. It begins at 0, with the answers of the
-            cloze alone, and helps most where there are many labels. Needs
-            `normalization="labels"`, and a template with labels. Defaults to `False`.
+        classifier: Whether a dense layer over the mean vector of the text learns too. Its output is
+            added to the scores of the label words. The layer starts at 0, so at first the answers
+            are those of the cloze. It helps most if there are many labels. It needs
+            `normalization="labels"`, and a template with labels and without `[DECODER]`. Defaults
+            to `False`.
         **kwargs: Other arguments of `build_transformer_model`: `model`, `dropout_rate`,
             `attention_dropout_rate`, `keep_tokens`, `dtype` (e.g. `"mixed_bfloat16"`), `name`;
             `application="lm"` for a BERT that was trained as a causal language model. With
             `data_parallel=True` all devices share each batch: on TensorFlow those of this process,
             or with `TF_CONFIG` in the environment those of all workers; on JAX all that it sees.
-            `compile` makes a new optimizer from its configuration then (it is
-            `model.optimizer`), and a saved model is one of a single device again.
+            Then `compile` makes a new optimizer from its configuration (it is `model.optimizer`).
+            A saved model is for a single device again.
 
     Returns:
         A `ClozeModel`: a Keras model with `compile`, `fit`, `evaluate`, `predict`, `summary`,
@@ -513,10 +518,11 @@ def build_ptuning_model(
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
         TypeError: if `template` is not a `Template`.
-        ValueError: if the configuration does not match the checkpoint, the checkpoint has no MLM
-            head, only one of template and model is causal, the vocabulary has another size than
-            the embedding, the template's `maxlen` is more than the model has positions, two
-            methods need one place, or an argument is none of those above.
+        ValueError: if the configuration does not match the checkpoint, the checkpoint has no head
+            that predicts tokens, template and model are not of the same kind (masked, causal, or
+            with a decoder), the vocabulary has another size than the embedding, the template's
+            `maxlen` is more than the model has positions, two methods need the same place, or an
+            argument is none of those above.
 
     Example:
 

@@ -45,21 +45,22 @@ def mine_templates(
 ):
     """Finds templates in a corpus: words that people wrote around label words.
 
-    The places to fill are `[T]` in the pattern, beside the masks. What takes them was found in one
-    sentence of the corpus, so templates read well:
+    The places to fill are `[T]` in the pattern, next to the masks. The words that fill them come
+    from one sentence of the corpus, so templates read well:
 
     - `"{text}[T][MASK]。"`, or `"[MASK][T]{text}"`: what is between a text and a word of its label.
       This is for facts, where a text is a subject and its label the object.
     - `"[T][MASK][T]，{text}"`: what is before and after a label word. The texts themselves need not
       be in the corpus.
 
-    What goes with words of most labels is tried, the most frequent first. The best templates are
-    those that make the labels of the texts likeliest among the labels. Nothing in the model
-    changes. `weigh_templates` learns how much each of the templates counts.
+    Templates that occur with words of more labels are tried first. Of those with as many labels,
+    the more frequent ones are tried first. The best templates give the right labels of the texts
+    the greatest probability among the labels. The model does not change. `weigh_templates` learns
+    how much each of the templates counts.
 
     Args:
         checkpoint: Name of an embedded checkpoint or folder of one, as `build_ptuning_model` takes
-            it; or a `ClozeModel`, also a tuned one, whose label words do not matter.
+            it; or a `ClozeModel`, also a tuned one. The label words of that have no effect.
         pattern: String, a pattern of `Template` with one or two `[T]`, and without virtual tokens.
         words: Dictionary from each label to its words, as `Template` takes them. `None` where each
             label is its own word, as in facts.
@@ -68,12 +69,12 @@ def mine_templates(
         corpus: List of strings, e.g. what `datasets.read_documents` returns.
         top: Integer, how many templates to return at most. Defaults to `10`.
         candidates: Integer, how many templates are tried on the texts. Defaults to `100`.
-        longest: Integer, how many words a `[T]` stands for at most. Words are those of jieba, of
-            letters only. Defaults to `4`.
+        longest: Integer, the most words for one `[T]`. jieba finds the words. They have only
+            letters. Defaults to `4`.
         batch_size: Integer. Defaults to `32`.
         maxlen: Integer, that of the `Template`. A `ClozeModel` has its own. Defaults to `128`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
-        **kwargs: Other arguments of `build_ptuning_model`, where it builds the model.
+        **kwargs: Other arguments of `build_ptuning_model`, if this function builds the model.
 
     Returns:
         A list of `Template`, the best first. The attribute `history` of each is a list of one
@@ -84,10 +85,10 @@ def mine_templates(
         FileNotFoundError: if there is no such checkpoint.
         ImportError: if there is no jieba.
         TypeError: if the pattern is not a string, or `texts`, `labels` or `corpus` are no lists.
-        ValueError: if the pattern has no `[T]`, or one in another place than beside the masks, or
-            has virtual tokens; if a label word learns, or `Template` refuses something; if there
-            are more or fewer labels than texts, or fewer than two labels; if the corpus has nothing
-            that can take the place.
+        ValueError: if the pattern has no `[T]`, or has one that is not next to the masks, or has
+            virtual tokens; if a label word learns, or `Template` refuses something; if there are
+            more or fewer labels than texts, or fewer than two labels; if the corpus has no words
+            for a `[T]`.
 
     Example:
 
@@ -160,7 +161,7 @@ def mine_templates(
 
 
 class Frame(NamedTuple):
-    """What a pattern says about the places beside its masks."""
+    """What a pattern says about the places next to its masks."""
 
     # The pattern before and after the masks and the places.
     head: str

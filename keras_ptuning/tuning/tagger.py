@@ -65,14 +65,14 @@ class Tagger(TextClassifier):
 def build_tagger(config_path, checkpoint_path=None, template=None, tune="all", **kwargs):
     """Builds a model for sequence labelling out of a pretrained BERT.
 
-    With `tune=Prefix(...)` it is P-tuning v2: the pretrained model stays frozen, and the keys and
-    values of virtual tokens learn in each block, besides the dense layer that gives the tags.
-    Tagging needs longer prefixes than classification does.
+    With `tune=Prefix(...)` it is P-tuning v2. The pretrained model stays frozen. The keys and
+    values of virtual tokens learn in each block, and so does the dense layer that gives the tags.
+    Tagging needs longer prefixes than classification.
 
     Args:
         config_path, checkpoint_path: As `build_classifier` takes them.
-        template: A `TaggedText`, which has the tags, over the checkpoint's vocabulary.
-        tune: What trains besides the dense layer, as `build_ptuning_model` takes it, but for
+        template: A `TaggedText` over the checkpoint's vocabulary. It has the tags.
+        tune: What trains besides the dense layer, as `build_ptuning_model` takes it, except
             prompts. `None` for nothing else. Defaults to `"all"`.
         **kwargs: Other arguments of `build_transformer_model`, such as `dropout_rate`, `dtype`;
             and `data_parallel`, as `build_ptuning_model` takes it.
@@ -83,8 +83,8 @@ def build_tagger(config_path, checkpoint_path=None, template=None, tune="all", *
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
         TypeError: if `template` is not a `TaggedText`.
-        ValueError: if the model is causal, the configuration does not match the checkpoint, or the
-            vocabulary or the length of the sentences not the configuration.
+        ValueError: if the model is causal, or a T5; if the configuration does not match the
+            checkpoint; or if the vocabulary or `maxlen` does not match the configuration.
 
     Example:
 

@@ -6,7 +6,7 @@ Run in an environment of its own:
     python tests/goldens/record_tagger.py
 
 The model is the random BERT of `tests/small_checkpoints.py`, so this needs no download. It writes
-`transformers_tagger.npz` beside itself: the inputs, the classifier, and the logits of all tokens.
+`transformers_tagger.npz` next to itself: the inputs, the classifier, and the logits of all tokens.
 """
 
 import pathlib
