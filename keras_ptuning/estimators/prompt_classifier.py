@@ -21,7 +21,7 @@ from keras_ptuning.checks import (
     check_verbose,
 )
 from keras_ptuning.estimators.base import TextEstimator
-from keras_ptuning.methods import Method
+from keras_ptuning.methods import Method, Prompt, read_methods
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
 from keras_ptuning.tuning.ensemble import build_prompt_ensemble
@@ -48,8 +48,8 @@ class PromptClassifier(TextEstimator):
         normalization: As in `build_ptuning_model`, but defaults to `"labels"`.
         auxiliary: As in `build_ptuning_model`, but defaults to `False`.
         classifier: Whether a dense layer next to the cloze learns too, as in `build_ptuning_model`.
-            Defaults to `True`. Defaults to `False` with `tune="prompt"` or `tune=None`, with
-            another `normalization`, with an `ensemble`, or with a template that has `[DECODER]`.
+            Defaults to `True`. Defaults to `False` where the tokens of the template alone learn,
+            with another `normalization`, or with a template that has `[DECODER]`.
         ensemble: Integer, how many prompts train and answer together, as in
             `build_prompt_ensemble`. It needs `tune="prompt"`. Defaults to `None`, one prompt.
         learning_rate: Float, of Adam, for what `tune` says. It rises in the first tenth of the
@@ -200,10 +200,10 @@ class PromptClassifier(TextEstimator):
             ]
         classifier = self.classifier
         if classifier is None:
+            learning = read_methods(self.tune, template)
             classifier = (
                 self.normalization == "labels"
-                and self.ensemble is None
-                and self.tune not in (None, "prompt")
+                and not all(isinstance(method, Prompt) for method in learning)
                 and not template.text_to_text
             )
         config, weights, _ = find_checkpoint(self.checkpoint)

@@ -195,8 +195,8 @@ def _claim(folder, settings):
     if different:
         key = different[0]
         raise ValueError(
-            f"The folder {str(folder)!r} has the state of a training with other settings. Go on "
-            "with the same, choose another folder, or delete this one. Different: "
+            f"The folder {str(folder)!r} has the state of a training with other settings. Use "
+            "the same, choose another folder, or delete this one. Different: "
             f"{', '.join(different)}. Received: {key}={settings[key]!r}, and there it was "
             f"{found.get(key)!r}."
         )

@@ -13,7 +13,7 @@ import small_bert as small
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from keras_ptuning import Prompt, PromptClassifier, Template, build_ptuning_model
+from keras_ptuning import Prefix, Prompt, PromptClassifier, Template, build_ptuning_model
 from keras_ptuning.checkpoints import find_checkpoint
 
 
@@ -150,6 +150,12 @@ def test_options_reach_the_model(make, reviews, make_template):
     assert model.methods[1] is classifier.tune[1]
     # 24 labelled texts less 5 held out, and 8 unlabelled ones.
     assert int(model.optimizer.iterations) == 4
+
+
+def test_a_dense_layer_where_more_than_the_prompt_learns(make, reviews):
+    for tune, expected in (("prompt", False), (Prompt("labels"), False), (Prefix(2), True)):
+        model = make(tune=tune, epochs=1, batch_size=24).fit(*reviews).model_
+        assert (model.classifier is not None) == expected
 
 
 def test_one_label_more_than_was_seen(make, make_template, reviews):
