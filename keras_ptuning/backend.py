@@ -1,5 +1,6 @@
 """What TensorFlow, JAX and PyTorch do differently: one room for it."""
 
+import contextlib
 import functools
 import os
 import re
@@ -79,9 +80,12 @@ def draw_kept(x, rate, seed_generator):
     return tf.reshape(bits >= threshold, tf.shape(x))
 
 
-def can_assign_parts():
-    """Whether a part of a variable can be assigned in place: JAX would copy all of it."""
-    return keras.backend.backend() != "jax"
+def can_assign_parts(variable):
+    """Whether a part of a variable can be assigned in place.
+
+    JAX would copy all of it, and a variable on several devices has no parts.
+    """
+    return keras.backend.backend() != "jax" and not hasattr(variable._value, "values")
 
 
 def assign_part(variable, value, start, axis):
@@ -99,6 +103,15 @@ def assign_part(variable, value, start, axis):
         variable.value.data[part] = value
     else:
         variable._value[part].assign(value)
+
+
+def without_gradients():
+    """A context in which nothing is kept for gradients: PyTorch would keep all that it computes."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def gradient(function, x):

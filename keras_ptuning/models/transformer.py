@@ -495,7 +495,9 @@ class Transformer:
     def attend(self, name, x, context):
         """Attention of the sequence to itself."""
         attention = self.attention(name)
-        self.attended.append((attention, x, context.get("rotary")))
+        if isinstance(x, keras.KerasTensor):
+            # While the model is built, and not of the texts that it then reads.
+            self.attended.append((attention, x, context.get("rotary")))
         return attention(x, **context)
 
     def attention(self, name, **kwargs):

@@ -84,7 +84,7 @@ def fingerprint(model, but=()):
         for variable in pretrained_weights(layer):
             if id(variable) in trained:
                 continue
-            # So it does not depend on the type that the model has been built in.
+            # Not in the type that the model has been built in, unless that has rounded them.
             value = keras.ops.convert_to_numpy(variable).astype("float32", copy=False)
             digest.update(f"{layer.name} {value.shape} {value.dtype}".encode())
             digest.update(value.tobytes())
@@ -315,7 +315,7 @@ def load_weights(layers, tensors, keep_tokens=None):
                 f"the configuration, expects {expected}."
             )
     for variable, tensor, layer_name in plan:
-        if keep_tokens is None and tensors.has_parts(tensor) and can_assign_parts():
+        if keep_tokens is None and tensors.has_parts(tensor) and can_assign_parts(variable):
             for start, value in tensors.parts(tensor):
                 _check_numbers(value, tensor, path)
                 axis = 1 if tensor.transposed else 0

@@ -92,6 +92,12 @@ class TextToTextDataset(PackedDataset):
         self._start = [] if tokenizer.start_id is None else [tokenizer.start_id]
         self._end = [] if tokenizer.end_id is None else [tokenizer.end_id]
         self._decoder_start = self._start or [tokenizer.pad_id]
+        if self._decoder_start == [None]:
+            raise ValueError(
+                "The decoder begins with the token for padding, and nothing says which one that "
+                "is. Put the `tokenizer_config.json` of the checkpoint next to its "
+                "`tokenizer.json`."
+            )
         if objective == "continuation":
             read = written = length
         else:

@@ -83,9 +83,12 @@ class PieceTokenizer(Tokenizer):
         self._read(content, names, add_prefix_space, f"The tokenizer {str(path)!r}")
 
     def _read(self, content, names, add_prefix_space, what):
-        self._content, self._names, self.add_prefix_space = content, names, add_prefix_space
+        self._names, self.add_prefix_space = names, add_prefix_space
         try:
             settings = json.loads(content)
+            # What no template needs, so that the same tokens have the same fingerprint.
+            settings |= {"truncation": None, "padding": None}
+            self._content = json.dumps(settings, ensure_ascii=False)
             if not add_prefix_space:
                 _drop_prefix_space(settings)
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(settings))
@@ -102,6 +105,10 @@ class PieceTokenizer(Tokenizer):
         tokens = [f"[none{i}]" for i in range(size)]
         for token, i in self._ids.items():
             tokens[i] = token
+        for token, i in list(self._ids.items()):
+            if token.startswith("▁<extra_id_"):
+                # mT5 writes its sentinels so.
+                self._ids.setdefault(token[1:], i)
         added = self._backend.get_added_tokens_decoder()
         self._special = {i for i, token in added.items() if token.special}
         byte_level = "ByteLevel" in json.dumps(settings.get("decoder"))
@@ -285,8 +292,13 @@ def _read_roles(folder):
 def _drop_prefix_space(settings):
     """Leaves out, in place, the space that a tokenizer puts before each text."""
     for part in ("normalizer", "pre_tokenizer"):
-        steps = (settings.get(part) or {}).get(f"{part}s") or [settings.get(part)]
-        for step in filter(None, steps):
+        own = settings.get(part) or {}
+        # The steps of a sequence are its "normalizers", or its "pretokenizers".
+        key = part.replace("_", "") + "s"
+        if key in own:
+            # It drops the spaces between words, and then nothing is left to put them back.
+            own[key] = [step for step in own[key] if step.get("type") != "WhitespaceSplit"]
+        for step in own.get(key, [own]):
             if step.get("type") == "Metaspace":
                 step |= {"prepend_scheme": "never"}
                 step.pop("add_prefix_space", None)

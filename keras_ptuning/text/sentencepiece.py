@@ -48,6 +48,9 @@ def read_sentencepiece(path):
             f"The vocabulary {str(path)!r} is damaged, or not a SentencePiece model of the kind "
             "Unigram, as T5's are. Copy it again, or use a `tokenizer.json` of the same model."
         )
+    for piece in model.pieces:
+        # mT5 writes "▁<extra_id_0>".
+        piece.piece = piece.piece.replace("▁<extra_id_", "<extra_id_")
     pieces = [(p.piece, p.score) for p in model.pieces]
     unknown = next(i for i, p in enumerate(model.pieces) if p.type == _UNKNOWN)
     has_bytes = any(p.type == _BYTE for p in model.pieces)

@@ -199,6 +199,12 @@ class Template:
                 start_id = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
                 if following[:1] == "[" and following != "[MASK]" and following in tokenizer:
                     start_id = tokenizer.token_to_id(following)
+                elif start_id is None:
+                    raise ValueError(
+                        "The decoder begins with the token for padding, and nothing says which one "
+                        "that is. Put the `tokenizer_config.json` of the checkpoint next to its "
+                        f"`tokenizer.json`. Received: the template {pattern!r}."
+                    )
                 else:
                     self._pieces.append(([start_id], 0, False))
                 self.decoder_start_id = start_id

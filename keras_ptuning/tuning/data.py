@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_ptuning.checks import as_list
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset
+from keras_ptuning.text.tags import TaggedText
 from keras_ptuning.text.templates import Template
 
 
@@ -84,6 +85,11 @@ def check_label_ids(template, y, x, sample_weight=None):
                 "Training and evaluation need labels: `x, y = template.encode(texts, labels)`."
             )
         return None
+    if isinstance(template, TaggedText):
+        raise ValueError(
+            "A Tagger learns from datasets only: `template.dataset(sentences, tags)`. Received: "
+            f"arrays, `y` of type {type(y).__name__}."
+        )
     y = ops.convert_to_numpy(y) if ops.is_tensor(y) else np.asarray(as_list("y", y))
     if y.ndim == 0 or y.shape[1:] not in ((), (1,)):
         raise ValueError(

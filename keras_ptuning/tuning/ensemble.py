@@ -97,6 +97,7 @@ class PromptEnsemble(ClozeModel):
             shape=(len(template.label_token_ids),),
             initializer="zeros",
             trainable=False,
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
             autocast=False,
             name="label_bias",
         )
@@ -115,6 +116,8 @@ class PromptEnsemble(ClozeModel):
         self.prompts = self.add_weight(
             shape=(self.members, *vectors[0].shape),
             initializer="zeros",
+            # Steps of an optimizer are lost in half precision.
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
             autocast=False,
             name="prompts",
         )

@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_ptuning.backend import without_gradients
+
 # A logarithm that leaves no probability.
 NEVER = -1e9
 
@@ -48,7 +50,10 @@ def search_beams(next_log_probs, batch, end_id, beams, max_tokens):
         stay = np.where(np.arange(vocab_size) == end_id, 0.0, NEVER)
         log_probs = np.where(ended[:, :, None], stay, log_probs)
         totals = (scores[:, :, None] + log_probs).reshape(batch, -1)
-        best = np.argsort(-totals, axis=1, kind="stable")[:, :beams]
+        # Sorting a whole vocabulary takes longer than a small model does.
+        best = np.argpartition(-totals, beams - 1, axis=1)[:, :beams]
+        order = np.argsort(-np.take_along_axis(totals, best, axis=1), axis=1, kind="stable")
+        best = np.take_along_axis(best, order, axis=1)
         scores = np.take_along_axis(totals, best, axis=1)
         beam, token = np.divmod(best, vocab_size)
         written = np.concatenate([written[first, beam], token[:, :, None]], axis=2)
@@ -78,8 +83,9 @@ def write_answers(transformer, token_ids, decoder_ids, tokenizer, beams, max_tok
     Returns:
         A list of lists of token ids.
     """
-    prefixes, _ = transformer.prefixes({"Input-Token": token_ids})
-    memory = transformer.encode(token_ids, prefixes)
+    with without_gradients():
+        prefixes, _ = transformer.prefixes({"Input-Token": token_ids})
+        memory = transformer.encode(token_ids, prefixes)
     cache, state = {}, {"begun": 0}
 
     def next_log_probs(last_ids, rows):
@@ -90,7 +96,8 @@ def write_answers(transformer, token_ids, decoder_ids, tokenizer, beams, max_tok
             count = ops.shape(memory["attention_mask"])[0]
             if count != len(rows):
                 memory["attention_mask"] = ops.take(memory["attention_mask"], rows, axis=0)
-        logits = transformer.next_logits(ids, state["begun"], memory, cache)
+        with without_gradients():
+            logits = transformer.next_logits(ids, state["begun"], memory, cache)
         logits = logits[:, : tokenizer.vocab_size]
         state["begun"] += ids.shape[1]
         return ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32")))

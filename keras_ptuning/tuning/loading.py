@@ -122,7 +122,8 @@ def check_backbone(filepath, content, fingerprint, checkpoint):
         raise ValueError(
             f"The tuned file {str(filepath)!r} belongs to another checkpoint than "
             f"{str(checkpoint)!r}: the weights differ. Give the checkpoint it was trained with, or "
-            "train on this one."
+            "train on this one. A `dtype` that rounds the weights, such as 'bfloat16', must be the "
+            "same too."
         )
 
 

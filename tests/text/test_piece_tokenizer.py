@@ -1,12 +1,14 @@
 """Tokenizers of any `tokenizer.json`, as the library `tokenizers` reads it."""
 
 import json
+import pathlib
 
 import pytest
 import tokenizers
 from small_decoders import TEXTS, write_tokenizer
 
 from keras_ptuning import PackedDataset, PieceTokenizer, Template, Tokenizer
+from keras_ptuning.pretraining.spans import find_sentinels
 from keras_ptuning.text import as_tokenizer
 
 LABELS = {"负面": "不", "正面": "很不"}
@@ -110,3 +112,43 @@ def test_damaged_files(tmp_path, content):
 def test_nothing_to_pack_documents_with(path):
     with pytest.raises(ValueError, match="token before and a token after each"):
         PackedDataset(TEXTS, PieceTokenizer(path))
+
+
+def test_layout_and_padding_of_the_file_are_not_the_vocabulary(path, tmp_path):
+    """A tuned file knows its vocabulary by this."""
+    before = PieceTokenizer(path).get_config()
+    settings = json.loads(pathlib.Path(path).read_text("utf-8"))
+    settings |= {"truncation": None, "padding": {"strategy": {"Fixed": 8}, "direction": "Right"}}
+    settings["padding"] |= {"pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0}
+    settings["padding"] |= {"pad_token": "<|pad|>"}
+    pathlib.Path(path).write_text(json.dumps(settings, indent=4), "utf-8")
+    assert PieceTokenizer(path).get_config() == before
+
+
+def test_no_space_before_parts_where_words_are_split_first(tmp_path):
+    """As T5's files do it: WhitespaceSplit, and then Metaspace."""
+    path = write_tokenizer(tmp_path, "pieces")
+    settings = json.loads(pathlib.Path(path).read_text("utf-8"))
+    steps = [{"type": "WhitespaceSplit"}, settings["pre_tokenizer"]]
+    settings["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    pathlib.Path(path).write_text(json.dumps(settings), "utf-8")
+    tokenizer = PieceTokenizer(path)
+    assert tokenizer.tokenize("很")[0] == "很"
+    assert "".join(tokenizer.tokenize("not bad")) == "not bad"
+
+
+def test_sentinels_that_begin_with_a_space(tmp_path):
+    """So mT5's are called in its files."""
+    path = write_tokenizer(tmp_path, "pieces")
+    backend = tokenizers.Tokenizer.from_file(path)
+    backend.add_special_tokens([f"▁<extra_id_{i}>" for i in (1, 0)])
+    backend.save(path)
+    tokenizer = PieceTokenizer(path)
+    ids = [backend.token_to_id(f"▁<extra_id_{i}>") for i in (0, 1)]
+    assert find_sentinels(tokenizer) == ids and "<extra_id_0>" in tokenizer
+
+
+def test_a_decoder_begins_with_the_token_for_padding(tmp_path):
+    write_tokenizer(tmp_path, unk_token="<unk>")
+    with pytest.raises(ValueError, match=r"nothing says which one.*tokenizer_config\.json"):
+        Template("{text}[DECODER][MASK]", {"负面": "不", "正面": "很"}, tmp_path)

@@ -12,6 +12,7 @@ from keras_ptuning import (
     Prompt,
     PromptBank,
     Template,
+    build_prompt_ensemble,
     build_ptuning_model,
     build_transformer_model,
     load_model,
@@ -125,3 +126,16 @@ def test_written_as_a_checkpoint(folder, template, tmp_path):
     assert np.abs(ops.convert_to_numpy(ours) - theirs).max() < 1e-4
     # The tokenizer is there too.
     assert Template(PATTERN, LABELS, str(tmp_path), causal=True).virtual_ids == template.virtual_ids
+
+
+def test_an_ensemble_learns_in_float32_on_bfloat16(tmp_path):
+    write_tokenizer(tmp_path)
+    folder = write_small_decoder(tmp_path, "qwen2", "bfloat16")
+    template = Template("{text}[u1][MASK]", {"负面": "不", "正面": "很"}, folder, 48, causal=True)
+    model = build_prompt_ensemble(folder, template=template, members=2, auxiliary=False)
+    assert model.prompts.dtype == "float32"
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    data = template.dataset(TEXTS, ANSWERS, batch_size=4)
+    before = model.evaluate(data, verbose=0)[0]
+    model.fit(data, epochs=3, verbose=0)
+    assert model.evaluate(data, verbose=0)[0] < before

@@ -68,7 +68,10 @@ def test_greedy(folder):
             token = log_probs(model, x, written).argmax(axis=-1)
             written = np.concatenate([written, token[:, None]], axis=1)
         expected.append(tokenizer.decode(written[0, 3:]))
+    kept = len(model.backbone.transformer.attended)
     assert model.generate(TEXTS, max_tokens=5, batch_size=2) == expected
+    # Nothing stays of the texts.
+    assert len(model.backbone.transformer.attended) == kept
 
 
 def test_a_wide_beam_finds_the_best():

@@ -174,6 +174,8 @@ def test_bad_input(tagged, make_tagger, small_bert, tokenizer):
         predict_to_file(model, ["书"], "out.csv")
     with pytest.raises(ValueError, match="need labels"):
         model.fit(tagged.dataset(SENTENCES))
+    with pytest.raises(ValueError, match=r"datasets only: `template\.dataset"):
+        model.fit(*tagged.encode(SENTENCES, RIGHT))
     other = TaggedText(["O", "B-Y"], tokenizer, 64)
     with pytest.raises(ValueError, match="another template"):
         model.predict(other.dataset(SENTENCES))
