@@ -184,28 +184,31 @@ METHODS = {
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--task", nargs="+", choices=[*TASKS, "all"], default=["all"])
-    parser.add_argument(
-        "--method", nargs="+", choices=METHODS, default=["zero-shot", "p-tuning", "lora", "tf-idf"]
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--draw", type=int, nargs="+", default=range(5), choices=range(5))
-    parser.add_argument("--data", help="folder with the tasks' folders; default: downloaded")
+    parser.add_argument("--task", nargs="+", choices=[*TASKS, "all"], default=["all"], help="tasks")
+    usual = ["zero-shot", "p-tuning", "lora", "tf-idf"]
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=usual, help="methods")
+    parser.add_argument(
+        "--draw", type=int, nargs="+", default=[*range(5)], choices=range(5), help="draws"
+    )
+    parser.add_argument("--data", help="folder with the tasks' folders; if left out, downloaded")
     parser.add_argument(
         "--checkpoint",
         default="bert-mini-zh",
         help="embedded name, folder of a checkpoint, or path of its weights",
     )
     parser.add_argument("--epochs", type=int, default=12, help=f"of {STEPS} steps or more")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="texts")
     parser.add_argument(
-        "--learning-rate", type=float, help="default: the method's, for a model of this size"
+        "--learning-rate", type=float, help="if left out, the method's, for a model of this size"
     )
     parser.add_argument("--auxiliary", action="store_true", help="also predict masked words")
     parser.add_argument(
         "--rdrop", type=float, default=0.0, help="weight of R-Drop; PET and TF-IDF have none"
     )
-    parser.add_argument("--out", metavar="FILE", default="fewclue.jsonl")
+    parser.add_argument("--out", metavar="FILE", default="fewclue.jsonl", help="results")
     parser.add_argument("--table", action="store_true", help="only print the table of --out")
     parser.add_argument(
         "--submission", metavar="FOLDER", help="where to write labels of test.json, of one method"

@@ -64,19 +64,22 @@ def make_sentences(count, is_test, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--train", metavar="FILE", help="BIO file; default: sentences are made")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--train", metavar="FILE", help="BIO file; if left out, sentences are made")
     parser.add_argument("--test", metavar="FILE", help="BIO file")
-    parser.add_argument("--method", nargs="+", choices=["prefix", "all"], default=["prefix", "all"])
+    methods = ["prefix", "all"]
+    parser.add_argument("--method", nargs="+", choices=methods, default=methods, help="what trains")
     parser.add_argument(
         "--checkpoint", default="bert-mini-zh", help="embedded name, or folder of a checkpoint"
     )
     parser.add_argument("--sentences", type=int, default=300, help="made for training")
     parser.add_argument("--prefix", type=int, default=100, help="virtual tokens")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--maxlen", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=20, help="of training")
+    parser.add_argument("--batch-size", type=int, default=16, help="sentences")
+    parser.add_argument("--maxlen", type=int, default=128, help="tokens")
+    parser.add_argument("--seed", type=int, default=0, help="of training")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()
     if (args.train is None) != (args.test is None):

@@ -163,20 +163,22 @@ def table(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument(
         "--checkpoint", default="bert-small-zh", help="embedded name, or folder of a checkpoint"
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--mlama", metavar="FOLDER", help="of one language, such as mlama1.1/zh")
     source.add_argument("--xfactr", metavar="FOLDER", help="X-FACTR/data")
-    parser.add_argument("--relations", nargs="+", help="such as P36; default: all")
-    parser.add_argument("--facts", type=int, help="of each relation; default: all")
+    parser.add_argument("--relations", nargs="+", help="such as P36; if left out, all")
+    parser.add_argument("--facts", type=int, help="of each relation; if left out, all")
     parser.add_argument("--longest", type=int, default=4, help="tokens of an object")
     parser.add_argument("--corpus", metavar="FILE", help="of texts, to mine templates in")
     parser.add_argument("--steps", type=int, default=30, help="of the search of words")
     parser.add_argument("--epochs", type=int, default=60, help="of P-tuning")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of training")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()
     corpus = datasets.read_documents(args.corpus) if args.corpus else None

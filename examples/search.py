@@ -36,7 +36,9 @@ AROUND = "[T][MASK][T]。{text}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument(
         "--checkpoint", default="bert-mini-zh", help="embedded name, or folder of a checkpoint"
     )
@@ -46,7 +48,7 @@ def main():
     parser.add_argument("--steps", type=int, default=50, help="of the search of a template")
     parser.add_argument("--mined", type=int, default=3, help="templates out of other reviews")
     parser.add_argument("--test", type=int, default=1000, help="reviews to test with")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of drawing and training")
     parser.add_argument("--json", metavar="FILE", help="where to write the numbers")
     args = parser.parse_args()
 

@@ -224,7 +224,7 @@ def test_a_vocabulary_of_another_size_is_refused(small_bert, tmp_path):
         save_transformer_model(model, tmp_path, {**CONFIG, "vocab_size": 119}, vocabulary())
     with pytest.raises(ValueError, match=r"has 2 layers, and the configuration says 3"):
         save_transformer_model(model, tmp_path, {**CONFIG, "num_hidden_layers": 3}, vocabulary())
-    with pytest.raises(ValueError, match="'float32' or 'float16'"):
+    with pytest.raises(ValueError, match=r"one of .'float32', 'float16', 'bfloat16'"):
         save_transformer_model(model, tmp_path, CONFIG, vocabulary(), dtype="floaty")
     assert not list(tmp_path.iterdir())
     save_transformer_model(model, tmp_path, small_bert[0], small_bert[2])

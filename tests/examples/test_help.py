@@ -11,8 +11,8 @@ SCRIPTS = [
     for folder in ("examples", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "ArgumentParser(" in path.read_text("utf-8")
-    # Without options that have a default; and two that are next.
-    and path.name not in ("onnx_serving.py", "fewclue.py", "search.py")
+    # Without options that have a default.
+    and path.name != "onnx_serving.py"
 ]
 
 

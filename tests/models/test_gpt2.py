@@ -241,8 +241,8 @@ def test_the_configuration_names_the_architecture(small, small_bert):
     # BERT's entries will do too; what only GPT-2 does otherwise stays so.
     model = build_transformer_model(small_bert[0], model="gpt2")
     assert len(model.inputs) == 1 and model.get_layer("Output-Norm").epsilon == 1e-5
-    with pytest.raises(ValueError, match=r"Unknown architecture.*model_type.*'llama'"):
-        build_transformer_model({**bert, "model_type": "llama"})
+    with pytest.raises(ValueError, match=r"Unknown architecture.*model_type.*'bloom'"):
+        build_transformer_model({**bert, "model_type": "bloom"})
 
 
 def test_what_a_gpt2_does_not_have(small):
