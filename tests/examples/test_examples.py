@@ -214,6 +214,7 @@ def test_fewclue(tmp_path):
     assert json.loads(again[4])["test_acc"] == json.loads(lines[4])["test_acc"]
 
 
+@pytest.mark.slow
 def test_fewclue_pet_and_submissions(tmp_path):
     """PET with the reviews that have no label; and files as the benchmark wants them."""
     rows = [{"id": i, "sentence": "好" * (i + 1), "label": "Positive"} for i in range(2)]
