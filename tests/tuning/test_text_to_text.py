@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import small_t5
+from keras import ops
 
 from keras_ptuning import (
     PlainText,
@@ -54,7 +55,7 @@ def make(folder, pattern=PATTERN, labels=LABELS, tune=None, **kwargs):
 
 
 def scores(model, texts=TEXTS):
-    return np.array(model(model.template.encode(texts)))
+    return ops.convert_to_numpy(model(model.template.encode(texts)))
 
 
 def among_labels(model):
@@ -69,7 +70,7 @@ def ids_of(template, *texts):
 
 def word_by_word(model, read, begun, word):
     """The mean log-probability of a word's tokens: one pass for each word."""
-    p = np.array(model([np.array([read]), np.array([[*begun, *word]])]))[0]
+    p = ops.convert_to_numpy(model([np.array([read]), np.array([[*begun, *word]])]))[0]
     places = np.arange(len(begun) - 1, len(begun) + len(word) - 1)
     return np.log(p[places, word]).mean()
 
@@ -95,7 +96,7 @@ def test_candidates(folder):
     template, model = make(folder, "{text}[DECODER]感[MASK][MASK]", None)
     x, y = template.encode(["书", "屏幕" * 5], ["很", "不好"], candidates=own)
     assert y.tolist() == [1, 2] and x["decoder_token_ids"].shape == (2, 4)
-    found = np.array(model(x))
+    found = ops.convert_to_numpy(model(x))
     for text, names, row in zip(["书", "屏幕" * 5], own, found, strict=True):
         _, same = make(folder, template.pattern, {name: name for name in names})
         np.testing.assert_allclose(row[: len(names)], scores(same, [text])[0], atol=1e-5)
@@ -126,7 +127,10 @@ def test_starts(mt5, start):
     template, model = make(
         mt5, "[u1][u2][u3]{text}[DECODER][MASK]", {"a": "不", "b": "很"}, Prompt(start)
     )
-    table, prompt = np.array(model.embedding.embeddings), np.array(model.prompt)
+    table, prompt = (
+        ops.convert_to_numpy(model.embedding.embeddings),
+        ops.convert_to_numpy(model.prompt),
+    )
     row_of = [np.abs(table - row).max(axis=1).argmin() for row in prompt]
     taken = np.abs(table[row_of] - prompt).max() < 1e-6
     assert taken == (start != "random")
@@ -154,7 +158,7 @@ def test_training_and_the_tuned_file(mt5, tmp_path, tune):
 def test_prefix_is_in_encoder_and_decoder(mt5):
     _, model = make(mt5, "{text}[DECODER][MASK]", {"a": "不", "b": "很"}, "prefix")
     layer = model.backbone.get_layer("Prefix")
-    expected, values = scores(model), np.array(layer.prefix)
+    expected, values = scores(model), ops.convert_to_numpy(layer.prefix)
     assert len(values) == 4
     for block in (0, 3):
         changed = values.copy()
@@ -167,12 +171,12 @@ def test_a_prefix_may_start_as_words(mt5):
     """In the first block of a stack a token has its keys, whatever comes before it."""
     tune = Prefix(4, start=["感觉"])
     template, model = make(mt5, "{text}[DECODER][MASK]", {"a": "不", "b": "很"}, tune)
-    prefix = np.array(model.backbone.get_layer("Prefix").prefix)
+    prefix = ops.convert_to_numpy(model.backbone.get_layer("Prefix").prefix)
     for block, name in ((0, "Encoder"), (2, "Decoder")):
         half = f"{name}-Transformer-0-MultiHeadSelfAttention"
         x = model.backbone.get_layer("Embedding-Token")(np.array(ids_of(template, "感觉")))
         x = model.backbone.get_layer(f"{half}-Norm")(x)
-        keys = np.array(model.backbone.get_layer(half).key(x))
+        keys = ops.convert_to_numpy(model.backbone.get_layer(half).key(x))
         np.testing.assert_allclose(prefix[block, 0], np.tile(keys, (2, 1)), atol=1e-5)
 
 
@@ -189,7 +193,7 @@ def test_fill(mt5):
     (filled,), *_ = model.fill(TEXTS, top=3)
     tokenizer = template.tokenizer
     read, begun = template.encode(TEXTS[:1])["token_ids"], np.array([[tokenizer.start_id]])
-    p = np.array(build_transformer_model(mt5, with_mlm=True)([read, begun]))[0, 0]
+    p = ops.convert_to_numpy(build_transformer_model(mt5, with_mlm=True)([read, begun]))[0, 0]
     assert [t for t, _ in filled] == [tokenizer.id_to_token(i) for i in np.argsort(-p)[:3]]
 
 
