@@ -435,4 +435,8 @@ def rows(folder):
 
 def writes(folder):
     """Unfinished files."""
-    return list(folder.glob(".writing-*")) + list(folder.glob("*/.writing-*"))
+    try:
+        return list(folder.glob(".writing-*")) + list(folder.glob("*/.writing-*"))
+    except FileNotFoundError:
+        # One of them has just taken its place.
+        return []
