@@ -182,7 +182,7 @@ def _read_frame(pattern, slots):
     after = parts[last + 1 : last + 2] == [TRIGGER]
     if len(masks) != last - first + 1 or parts.count(TRIGGER) != before + after:
         raise ValueError(
-            f"In mining, each {TRIGGER} must be beside the masks, which are side by side: "
+            f"In mining, each {TRIGGER} must be next to the masks, which are side by side: "
             "'{text}[T][MASK]。', or '[T][MASK][MASK][T]，{text}'. Received: "
             f"{pattern!r}."
         )

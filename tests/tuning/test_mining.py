@@ -110,7 +110,7 @@ def test_bad_input(mine, reviews):
     with pytest.raises(ValueError, match="no virtual tokens"):
         mine("[u1][T][MASK]{text}", corpus)
     for pattern in ("[T]。[MASK]{text}", "[T][T][MASK]{text}", "[MASK][T][MASK]{text}"):
-        with pytest.raises(ValueError, match=r"each \[T\] must be beside the masks"):
+        with pytest.raises(ValueError, match=r"each \[T\] must be next to the masks"):
             mine(pattern, corpus, {"负面": "便宜", "正面": "很"} if "K][T]" in pattern else WORDS)
     with pytest.raises(ValueError, match="is for single texts"):
         mine("{text}[T][MASK]{text_b}", corpus)
