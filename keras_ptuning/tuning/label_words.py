@@ -83,8 +83,9 @@ def search_label_words(
 
     A word is good for a label if the model finds it likely at the mask in the texts of this label,
     and unlikely in the others. Its score is the mean of `log(p / (1 - p))` over the texts of the
-    label, minus the mean over all other texts, where `p` is the probability of the word. Each
-    word belongs to the label that it has the best score for, so no word means two labels.
+    label, minus the mean over all other texts, where `p` is the probability of the word. No word
+    means two labels: if it is good for several, the one with the best score gets it, unless that
+    label has enough better words.
 
     A word has as many tokens as the pattern has masks. The probability of a word of several tokens
     is the product of those of its tokens, each at its mask, as in `Verbalizer`.
@@ -150,7 +151,7 @@ def search_label_words(
         odds = of_words - ops.log1p(-ops.exp(ops.minimum(of_words, -1e-6)))
         of_label = ops.convert_to_tensor(np.eye(len(names), dtype="float32")[numbers[rows]].T)
         sums += [ops.convert_to_numpy(ops.matmul(of_label, x)) for x in (of_words, odds)]
-    ranking = _rank(list(found), names, np.bincount(numbers), sums, candidates)
+    ranking = _rank(list(found), names, np.bincount(numbers), sums, candidates, words_per_label)
     for label, ranked in ranking.items():
         if len(ranked) < words_per_label:
             raise ValueError(
@@ -158,23 +159,25 @@ def search_label_words(
                 "texts or other `words`, raise `candidates`, or use another pattern. Received: "
                 f"words_per_label={words_per_label}, candidates={candidates}."
             )
-    shown = max(SHOWN, words_per_label)
-    return LabelWords({k: ranked[:shown] for k, ranked in ranking.items()}, words_per_label)
+    return LabelWords(ranking, words_per_label)
 
 
-def _rank(words, names, counts, sums, candidates):
+def _rank(words, names, counts, sums, candidates, words_per_label):
     """For each label the pairs of a word and its score, the best first."""
     likely, odds = sums
     counts = counts[:, None]
     others = (odds.sum(axis=0) - odds) / (counts.sum() - counts)
     scores = odds / counts - others
-    owners = scores.argmax(axis=0)
-    ranking = {}
-    for k, name in enumerate(names):
-        usual = np.argsort(-likely[k], kind="stable")[:candidates]
-        own = usual[owners[usual] == k]
-        own = own[np.argsort(-scores[k, own], kind="stable")]
-        ranking[name] = [(words[i], float(scores[k, i])) for i in own]
+    usual = np.argsort(-likely, axis=1, kind="stable")[:, :candidates]
+    wanted = [(scores[k, i], k, i) for k, row in enumerate(usual) for i in row if scores[k, i] > 0]
+    ranking, free = {name: [] for name in names}, set(range(len(words)))
+    # The best first, so of the labels that want a word, the one with the best score gets it. In
+    # the second round come words that are only shown, so that they are missing to no label.
+    for limit in (words_per_label, max(SHOWN, words_per_label)):
+        for score, k, i in sorted(wanted, key=lambda pair: -pair[0]):
+            if i in free and len(ranking[names[k]]) < limit:
+                ranking[names[k]].append((words[i], float(score)))
+                free.remove(i)
     return ranking
 
 

@@ -1,0 +1,258 @@
+"""Templates and label words that are found, against those of a person and of P-tuning.
+
+    python benchmarks/searching.py --data datasets --seeds 0 1 2 3 4
+    python benchmarks/searching.py --table
+
+The first experiment looks for templates: by the gradient, in the texts without labels, and as
+weights of several. The second looks for label words, and asks them without
+training, calibrated with the labelled texts, and after training LoRA. The labelled texts are 168 reviews, which each seed draws, or the
+draw of FewCLUE with the number of the seed. All are used for searching and for training alike. The
+texts to predict are the first of the public test file. Each finished run is a line in the file
+`--out`; the same command continues where it was interrupted. Needs `jieba`.
+
+Reference: https://arxiv.org/abs/2010.15980, https://arxiv.org/abs/1911.12543 and
+https://arxiv.org/abs/2010.13641.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import random
+import statistics
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
+
+import fewclue
+import keras
+import sentiment
+
+from keras_ptuning import (
+    Template,
+    build_ptuning_model,
+    calibrate,
+    datasets,
+    mine_templates,
+    search_label_words,
+    search_template,
+    weigh_templates,
+)
+
+LABELED = 168
+# The pattern of a person, open places for the search and for mining, and the pattern of P-tuning.
+TEMPLATES = {
+    "sentiment": (
+        "[MASK]满意。{text}",
+        "[T][T][MASK][T]。{text}",
+        "[T][MASK][T]。{text}",
+        "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}",
+    ),
+    "tnews": (
+        "[MASK][MASK]新闻：{text}",
+        "[T][T][MASK][MASK][T]：{text}",
+        "[T][MASK][MASK][T]：{text}",
+        "[u1][u2][u3][u4][MASK][MASK][u5][u6][u7][u8]{text}",
+    ),
+}
+# Found words have as many tokens as the pattern has masks. A few texts of each of many labels give
+# one word for each.
+WORDS = {
+    "tnews": ("[MASK][MASK]新闻：{text}", 3),
+    "iflytek": ("这是[MASK][MASK]应用：{text}", 1),
+    "csldcp": ("这是[MASK][MASK]论文：{text}", 1),
+}
+EXPERIMENTS = {"templates": TEMPLATES, "words": WORDS}
+MINED, CANDIDATES = 5, 100
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--experiments", nargs="+", choices=EXPERIMENTS, default=[*EXPERIMENTS], help="to run")
+    add("--tasks", nargs="+", choices={**TEMPLATES, **WORDS}, help="if left out, all")
+    add("--seeds", type=int, nargs="+", default=[*range(5)], choices=range(5), help="seeds, draws")
+    add("--checkpoint", default="bert-small-zh", help="embedded name, or folder of a checkpoint")
+    add("--search-steps", type=int, default=100, help="of the search by the gradient")
+    add("--steps", type=int, default=270, help="of training")
+    add("--batch-size", type=int, default=32, help="texts of a step of training")
+    add("--test", type=int, default=1000, help="most texts to predict")
+    add("--data", help="folder with sentiment/ and fewclue/; downloaded, if left out")
+    add("--out", default="searching.jsonl", help="file that gets a line for each run")
+    add("--table", action="store_true", help="only print the tables")
+    return parser.parse_args()
+
+
+def load(task, seed, args):
+    """Labelled texts, texts without labels, texts to predict, and the words of a person."""
+    if task == "sentiment":
+        data = datasets.load_sentiment(args.data and os.path.join(args.data, "sentiment"))
+        known = list(zip(*data["train"], strict=True))
+        random.Random(seed).shuffle(known)
+        labeled, words = known[:LABELED], sentiment.LABELS
+        corpus = [text for text, _ in known[LABELED:]]
+    else:
+        data = datasets.load_fewclue(task, seed, args.data and os.path.join(args.data, "fewclue"))
+        labeled, corpus = list(zip(*data["train"], strict=True)), data["unlabeled"]
+        words = fewclue.TASKS[task][2]
+        if words == "names":
+            words = {name: fewclue.OTHER.get(name, name) for name in data["labels"]}
+    test = [column[: args.test] for column in data["test"]]
+    return [list(column) for column in zip(*labeled, strict=True)], corpus, test, words
+
+
+def accuracy(template, scores, answers):
+    found = template.decode(scores)
+    return sum(a == b for a, b in zip(found, answers, strict=True)) / len(answers)
+
+
+class Run:
+    """What the methods of an experiment have in common: data, test, and the clock."""
+
+    def __init__(self, experiment, task, seed, args):
+        self.key = {"experiment": experiment, "task": task, "seed": seed}
+        self.args = args
+        self.labeled, self.corpus, self.test, self.words = load(task, seed, args)
+        self.results = []
+
+    def add(self, method, template, scores, seconds, **found):
+        result = {
+            **self.key,
+            "method": method,
+            "test": accuracy(template, scores, self.test[1]),
+            "seconds": round(seconds, 1),
+            **found,
+        }
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+        self.results.append(result)
+
+    def ask(self, method, template, seconds=0.0, **found):
+        model = build_ptuning_model(self.args.checkpoint, template=template)
+        scores = model.predict(template.dataset(self.test[0], batch_size=64), verbose=0)
+        self.add(method, template, scores, seconds, pattern=template.pattern, **found)
+        if self.key["experiment"] == "words":
+            # How likely a word is in any text differs more between found words.
+            reference = model.predict(template.dataset(self.labeled[0], batch_size=64), verbose=0)
+            self.add(f"{method}, calibrated", template, calibrate(scores, reference), seconds)
+        return model
+
+    def train(self, method, template, tune):
+        start, args = time.perf_counter(), self.args
+        seed = self.key["seed"]
+        keras.utils.set_random_seed(seed)
+        model = build_ptuning_model(args.checkpoint, template=template, tune=tune)
+        passes = math.ceil(args.steps * args.batch_size / len(self.labeled[0]))
+        # In one epoch: the batches of a few texts would be alike, and the last one small.
+        columns = [column * passes for column in self.labeled]
+        data = template.dataset(*columns, args.batch_size, seed=seed)
+        schedule = keras.optimizers.schedules.CosineDecay(model.default_learning_rate, len(data))
+        model.compile(keras.optimizers.Adam(schedule))
+        model.fit(data, verbose=0)
+        seconds = time.perf_counter() - start
+        scores = model.predict(template.dataset(self.test[0], batch_size=64), verbose=0)
+        self.add(method, template, scores, seconds)
+
+
+def run_templates(run):
+    pattern, open_places, around, virtual = TEMPLATES[run.key["task"]]
+    checkpoint, seed = run.args.checkpoint, run.key["seed"]
+    written = Template(pattern, run.words, checkpoint)
+    model = run.ask("of a person", written)
+
+    start = time.perf_counter()
+    steps = run.args.search_steps
+    searched = search_template(
+        checkpoint, open_places, run.words, *run.labeled, steps=steps, seed=seed, verbose=0
+    )
+    run.ask("searched", searched, time.perf_counter() - start)
+
+    start = time.perf_counter()
+    mined = mine_templates(model, around, run.words, *run.labeled, run.corpus, top=MINED, verbose=0)
+    run.ask("mined", mined[0], time.perf_counter() - start)
+
+    start = time.perf_counter()
+    weighed = weigh_templates(model, [written, searched, *mined], *run.labeled, verbose=0)
+    seconds = time.perf_counter() - start
+    scores = weighed.predict(run.test[0])
+    weights = [round(float(weight), 3) for weight in weighed.weights]
+    run.add("all of them, weighed", written, scores, seconds, weights=weights)
+
+    run.train("P-tuning", Template(virtual, run.words, checkpoint), "prompt")
+
+
+def run_words(run):
+    task, checkpoint = run.key["task"], run.args.checkpoint
+    written = Template(fewclue.TASKS[task][0], run.words, checkpoint)
+    model = run.ask("of a person", written)
+    start = time.perf_counter()
+    pattern, count = WORDS[task]
+    if pattern != written.pattern:
+        # A template of as many masks, with any words of so many tokens.
+        any_words = {"a": "体育", "b": "财经"}
+        model = build_ptuning_model(checkpoint, template=Template(pattern, any_words, checkpoint))
+    words = search_label_words(
+        model, pattern, *run.labeled, count, candidates=CANDIDATES, verbose=0
+    )
+    words = {label: words[label] for label in run.words}
+    found = Template(pattern, words, checkpoint)
+    run.ask("found", found, time.perf_counter() - start, words=words)
+    run.train("of a person, LoRA", written, "lora")
+    run.train("found, LoRA", found, "lora")
+
+
+def read(path):
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def print_tables(results):
+    for experiment, tasks in EXPERIMENTS.items():
+        own = [result for result in results if result["experiment"] == experiment]
+        tasks = [task for task in tasks if any(result["task"] == task for result in own)]
+        if not own:
+            continue
+        print(f"\n| {experiment} | {' | '.join(f'{task} | seconds' for task in tasks)} |")
+        print("|---" * (1 + 2 * len(tasks)) + "|")
+        for method in dict.fromkeys(result["method"] for result in own):
+            cells = []
+            for task in tasks:
+                there = [r for r in own if (r["task"], r["method"]) == (task, method)]
+                values = [100 * result["test"] for result in there]
+                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
+                seconds = [result["seconds"] for result in there]
+                cells.append(f"{statistics.median(seconds):.0f}" if values else "")
+            print(f"| {method} | {' | '.join(cells)} |")
+        for result in own:
+            if result["method"] in ("searched", "mined"):
+                print(
+                    f"{result['task']}, {result['seed']}, {result['method']}: {result['pattern']}"
+                )
+
+
+def main():
+    args = parse_arguments()
+    results = read(args.out)
+    done = {(r["experiment"], r["task"], r["seed"]) for r in results}
+    for seed in [] if args.table else args.seeds:
+        for experiment in args.experiments:
+            for task in EXPERIMENTS[experiment]:
+                if (args.tasks and task not in args.tasks) or (experiment, task, seed) in done:
+                    continue
+                run = Run(experiment, task, seed, args)
+                {"templates": run_templates, "words": run_words}[experiment](run)
+                with open(args.out, "a", encoding="utf-8") as file:
+                    for result in run.results:
+                        file.write(json.dumps(result, ensure_ascii=False) + "\n")
+    print_tables(read(args.out))
+
+
+if __name__ == "__main__":
+    main()
