@@ -4,11 +4,12 @@
     python benchmarks/searching.py --table
 
 The first experiment looks for templates: by the gradient, in the texts without labels, and as
-weights of several. The second looks for label words, and asks them without
-training, calibrated with the labelled texts, and after training LoRA. The labelled texts are 168 reviews, which each seed draws, or the
-draw of FewCLUE with the number of the seed. All are used for searching and for training alike. The
-texts to predict are the first of the public test file. Each finished run is a line in the file
-`--out`; the same command continues where it was interrupted. Needs `jieba`.
+weights of several. The second looks for label words, and asks them without training, calibrated
+with the labelled texts, and after training LoRA. The labelled texts are 168 reviews, which each
+seed draws, or the draw of FewCLUE with the number of the seed. All are used for searching and for
+training alike. The texts to predict are drawn from the public test file, the same for all seeds.
+Each finished run is a line in the file `--out`; the same command continues where it was
+interrupted. Needs `jieba`.
 
 Reference: https://arxiv.org/abs/2010.15980, https://arxiv.org/abs/1911.12543 and
 https://arxiv.org/abs/2010.13641.
@@ -102,8 +103,14 @@ def load(task, seed, args):
         words = fewclue.TASKS[task][2]
         if words == "names":
             words = {name: fewclue.OTHER.get(name, name) for name in data["labels"]}
-    test = [column[: args.test] for column in data["test"]]
-    return [list(column) for column in zip(*labeled, strict=True)], corpus, test, words
+    test = list(zip(*data["test"], strict=True))
+    # The file has all texts of one label after the other.
+    random.Random(0).shuffle(test)
+    return columns(labeled), corpus, columns(test[: args.test]), words
+
+
+def columns(rows):
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def accuracy(template, scores, answers):
@@ -148,8 +155,8 @@ class Run:
         model = build_ptuning_model(args.checkpoint, template=template, tune=tune)
         passes = math.ceil(args.steps * args.batch_size / len(self.labeled[0]))
         # In one epoch: the batches of a few texts would be alike, and the last one small.
-        columns = [column * passes for column in self.labeled]
-        data = template.dataset(*columns, args.batch_size, seed=seed)
+        repeated = [column * passes for column in self.labeled]
+        data = template.dataset(*repeated, args.batch_size, seed=seed)
         schedule = keras.optimizers.schedules.CosineDecay(model.default_learning_rate, len(data))
         model.compile(keras.optimizers.Adam(schedule))
         model.fit(data, verbose=0)
