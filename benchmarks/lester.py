@@ -37,6 +37,7 @@ import importlib.metadata
 import json
 import math
 import os
+import pathlib
 import random
 import re
 import statistics
@@ -49,7 +50,7 @@ from methods import RATES, score, train
 
 from keras_ptuning import Prompt, Template, build_ptuning_model, datasets
 
-LENGTHS = (1, 5, 20, 100)
+# Of all prompts but those of `length`.
 LENGTH = 20
 # As many tokens as the prompt.
 WORDS = "这是一条网购评论，请问买家对商品满意吗？"
@@ -60,16 +61,16 @@ ADAPTATIONS = {
     "span corruption + sentinel": ("t5", "[DECODER]<extra_id_0>[MASK]"),
     "LM adaptation": ("t5_adapted", "[DECODER][MASK]"),
 }
-METHODS = {"prompt": None, "all weights": "all"}
+# By their rows.
 EXPERIMENTS = {
-    "length": LENGTHS,
+    "length": (1, 5, 20, 100),
     "start": STARTS,
     "adaptation": ADAPTATIONS,
-    "shift": METHODS,
+    "shift": ("prompt", "all weights"),
 }
 LABELS = {0: "不", 1: "很"}
 T5_LABELS = {0: "差", 1: "好"}
-# Certain to be about a hotel; and what a review of other goods can do without.
+# What hardly any review has that is not of a hotel, and what a review of other goods can lack.
 HOTEL = re.compile("酒店|宾馆|客房|入住|旅馆|房间")
 TRAVEL = re.compile(
     f"{HOTEL.pattern}|前台|饭店|服务员|大堂|携程|早餐|退房|标间|标准间|大床|隔音|星级|[三四五345]星|"
@@ -119,6 +120,9 @@ def parse_arguments():
     add("--out", default="lester.jsonl", help="file that gets a line for each run")
     add("--table", action="store_true", help="only print the tables")
     options = parser.parse_args()
+    for name in ("steps", "batch_size", "text_tokens", "test"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     missing = not (options.t5 and options.t5_adapted)
     if "adaptation" in options.experiments and missing and not options.table:
         parser.error("adaptation needs --t5 and --t5-adapted; or choose other --experiments")
@@ -262,10 +266,9 @@ def print_tables(runs):
         keys = ("row", "checkpoint", "labeled", "steps", "learning_rate")
         cells = tables.setdefault(place, {})
         cells.setdefault(tuple(found[key] for key in keys), []).append(found)
-    order = {name: i for i, name in enumerate(EXPERIMENTS)}
-    for place, cells in sorted(tables.items(), key=lambda table: order[table[0][0]]):
+    for place, cells in sorted(tables.items(), key=lambda t: [*EXPERIMENTS].index(t[0][0])):
         experiment, batch_size, text_tokens, test = place
-        rows = {name: i for i, name in enumerate(EXPERIMENTS[experiment])}
+        rows = [*EXPERIMENTS[experiment]]
         names = list(next(iter(cells.values()))[0]["accuracy"])
         print(
             f"\n{experiment}: {batch_size} texts a step, at most {text_tokens} tokens of a text, "
@@ -273,10 +276,11 @@ def print_tables(runs):
         )
         heads = ["", "checkpoint", "labels", "steps", "rate", "trained", "seeds", *names]
         print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-        for key, found in sorted(cells.items(), key=lambda c: (c[0][2], rows[c[0][0]], *c[0][3:])):
+        by_row = sorted(cells.items(), key=lambda c: (c[0][2], rows.index(c[0][0]), *c[0][3:]))
+        for key, found in by_row:
             row, checkpoint, labeled, steps, rate = key
             means = [percent([one["accuracy"][name] for one in found]) for name in names]
-            first = [row, os.path.basename(checkpoint), f"{labeled:,}", f"{steps:,}", f"{rate:g}"]
+            first = [row, pathlib.Path(checkpoint).name, f"{labeled:,}", f"{steps:,}", f"{rate:g}"]
             first += [f"{found[0]['trained']:,}", len(found)]
             print(f"| {' | '.join(map(str, first + means))} |")
 
