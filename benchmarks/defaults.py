@@ -5,7 +5,7 @@
 
 Tasks by numbers of labelled texts, which each seed draws from those of the task: the training
 reviews, or the training and validation texts of all five draws of FewCLUE. The texts to predict
-are the first of the public test file, and are used for nothing else. Each finished run is a line
+are drawn from the public test file, the same for all seeds, and are used for nothing else. Each finished run is a line
 in the file `--out`; the same command continues where it was interrupted.
 """
 
@@ -72,6 +72,8 @@ def load(task, data):
         pattern, _, words = fewclue.TASKS[task]
         if words == "names":
             words = {name: fewclue.OTHER.get(name, name) for name in draws[0]["labels"]}
+    # FewCLUE's file has all texts of one label after the other.
+    random.Random(0).shuffle(test)
     seen = {text for text, _ in test}
     # Each text once, and none of those to predict.
     pool = [(text, label) for text, label in pool if not (text in seen or seen.add(text))]
