@@ -5,8 +5,8 @@
 
 Tasks by numbers of labelled texts, which each seed draws from those of the task: the training
 reviews, or the training and validation texts of all five draws of FewCLUE. The texts to predict
-are drawn from the public test file, the same for all seeds, and are used for nothing else. Each finished run is a line
-in the file `--out`; the same command continues where it was interrupted.
+are drawn from the public test file, the same for all seeds, and are used for nothing else. Each
+finished run is a line in the file `--out`; the same command continues where it was interrupted.
 """
 
 import argparse
