@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, Self
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from keras_ptuning.checks import (
 )
 from keras_ptuning.estimators.base import TextEstimator
 from keras_ptuning.methods import Method, Prompt, read_methods
+from keras_ptuning.methods.method import Tune
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
 from keras_ptuning.tuning.ensemble import build_prompt_ensemble
@@ -99,7 +100,7 @@ class PromptClassifier(TextEstimator):
         template: Template,
         checkpoint: Path = "bert-small-zh",
         *,
-        tune: str | Method | Sequence[str | Method] | None = "lora",
+        tune: Tune = "lora",
         normalization: Literal["labels", "vocabulary"] = "labels",
         auxiliary: bool = False,
         classifier: bool | None = None,
@@ -208,7 +209,7 @@ class PromptClassifier(TextEstimator):
             )
         config, weights, _ = find_checkpoint(self.checkpoint)
         keras.utils.set_random_seed(self.random_state)
-        arguments = {
+        arguments: dict[str, Any] = {
             "tune": self.tune,
             "normalization": self.normalization,
             "auxiliary": self.auxiliary,

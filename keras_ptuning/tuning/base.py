@@ -7,7 +7,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ from keras_ptuning.backend import (
     sum_over_replicas,
 )
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import check_entries, check_finite, check_number
+from keras_ptuning.checks import Path, check_entries, check_finite, check_number
 from keras_ptuning.files import replacing
 from keras_ptuning.methods import (
     All,
@@ -178,7 +179,7 @@ class LabelModel(keras.Model):
     def build(self, input_shape):
         pass
 
-    def tuned_weights(self):
+    def tuned_weights(self) -> dict[str, dict[str, keras.Variable]]:
         """What trains: for the name of each method a dictionary of variables, `layer/variable`."""
         found = {}
         for method in self.methods:
@@ -186,7 +187,7 @@ class LabelModel(keras.Model):
         return found
 
     @property
-    def default_learning_rate(self):
+    def default_learning_rate(self) -> float:
         rates = [method.default_learning_rate(self.backbone) for method in self.methods]
         return min(rates, default=1e-3)
 
@@ -200,14 +201,14 @@ class LabelModel(keras.Model):
             "train it whole"
         )
 
-    def merge(self):
+    def merge(self) -> None:
         """Merges what can be merged into the backbone, for prediction as fast as the backbone's.
 
         All weights stay as they are, and so does what is saved. Training needs `unmerge` first.
         """
         self._merge(True)
 
-    def unmerge(self):
+    def unmerge(self) -> None:
         """Undoes `merge`, exactly."""
         self._merge(False)
 
@@ -243,7 +244,7 @@ class LabelModel(keras.Model):
             if merged:
                 self.merge()
 
-    def save_weights(self, filepath, overwrite=True, **kwargs):
+    def save_weights(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the weights; the file of that name is replaced only by a complete one.
 
         Raises:
@@ -260,7 +261,7 @@ class LabelModel(keras.Model):
         with replacing(filepath) as temporary:
             super().save_weights(temporary)
 
-    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+    def load_weights(self, filepath: Path, skip_mismatch: bool = False, **kwargs: Any) -> None:
         """Loads the weights that `save_weights` wrote.
 
         Args:
@@ -329,12 +330,14 @@ class LabelModel(keras.Model):
             raise ValueError("What would be trained is merged: call `model.unmerge()` first.")
         return super().make_train_function(force)
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """A SHA-256 of the frozen weights: the same for the same checkpoint."""
         trained = [v for own in self.tuned_weights().values() for v in own.values()]
         return fingerprint(self.backbone, trained)
 
-    def summary(self, *args, print_fn=None, **kwargs):
+    def summary(
+        self, *args: Any, print_fn: Callable[[str], Any] | None = None, **kwargs: Any
+    ) -> None:
         """Prints the layers, and what trains, by method, with its size in a tuned file."""
         self.backbone.summary(*args, print_fn=print_fn, **kwargs)
         print_fn = print_fn or print
@@ -356,7 +359,7 @@ class LabelModel(keras.Model):
                 f"{size / 1024:,.1f} KiB in a tuned file"
             )
 
-    def save_tuned(self, filepath, dtype="float32"):
+    def save_tuned(self, filepath: Path, dtype: str = "float32") -> None:
         """Saves what was trained by itself, to be used with `load_tuned` and the checkpoint.
 
         The file holds the tensors of each method, its settings, the template with its labels, and
@@ -485,7 +488,13 @@ class LabelModel(keras.Model):
         scores = y_pred["scores"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, scores, sample_weight)
 
-    def compile(self, optimizer=None, loss=None, rdrop=0.0, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.Optimizer | Mapping[str, str | keras.Optimizer] | None = None,
+        loss: None = None,
+        rdrop: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         """Configures training.
 
         Args:
@@ -589,16 +598,16 @@ class LabelModel(keras.Model):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
         *,
-        validation_data=None,
-        class_weight=None,
-        sample_weight=None,
-        **kwargs,
-    ):
+        validation_data: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Trains the model, as `keras.Model.fit` does.
 
         A dataset's epochs continue where its last training stopped, so that its batches and masks
@@ -675,7 +684,9 @@ class LabelModel(keras.Model):
             raise stop_at_nan.error
         return history
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+    def evaluate(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
         """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too.
 
         Raises:
@@ -694,7 +705,7 @@ class LabelModel(keras.Model):
             check_finite([("The loss", loss)], DAMAGED)
         return found
 
-    def predict(self, x, batch_size=None, **kwargs):
+    def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
         """Predicts the log-probability of each label, in the order of the texts.
 
         Raises:
@@ -741,7 +752,14 @@ class LabelModel(keras.Model):
         data.fill, data.part = count_replicas(self.distribution), find_part(self.distribution)
         return as_batches(data)
 
-    def export(self, filepath, format="tf_saved_model", *args, input_signature=None, **kwargs):
+    def export(
+        self,
+        filepath: Path,
+        format: str = "tf_saved_model",
+        *args: Any,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Exports the model for other programs, as `keras.Model.export` does.
 
         What is exported reads a dictionary of arrays, those of `template.encode(texts)` that are
@@ -790,7 +808,7 @@ class LabelModel(keras.Model):
         """The inputs of an exported model, and the names of their axes."""
         return {name: ("batch", "length") for name in ("token_ids", "segment_ids")}
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the whole model; the file of that name is replaced only by a complete one.
 
         `keras_ptuning.load_model` loads it, and `keras.models.load_model` after

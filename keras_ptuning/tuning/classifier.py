@@ -1,10 +1,14 @@
 """Direct fine-tuning, the baseline: a dense layer over the vector of `[CLS]`, and no cloze."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, sum_over_replicas
+from keras_ptuning.checks import Config, Path
 from keras_ptuning.methods import named_weights
+from keras_ptuning.methods.method import Tune
 from keras_ptuning.models import find_application, find_model
 from keras_ptuning.text.templates import PlainText
 from keras_ptuning.tuning.base import LabelModel
@@ -85,7 +89,13 @@ class TextClassifier(LabelModel):
         return ops.sum(losses) / ops.maximum(count, 1.0)
 
 
-def build_classifier(config_path, checkpoint_path=None, template=None, tune="all", **kwargs):
+def build_classifier(
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    template: PlainText | None = None,
+    tune: Tune = "all",
+    **kwargs: Any,
+) -> TextClassifier:
     """Builds an ordinary classifier out of a pretrained BERT: what fine-tuning is, without a cloze.
 
     With `tune="prefix"` it is P-tuning v2.

@@ -1,11 +1,15 @@
 """Virtual adversarial training, the semi-supervised baseline: predictions that stay the same."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, gradient
+from keras_ptuning.checks import Config, Path
+from keras_ptuning.methods.method import Tune
+from keras_ptuning.text.templates import PlainText
 from keras_ptuning.tuning.base import divergences, mean_over_texts
 from keras_ptuning.tuning.classifier import TextClassifier, find_classifier
 
@@ -103,8 +107,13 @@ def _normalized(x):
 
 
 def build_vat_classifier(
-    config_path, checkpoint_path=None, template=None, tune="all", epsilon=0.5, **kwargs
-):
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    template: PlainText | None = None,
+    tune: Tune = "all",
+    epsilon: float = 0.5,
+    **kwargs: Any,
+) -> VATClassifier:
     """Builds the classifier of `build_classifier`, to be trained on texts without labels too.
 
     A text without a label still has a prediction, which should not change with a small change of
