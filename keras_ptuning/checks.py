@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ Sentences = Sequence[Sequence[str]]
 # Each label, and its word or words. The keys of a `Mapping` are of exactly one type.
 Words = str | Sequence[str]
 LabelsWithWords = Mapping[str, Words] | Mapping[int, Words] | Mapping[Label, Words]
+ClassWeight = Mapping[str, float] | Mapping[int, float] | Literal["balanced"]
 # The seeds that NumPy's global generator takes.
 GREATEST_SEED = 2**32 - 1
 

@@ -215,21 +215,8 @@ class Template:
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
             elif part == "[DECODER]" and self._decoder_piece is None:
-                if tokenizer.end_id is not None:
-                    self._pieces.append(([tokenizer.end_id], segment, False))
-                self._decoder_piece, segment = len(self._pieces), 0
-                start_id = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
-                if following[:1] == "[" and following != "[MASK]" and following in tokenizer:
-                    start_id = tokenizer.token_to_id(following)
-                elif start_id is None:
-                    raise ValueError(
-                        "The decoder begins with the token for padding, and nothing says which one "
-                        "that is. Put the `tokenizer_config.json` of the checkpoint next to its "
-                        f"`tokenizer.json`. Received: the template {pattern!r}."
-                    )
-                else:
-                    self._pieces.append(([start_id], 0, False))
-                self.decoder_start_id = start_id
+                self._begin_decoder(segment, following)
+                segment = 0
             elif part == "[MASK]":
                 self._pieces.append(([self.mask_id], segment, False))
             elif _SENTINEL.fullmatch(part) and part in tokenizer:
@@ -259,6 +246,29 @@ class Template:
                 self._pieces.append((ids, segment, True))
         if not self.causal and tokenizer.end_id is not None:
             self._pieces.append(([tokenizer.end_id], segment, False))
+        self._check_places(pattern)
+
+    def _begin_decoder(self, segment, following):
+        """Ends the text of the encoder. A token right after `[DECODER]` begins the decoder's."""
+        tokenizer = self.tokenizer
+        if tokenizer.end_id is not None:
+            self._pieces.append(([tokenizer.end_id], segment, False))
+        self._decoder_piece = len(self._pieces)
+        start_id = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
+        if following[:1] == "[" and following != "[MASK]" and following in tokenizer:
+            start_id = tokenizer.token_to_id(following)
+        elif start_id is None:
+            raise ValueError(
+                "The decoder begins with the token for padding, and nothing says which one that "
+                "is. Put the `tokenizer_config.json` of the checkpoint next to its "
+                f"`tokenizer.json`. Received: the template {self.pattern!r}."
+            )
+        else:
+            self._pieces.append(([start_id], 0, False))
+        self.decoder_start_id = start_id
+
+    def _check_places(self, pattern):
+        """Counts the masks, and the room for texts; refuses what no model can read."""
         fixed = [i for piece in self._pieces if len(piece) == 3 for i in piece[0]]
         self.num_masks = fixed.count(self.mask_id)
         if self.is_cloze and not self.num_masks:

@@ -27,8 +27,7 @@ from keras_ptuning.backend import (
     predict_with_one_graph,
     sum_over_replicas,
 )
-from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import Path, check_entries, check_finite, check_number
+from keras_ptuning.checks import ClassWeight, Path, check_entries, check_finite, check_number
 from keras_ptuning.files import replacing
 from keras_ptuning.methods import (
     All,
@@ -39,12 +38,16 @@ from keras_ptuning.methods import (
     read_methods,
 )
 from keras_ptuning.methods.method import assign
-from keras_ptuning.models import Transformer, fingerprint, load_config, max_length, read_config
+from keras_ptuning.models import Transformer, fingerprint, load_config, read_config
 from keras_ptuning.text.batches import ClozeDataset
-from keras_ptuning.text.piece_tokenizer import PieceTokenizer
 from keras_ptuning.text.tags import template_from_config
-from keras_ptuning.text.tokenizers import load_vocab
-from keras_ptuning.tuning.data import check_data, check_label_ids, weighted
+from keras_ptuning.tuning.data import (
+    check_data,
+    check_label_ids,
+    check_sizes,
+    check_token_order,
+    weighted,
+)
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
 from keras_ptuning.tuning.nan import StopAtNaN, learning_rates
 from keras_ptuning.tuning.tuned_file import (
@@ -102,67 +105,13 @@ class LabelModel(keras.Model):
         # A saved model has what is in the configuration, not where that was.
         config = load_config(config)
         self.init_config = {"config": config, **kwargs}
-        self._check_template({**settings, **kwargs})
+        check_sizes(self.template, config, {**settings, **kwargs})
         if not default_jit_compile():
             self.jit_compile = False
 
-    def _check_template(self, settings):
-        keep_tokens = settings.get("keep_tokens")
-        vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
-        spare = vocab_size - self.template.tokenizer.vocab_size
-        if not 0 <= spare < self.template.tokenizer.most_spare:
-            raise ValueError(
-                f"The vocabulary does not belong to this checkpoint: it has "
-                f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "
-                "embeddings. Make the template with the vocabulary of the checkpoint that you "
-                "build the model from: Template(..., tokenizer=checkpoint)."
-            )
-        if spare and not isinstance(self.template.tokenizer, PieceTokenizer):
-            warnings.warn(
-                f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
-                f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
-                "releases have them.",
-                stacklevel=5,
-            )
-        positions = max_length(
-            self.init_config["config"],
-            settings.get("model"),
-            settings.get("hierarchical_position"),
-        )
-        if positions is not None and self.template.maxlen > positions:
-            raise ValueError(
-                f"The template makes texts of up to {self.template.maxlen} tokens, and the model "
-                f"has {positions} positions. Use `maxlen={positions}` or less in the template."
-            )
-
-    def _check_vocabulary(self, checkpoint):
-        """Refuses tokens in another order than that of the checkpoint's vocabulary."""
-        if checkpoint is None:
-            return
-        try:
-            path = find_vocab(checkpoint.path)
-            own = load_vocab(path)
-        except (OSError, ValueError):
-            # There is none, or several, or one of another kind.
-            return
-        keep_tokens = self.init_config.get("keep_tokens")
-        if keep_tokens is not None:
-            own = [own[i] for i in keep_tokens if 0 <= i < len(own)]
-        # Of a token that is there twice, the last counts.
-        own = {token: i for i, token in enumerate(own)}
-        given = {token: i for i, token in enumerate(self.template.tokenizer.vocab)}
-        moved = [token for token, i in given.items() if own.get(token, i) != i]
-        if moved:
-            raise ValueError(
-                f"The vocabulary of the template has {len(moved)} tokens in other places than "
-                f"{path!r}, that of the checkpoint, such as {moved[0]!r}: "
-                f"{given[moved[0]]} in place of {own[moved[0]]}. They would have the vectors of "
-                f"other tokens. Use the vocabulary of the checkpoint: Tokenizer({path!r})."
-            )
-
     def _build_backbone(self, checkpoint, methods=None, **kwargs):
         """The transformer, with the methods attached, those of the model or others."""
-        self._check_vocabulary(checkpoint)
+        check_token_order(self.template, checkpoint, self.init_config.get("keep_tokens"))
         settings = {key: value for key, value in self.init_config.items() if key != "config"}
         return build_tuned_backbone(
             self.init_config["config"],
@@ -604,7 +553,7 @@ class LabelModel(keras.Model):
         epochs: int = 1,
         *,
         validation_data: Any = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: ClassWeight | None = None,
         sample_weight: Any = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
@@ -865,7 +814,7 @@ class LabelModel(keras.Model):
     def from_config(cls, config):
         config = _current_config(config)
         kinds = {"config": dict, "template": dict, "tune": (list, tuple)}
-        check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint_path": type(None)})
+        check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint": type(None)})
         methods = [method_from_config(method) for method in config["tune"]]
         tokenizer = config["template"].get("tokenizer")
         apart = isinstance(tokenizer, dict) and isinstance(tokenizer.get("vocab"), str)

@@ -25,7 +25,7 @@ class TextClassifier(LabelModel):
     texts.
     """
 
-    def __init__(self, config, template, tune="all", checkpoint_path=None, name=None, **kwargs):
+    def __init__(self, config, template, tune="all", checkpoint=None, name=None, **kwargs):
         super().__init__(config, template, tune, name, **kwargs)
         application = find_application(config, kwargs.get("model"), kwargs.get("application"))
         if application == "encoder-decoder":
@@ -39,7 +39,7 @@ class TextClassifier(LabelModel):
                 "as 'bert-mini-zh'; or a cloze: a `Template` with causal=True, and "
                 "`build_ptuning_model`."
             )
-        self.backbone = self._build_backbone(checkpoint_path)
+        self.backbone = self._build_backbone(checkpoint)
         transformer = self.backbone.transformer
         self.classifier = keras.layers.Dense(
             template.num_labels,
@@ -137,7 +137,7 @@ def build_classifier(
     """
     model = kwargs.get("model")
     config, checkpoint = find_classifier(config_path, checkpoint_path, template, model)
-    kwargs = {"tune": tune, "checkpoint_path": checkpoint, **kwargs}
+    kwargs = {"tune": tune, "checkpoint": checkpoint, **kwargs}
     return build_model(TextClassifier, config, template, **kwargs)
 
 

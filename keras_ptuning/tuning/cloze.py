@@ -58,7 +58,7 @@ class ClozeModel(LabelModel):
         normalization="vocabulary",
         auxiliary=True,
         classifier=False,
-        checkpoint_path=None,
+        checkpoint=None,
         name=None,
         **kwargs,
     ):
@@ -73,7 +73,7 @@ class ClozeModel(LabelModel):
         self._check_application(self.init_config["config"], kwargs)
         self._check_classifier(classifier)
         self.backbone = self._build_backbone(
-            checkpoint_path, with_mlm="linear", with_mean=classifier, branching=template.causal
+            checkpoint, with_mlm="linear", with_mean=classifier, branching=template.causal
         )
         self.classifier = self._build_classifier() if classifier else None
         self.verbalizer = Verbalizer(
@@ -571,6 +571,6 @@ def build_ptuning_model(
         normalization=normalization,
         auxiliary=auxiliary,
         classifier=classifier,
-        checkpoint_path=checkpoint,
+        checkpoint=checkpoint,
         **kwargs,
     )

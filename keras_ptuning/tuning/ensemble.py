@@ -48,7 +48,7 @@ class PromptEnsemble(ClozeModel):
         auxiliary=True,
         members=5,
         vote="mean",
-        checkpoint_path=None,
+        checkpoint=None,
         name=None,
         **kwargs,
     ):
@@ -71,7 +71,7 @@ class PromptEnsemble(ClozeModel):
             tune,
             normalization,
             auxiliary,
-            checkpoint_path=checkpoint_path,
+            checkpoint=checkpoint,
             name=name,
             **kwargs,
         )
@@ -346,6 +346,6 @@ def build_prompt_ensemble(
         auxiliary=auxiliary,
         members=members,
         vote=vote,
-        checkpoint_path=checkpoint,
+        checkpoint=checkpoint,
         **kwargs,
     )

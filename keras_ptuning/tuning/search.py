@@ -237,7 +237,7 @@ def search_template(
     config, weights = find_model(checkpoint, None, kwargs.get("model"))
     # TensorFlow takes no name that begins as that of this class does.
     kwargs = {"name": "search", **kwargs}
-    model = _TriggerModel(config, template, checkpoint_path=weights, **kwargs)
+    model = _TriggerModel(config, template, checkpoint=weights, **kwargs)
     triggers = _Triggers(model)
     x, y = triggers.encode(texts, labels)
     held_out = triggers.encode(*validation_data)

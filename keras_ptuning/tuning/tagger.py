@@ -120,5 +120,5 @@ def build_tagger(
         "a `TaggedText`, e.g. TaggedText(['O', 'B-PER', 'I-PER'], 'bert-small-zh')",
     )
     config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
-    kwargs = {"tune": tune, "checkpoint_path": checkpoint, **kwargs}
+    kwargs = {"tune": tune, "checkpoint": checkpoint, **kwargs}
     return build_model(Tagger, config, template, **kwargs)

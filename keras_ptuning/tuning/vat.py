@@ -37,13 +37,13 @@ class VATClassifier(TextClassifier):
         template,
         tune="all",
         epsilon=0.5,
-        checkpoint_path=None,
+        checkpoint=None,
         name=None,
         **kwargs,
     ):
         if not 0 < epsilon < math.inf:
             raise ValueError(f"`epsilon` must be positive and finite. Received: {epsilon!r}.")
-        super().__init__(config, template, tune, checkpoint_path, name, **kwargs)
+        super().__init__(config, template, tune, checkpoint, name, **kwargs)
         self.epsilon = epsilon
         self.seed_generator = keras.random.SeedGenerator()
         embeddings = self.backbone.get_layer("Embedding-Token").output
@@ -156,5 +156,5 @@ def build_vat_classifier(
     """
     model = kwargs.get("model")
     config, checkpoint = find_classifier(config_path, checkpoint_path, template, model)
-    kwargs = {"tune": tune, "epsilon": epsilon, "checkpoint_path": checkpoint, **kwargs}
+    kwargs = {"tune": tune, "epsilon": epsilon, "checkpoint": checkpoint, **kwargs}
     return build_model(VATClassifier, config, template, **kwargs)
