@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 import keras_ptuning
-from keras_ptuning import datasets
+from keras_ptuning import datasets, layers
 from keras_ptuning.tuning.base import LabelModel
 
 # What users of these classes have no need to call.
@@ -40,6 +40,9 @@ def public():
             found[name] = value
         elif inspect.isclass(value):
             found |= {f"{name}.{method}": function for method, function in methods_of(value)}
+    for name in layers.__all__:
+        if "__init__" in vars(getattr(layers, name)):
+            found[f"layers.{name}"] = getattr(layers, name).__init__
     for name, function in inspect.getmembers(datasets, inspect.isfunction):
         if function.__module__ == datasets.__name__ and not name.startswith("_"):
             found[f"datasets.{name}"] = function

@@ -78,7 +78,7 @@ class OwnVectors(keras.layers.Layer):
     [[[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]]
     """
 
-    def __init__(self, first_id, **kwargs):
+    def __init__(self, first_id: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.first_id = first_id
 
@@ -132,7 +132,13 @@ class PositionEmbedding(keras.layers.Layer):
         - [Su, 2020](https://kexue.fm/archives/7947), on hierarchical positions.
     """
 
-    def __init__(self, input_dim, embeddings_initializer="uniform", hierarchical=None, **kwargs):
+    def __init__(
+        self,
+        input_dim: int,
+        embeddings_initializer: Any = "uniform",
+        hierarchical: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.input_dim = input_dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
@@ -213,7 +219,7 @@ class RotaryPosition(keras.layers.Layer):
         - [Su et al., 2021](https://arxiv.org/abs/2104.09864), section 3.
     """
 
-    def __init__(self, size, base=10000.0, **kwargs):
+    def __init__(self, size: int, base: float = 10000.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = size
         self.base = base
@@ -264,7 +270,7 @@ class RelativePosition(keras.layers.Layer):
         - [Shaw et al., 2018](https://arxiv.org/abs/1803.02155), section 3.
     """
 
-    def __init__(self, max_distance, size, **kwargs):
+    def __init__(self, max_distance: int, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_distance = max_distance
         self.size = size

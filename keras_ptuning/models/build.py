@@ -48,7 +48,7 @@ def build_transformer_model(
     config_path: Config,
     checkpoint_path: Path | None = None,
     model: str | type[Transformer] | None = None,
-    application: Literal["encoder", "lm", "unilm"] | None = None,
+    application: Literal["encoder", "lm", "unilm", "encoder-decoder"] | None = None,
     **kwargs: Any,
 ) -> keras.Model:
     """Builds a transformer in Keras, and loads pretrained weights into it.
