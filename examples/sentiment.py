@@ -47,7 +47,8 @@ def parse_arguments():
     add("--zero-shot", help="template to compare with; if left out, that of a BERT or a GPT")
     add("--template", help="of the P-tuning; if left out, that of a BERT or a GPT")
     add("--prompt-encoder", choices=["lstm", "mlp"], help="what makes the vectors as they train")
-    add("--prompt-start", default="unused", help=f"{', '.join(STARTS)}, or words to start from")
+    add("--prompt-start", choices=STARTS, default="unused", help="where the vectors start")
+    add("--prompt-words", help="words for the prompt to start from instead")
     add("--labeled", type=int, default=168, help="reviews to learn from")
     add("--epochs", type=int, default=10, help=f"of {PASSES} passes each; 0: zero-shot and no more")
     add("--batch-size", type=int, default=32, help="texts in a batch")
@@ -110,7 +111,7 @@ def main():
     results = {"zero_shot_test_acc": zero_shot, "zero_shot_test_acc_deduplicated": unseen}
 
     template = Template(args.template, LABELS, vocab, args.maxlen, causal=causal)
-    start = args.prompt_start if args.prompt_start in STARTS else [args.prompt_start]
+    start = [args.prompt_words] if args.prompt_words else args.prompt_start
     tune = Prompt(start=start, encoder=args.prompt_encoder)
     # The auxiliary task has ten predictions for each answer; a large model has use for them, while
     # a small one with few steps had better learn the answers alone.
