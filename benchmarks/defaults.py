@@ -13,17 +13,13 @@ import argparse
 import collections
 import json
 import os
-import pathlib
 import random
 import statistics
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 
-import fewclue
-import sentiment
+import tasks
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -32,7 +28,7 @@ from keras_ptuning import PromptClassifier, Template, datasets
 
 TASKS = ("sentiment", "eprstmt", "tnews", "iflytek", "csldcp")
 COUNTS = (8, 32, 168, 1000)
-SENTIMENT = "[MASK]满意。{text}", sentiment.LABELS
+SENTIMENT = "[MASK]满意。{text}", tasks.REVIEWS
 
 
 def parse_arguments():
@@ -69,9 +65,9 @@ def load(task, data):
         splits = [draw[split] for draw in draws for split in ("train", "valid")]
         pool = [example for split in splits for example in zip(*split, strict=True)]
         test = list(zip(*draws[0]["test"], strict=True))
-        pattern, _, words = fewclue.TASKS[task]
+        pattern, _, words = tasks.TASKS[task]
         if words == "names":
-            words = {name: fewclue.OTHER.get(name, name) for name in draws[0]["labels"]}
+            words = {name: tasks.OTHER.get(name, name) for name in draws[0]["labels"]}
     # FewCLUE's file has all texts of one label after the other.
     random.Random(0).shuffle(test)
     seen = {text for text, _ in test}

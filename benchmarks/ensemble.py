@@ -15,18 +15,14 @@ import argparse
 import json
 import math
 import os
-import pathlib
 import statistics
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 
-import fewclue
 import keras
 import numpy as np
-import sentiment
+import tasks
 
 from keras_ptuning import Prompt, Template, build_prompt_ensemble, build_ptuning_model, datasets
 
@@ -62,10 +58,10 @@ def load(task, seed, data):
     if task == "sentiment":
         found = datasets.load_sentiment(data and os.path.join(data, "sentiment"))
         labeled = [column[:LABELED] for column in found["train"]]
-        pattern, words = "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}", sentiment.LABELS
+        pattern, words = "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}", tasks.REVIEWS
     else:
         found = datasets.load_fewclue(task, seed % 5, data and os.path.join(data, "fewclue"))
-        labeled, (_, pattern, words) = found["train"], fewclue.TASKS[task]
+        labeled, (_, pattern, words) = found["train"], tasks.TASKS[task]
     return labeled, found["valid"], found["test"], pattern, words
 
 

@@ -15,19 +15,14 @@ import os
 import pathlib
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-# The examples have the templates.
-sys.path.append(str(pathlib.Path(__file__).absolute().parents[1] / "examples"))
-
-import fewclue
 import keras
 import numpy as np
-import sentiment
+import tasks
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -221,7 +216,7 @@ def load_task(name, seed, options):
                 f"Received: {count}."
             )
         labeled = texts[:count], labels[:count]
-        unlabeled, words = texts[count:], sentiment.LABELS
+        unlabeled, words = texts[count:], tasks.REVIEWS
     elif options.labeled is not None:
         raise ValueError(
             f"The labelled texts of {name!r} are those of the draw, all of them: leave out "
@@ -229,7 +224,7 @@ def load_task(name, seed, options):
         )
     else:
         data = datasets.load_fewclue(name, seed or 0, options.data)
-        labeled, unlabeled, words = data["train"], data["unlabeled"], fewclue.TASKS[name][2]
+        labeled, unlabeled, words = data["train"], data["unlabeled"], tasks.TASKS[name][2]
     if options.unlabeled:
         unlabeled = datasets.read_documents(options.unlabeled)
         if isinstance(labeled[0][0], tuple):
@@ -468,7 +463,7 @@ def tuning_template(task, options, row):
         masks = "[MASK]" * max(len(word) for word in labels.values())
         pattern = f"[u1][u2][u3][u4]{slots}[u5][u6][u7][u8]{masks}"
     else:
-        pattern = fewclue.TASKS["eprstmt" if task.name == "sentiment" else task.name][1]
+        pattern = tasks.TASKS["eprstmt" if task.name == "sentiment" else task.name][1]
     if row.template == "vectors":
         # However long the words are, a label has one vector.
         pattern = re.sub(r"(\[MASK\])+", "[MASK]", pattern)

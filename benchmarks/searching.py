@@ -19,18 +19,14 @@ import argparse
 import json
 import math
 import os
-import pathlib
 import random
 import statistics
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "examples"))
 
-import fewclue
 import keras
-import sentiment
+import tasks
 
 from keras_ptuning import (
     Template,
@@ -95,14 +91,14 @@ def load(task, seed, args):
         data = datasets.load_sentiment(args.data and os.path.join(args.data, "sentiment"))
         known = list(zip(*data["train"], strict=True))
         random.Random(seed).shuffle(known)
-        labeled, words = known[:LABELED], sentiment.LABELS
+        labeled, words = known[:LABELED], tasks.REVIEWS
         corpus = [text for text, _ in known[LABELED:]]
     else:
         data = datasets.load_fewclue(task, seed, args.data and os.path.join(args.data, "fewclue"))
         labeled, corpus = list(zip(*data["train"], strict=True)), data["unlabeled"]
-        words = fewclue.TASKS[task][2]
+        words = tasks.TASKS[task][2]
         if words == "names":
-            words = {name: fewclue.OTHER.get(name, name) for name in data["labels"]}
+            words = {name: tasks.OTHER.get(name, name) for name in data["labels"]}
     test = list(zip(*data["test"], strict=True))
     # The file has all texts of one label after the other.
     random.Random(0).shuffle(test)
@@ -194,7 +190,7 @@ def run_templates(run):
 
 def run_words(run):
     task, checkpoint = run.key["task"], run.args.checkpoint
-    written = Template(fewclue.TASKS[task][0], run.words, checkpoint)
+    written = Template(tasks.TASKS[task][0], run.words, checkpoint)
     model = run.ask("of a person", written)
     start = time.perf_counter()
     pattern, count = WORDS[task]
@@ -220,16 +216,16 @@ def read(path):
 
 
 def print_tables(results):
-    for experiment, tasks in EXPERIMENTS.items():
+    for experiment, known in EXPERIMENTS.items():
         own = [result for result in results if result["experiment"] == experiment]
-        tasks = [task for task in tasks if any(result["task"] == task for result in own)]
+        names = [task for task in known if any(result["task"] == task for result in own)]
         if not own:
             continue
-        print(f"\n| {experiment} | {' | '.join(f'{task} | seconds' for task in tasks)} |")
-        print("|---" * (1 + 2 * len(tasks)) + "|")
+        print(f"\n| {experiment} | {' | '.join(f'{task} | seconds' for task in names)} |")
+        print("|---" * (1 + 2 * len(names)) + "|")
         for method in dict.fromkeys(result["method"] for result in own):
             cells = []
-            for task in tasks:
+            for task in names:
                 there = [r for r in own if (r["task"], r["method"]) == (task, method)]
                 values = [100 * result["test"] for result in there]
                 spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""

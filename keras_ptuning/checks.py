@@ -2,14 +2,24 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 # What many public functions take.
 Path = str | os.PathLike[str]
+Config = Path | dict[str, Any]
+Vocabulary = Path | Collection[str] | dict[str, int]
 Label = str | int
 Texts = Collection[str] | Collection[tuple[str, str]]
+# The words that each text has to choose from; the words of each sentence.
+Candidates = Sequence[Sequence[str]]
+Sentences = Sequence[Sequence[str]]
+# Each label, and its word or words. The keys of a `Mapping` are of exactly one type.
+Words = str | Sequence[str]
+LabelsWithWords = Mapping[str, Words] | Mapping[int, Words] | Mapping[Label, Words]
+ClassWeight = Mapping[str, float] | Mapping[int, float] | Literal["balanced"]
 # The seeds that NumPy's global generator takes.
 GREATEST_SEED = 2**32 - 1
 

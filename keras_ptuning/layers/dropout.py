@@ -1,5 +1,7 @@
 """Dropout."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -34,7 +36,7 @@ class Dropout(keras.layers.Dropout):
         - [Srivastava et al., 2014](https://jmlr.org/papers/v15/srivastava14a.html), section 4.
     """
 
-    def __init__(self, rate, **kwargs):
+    def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(rate, **kwargs)
         if self.noise_shape is not None:
             raise ValueError(

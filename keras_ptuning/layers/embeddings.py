@@ -1,8 +1,12 @@
 """Embeddings: of positions, and of tokens of which only chosen ones learn."""
 
+from collections.abc import Sequence
+from typing import Any, Literal
+
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_ptuning.backend import for_dense_gradient
 from keras_ptuning.layers.prompt_encoder import PromptEncoder
@@ -74,7 +78,7 @@ class OwnVectors(keras.layers.Layer):
     [[[0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]]
     """
 
-    def __init__(self, first_id, **kwargs):
+    def __init__(self, first_id: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.first_id = first_id
 
@@ -128,7 +132,13 @@ class PositionEmbedding(keras.layers.Layer):
         - [Su, 2020](https://kexue.fm/archives/7947), on hierarchical positions.
     """
 
-    def __init__(self, input_dim, embeddings_initializer="uniform", hierarchical=None, **kwargs):
+    def __init__(
+        self,
+        input_dim: int,
+        embeddings_initializer: Any = "uniform",
+        hierarchical: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.input_dim = input_dim
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
@@ -209,7 +219,7 @@ class RotaryPosition(keras.layers.Layer):
         - [Su et al., 2021](https://arxiv.org/abs/2104.09864), section 3.
     """
 
-    def __init__(self, size, base=10000.0, **kwargs):
+    def __init__(self, size: int, base: float = 10000.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = size
         self.base = base
@@ -260,7 +270,7 @@ class RelativePosition(keras.layers.Layer):
         - [Shaw et al., 2018](https://arxiv.org/abs/1803.02155), section 3.
     """
 
-    def __init__(self, max_distance, size, **kwargs):
+    def __init__(self, max_distance: int, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_distance = max_distance
         self.size = size
@@ -352,14 +362,14 @@ class PtuningEmbedding(Embedding):
 
     def __init__(
         self,
-        input_dim,
-        output_dim,
-        tuned_ids,
-        table_trainable=False,
-        prompt_encoder=None,
-        num_label_tokens=0,
-        **kwargs,
-    ):
+        input_dim: int,
+        output_dim: int,
+        tuned_ids: Sequence[int],
+        table_trainable: bool = False,
+        prompt_encoder: Literal["lstm", "mlp"] | None = None,
+        num_label_tokens: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(input_dim, output_dim, **kwargs)
         tuned_ids = [int(i) for i in tuned_ids]
         if not tuned_ids or len(set(tuned_ids)) != len(tuned_ids) or min(tuned_ids) < 0:
@@ -438,7 +448,7 @@ class PtuningEmbedding(Embedding):
         table = self.embeddings_initializer((self.input_dim, self.output_dim), dtype=dtype)
         return self._rows_or(table, rows)
 
-    def vectors(self):
+    def vectors(self) -> Any:
         """What lookups and projection see of the chosen rows now, in the order of `tuned_ids`."""
         prompt = ops.convert_to_tensor(self.prompt)
         if self.encoder is None:
@@ -469,11 +479,11 @@ class PtuningEmbedding(Embedding):
             bias[i] = own + (bias[i] if i < self.input_dim else 0.0)
         return bias
 
-    def reset_prompt(self):
+    def reset_prompt(self) -> None:
         """Starts the chosen rows from the table's own; additional tokens keep their values."""
         self.start_from(self._rows_or(self.embeddings, ops.convert_to_tensor(self.prompt)))
 
-    def start_from(self, values):
+    def start_from(self, values: ArrayLike) -> None:
         """Starts the chosen rows from `values`, and notes in `start` what this makes of them."""
         self.prompt.assign(values)
         self.start = ops.convert_to_numpy(self.vectors())

@@ -1,6 +1,7 @@
 """The feed-forward half of a transformer block."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -73,8 +74,13 @@ class FeedForward(keras.layers.Layer):
     """
 
     def __init__(
-        self, units, activation, kernel_initializer="glorot_uniform", use_bias=True, **kwargs
-    ):
+        self,
+        units: int,
+        activation: Any,
+        kernel_initializer: Any = "glorot_uniform",
+        use_bias: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = units
         self.activation = get_activation(activation)
@@ -145,8 +151,13 @@ class GatedFeedForward(FeedForward):
     """
 
     def __init__(
-        self, units, activation, kernel_initializer="glorot_uniform", use_bias=False, **kwargs
-    ):
+        self,
+        units: int,
+        activation: Any,
+        kernel_initializer: Any = "glorot_uniform",
+        use_bias: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(units, activation, kernel_initializer, use_bias, **kwargs)
 
     def build(self, input_shape):

@@ -4,6 +4,9 @@ Between the two is the checkpoint's own head (`MLM-Dense`, `MLM-Norm`, the tied 
 `MLM-Bias`), so that it runs on a few positions and not on whole sequences.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -87,7 +90,7 @@ class Bias(keras.layers.Layer):
     (2, 3)
     """
 
-    def __init__(self, size=None, **kwargs):
+    def __init__(self, size: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.size = size
 
@@ -158,7 +161,13 @@ class Verbalizer(keras.layers.Layer):
           [Schick and Schütze, 2020](https://arxiv.org/abs/2009.07118), section 3.1.
     """
 
-    def __init__(self, word_ids=None, word_slots=None, length=None, **kwargs):
+    def __init__(
+        self,
+        word_ids: Sequence[Sequence[Sequence[int]]] | None = None,
+        word_slots: Sequence[Sequence[Sequence[int]]] | None = None,
+        length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if word_ids is not None and not all(words and all(words) for words in word_ids):
             raise ValueError(

@@ -1,5 +1,7 @@
 """Normalization, of layers and of the root mean square."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -67,7 +69,7 @@ class RMSNormalization(keras.layers.Layer):
         - [Zhang and Sennrich, 2019](https://arxiv.org/abs/1910.07467), section 4.
     """
 
-    def __init__(self, epsilon, **kwargs):
+    def __init__(self, epsilon: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.epsilon = epsilon
 

@@ -1,5 +1,7 @@
 """Keys and values of virtual tokens, for attention in every block."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
@@ -40,7 +42,15 @@ class KeyValuePrefix(keras.layers.Layer):
         - [Liu et al., 2021](https://arxiv.org/abs/2110.07602), section 3.2.
     """
 
-    def __init__(self, length, num_layers, heads, head_size, reparametrize=None, **kwargs):
+    def __init__(
+        self,
+        length: int,
+        num_layers: int,
+        heads: int,
+        head_size: int,
+        reparametrize: Literal["mlp"] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.length = length
         self.num_layers = num_layers

@@ -1,5 +1,7 @@
 """The reparametrization of a prompt: a small network between trained vectors and the model."""
 
+from typing import Any, Literal
+
 import keras
 from keras import ops
 
@@ -39,7 +41,7 @@ class PromptEncoder(keras.layers.Layer):
         - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.2.
     """
 
-    def __init__(self, kind="lstm", **kwargs):
+    def __init__(self, kind: Literal["lstm", "mlp"] | None = "lstm", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if kind not in KINDS:
             raise ValueError(f"A prompt encoder is one of {KINDS}. Received: kind={kind!r}.")

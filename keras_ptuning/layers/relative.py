@@ -1,5 +1,7 @@
 """T5's relative positions: a trained number for each head and range of distances."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -76,13 +78,13 @@ class RelativeBias(keras.layers.Layer):
 
     def __init__(
         self,
-        heads,
-        buckets=32,
-        max_distance=128,
-        bidirectional=True,
-        embeddings_initializer="uniform",
-        **kwargs,
-    ):
+        heads: int,
+        buckets: int = 32,
+        max_distance: int = 128,
+        bidirectional: bool = True,
+        embeddings_initializer: Any = "uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.buckets = buckets

@@ -1,5 +1,7 @@
 """Adapters: small networks between the parts of a frozen model."""
 
+from typing import Literal
+
 import keras
 
 from keras_ptuning.checks import check_integer
@@ -38,7 +40,7 @@ class Adapter(Method):
     name = "adapter"
     settings = ("size", "kind")
 
-    def __init__(self, size=48, kind="houlsby"):
+    def __init__(self, size: int = 48, kind: Literal["houlsby", "pfeiffer"] = "houlsby") -> None:
         check_integer("size", size, 1)
         if kind not in KINDS:
             raise ValueError(f"An adapter is one of {tuple(KINDS)}. Received: kind={kind!r}.")

@@ -41,7 +41,12 @@ class LoRA(Method):
     passes = 10
     merges = True
 
-    def __init__(self, rank=8, alpha=16, layers=("query", "value")):
+    def __init__(
+        self,
+        rank: int = 8,
+        alpha: float = 16,
+        layers: str | list[str] | tuple[str, ...] = ("query", "value"),
+    ) -> None:
         check_integer("rank", rank, 1)
         number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
         if not number or not 0 < alpha < float("inf"):

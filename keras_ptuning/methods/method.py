@@ -1,9 +1,14 @@
 """What tuning methods share."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
 import keras
 import numpy as np
 
 from keras_ptuning.models import pretrained_weights
+from keras_ptuning.models.transformer import Transformer
+from keras_ptuning.text.templates import Template
 
 
 class Method:
@@ -39,7 +44,9 @@ class Method:
     pretrained_rate = False
     merges = False
 
-    def added_layers(self, transformer, template):
+    def added_layers(
+        self, transformer: Transformer, template: Template
+    ) -> dict[str, keras.layers.Layer]:
         """The layers to add, before the model is built.
 
         Args:
@@ -51,7 +58,7 @@ class Method:
         """
         return {}
 
-    def attach(self, model, template):
+    def attach(self, model: keras.Model, template: Template) -> None:
         """What is left to do once pretrained weights are loaded: changing layers, a start.
 
         Args:
@@ -59,15 +66,15 @@ class Method:
             template: The `Template` or `PlainText`.
         """
 
-    def weights(self, model):
+    def weights(self, model: keras.Model) -> dict[str, keras.Variable]:
         """What trains: a dictionary from names, `layer/variable`, to variables."""
         raise NotImplementedError
 
-    def tensors(self, model):
+    def tensors(self, model: keras.Model) -> dict[str, np.ndarray]:
         """What a tuned file has: a dictionary from names, `layer/variable`, to arrays."""
         return {name: to_numpy(v) for name, v in self.weights(model).items()}
 
-    def load(self, model, tensors):
+    def load(self, model: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
         """Puts in place what `tensors` returned.
 
         Raises:
@@ -75,37 +82,41 @@ class Method:
         """
         assign(self.weights(model), tensors)
 
-    def saved_as(self):
+    def saved_as(self) -> "Method":
         """The method whose `load` takes the tensors, if it is not this one."""
         return self
 
-    def default_learning_rate(self, model):
+    def default_learning_rate(self, model: keras.Model) -> float:
         """The rate of Adam for a model of this size, if `compile` gets no optimizer."""
         if not self.pretrained_rate:
             return self.learning_rate
         # Between what suits 768 numbers and 192, of which both were tried, and no larger.
         return self.learning_rate * (768 / max(model.transformer.hidden_size, 192)) ** 2
 
-    def merge(self, model):
+    def merge(self, model: keras.Model) -> None:
         """Makes predictions as fast as those of the backbone; the weights stay as they are."""
 
-    def unmerge(self, model):
+    def unmerge(self, model: keras.Model) -> None:
         """Undoes `merge`."""
 
-    def describe(self, model):
+    def describe(self, model: keras.Model) -> str:
         """What trains, in a few words, for the summary."""
         return ""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.settings}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
 
     def __repr__(self):
         config = self.get_config().items()
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config)})"
+
+
+# What `tune` takes.
+Tune = str | Method | Sequence[str | Method] | None
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")

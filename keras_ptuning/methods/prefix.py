@@ -1,5 +1,7 @@
 """Prefixes: trained keys and values in every block."""
 
+from typing import Literal
+
 import keras
 import numpy as np
 from keras import ops
@@ -51,7 +53,12 @@ class Prefix(Method):
     settings = ("length", "reparametrize", "start")
     learning_rate = 1e-2
 
-    def __init__(self, length=20, reparametrize=None, start="random"):
+    def __init__(
+        self,
+        length: int = 20,
+        reparametrize: Literal["mlp"] | None = None,
+        start: str | list[str] | tuple[str, ...] = "random",
+    ) -> None:
         check_integer("length", length, 1)
         if reparametrize not in REPARAMETRIZATIONS:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Prompts: virtual tokens and label words that learn, and where they start."""
 
 import itertools
+from typing import Literal
 
 import keras
 import numpy as np
@@ -68,7 +69,12 @@ class Prompt(Method):
     pretrained_rate = True
     merges = True
 
-    def __init__(self, start="unused", encoder=None, label_start=None):
+    def __init__(
+        self,
+        start: str | list[str] | tuple[str, ...] = "unused",
+        encoder: Literal["lstm", "mlp"] | None = None,
+        label_start: Literal["mask"] | list[str] | tuple[str, ...] | None = None,
+    ) -> None:
         if encoder not in KINDS:
             raise ValueError(f"A prompt encoder is one of {KINDS}. Received: encoder={encoder!r}.")
         self.start = start

@@ -5,7 +5,9 @@ import inspect
 import json
 import os
 import warnings
+from typing import Any, Literal
 
+import keras
 import numpy as np
 
 from keras_ptuning.checkpoints import (
@@ -14,11 +16,12 @@ from keras_ptuning.checkpoints import (
     write_safetensors,
     write_tensorflow,
 )
-from keras_ptuning.checks import check_finite
+from keras_ptuning.checks import Config, Path, Vocabulary, check_finite
 from keras_ptuning.files import find_local, replacing_all
 from keras_ptuning.models.architectures import architecture_of, find_architecture
 from keras_ptuning.models.config import check_setting, load_config, read_config
 from keras_ptuning.models.heads import untrained_evidence
+from keras_ptuning.models.transformer import Transformer
 from keras_ptuning.models.weights import (
     NamedTensors,
     check_architecture,
@@ -29,6 +32,7 @@ from keras_ptuning.models.weights import (
     load_weights,
 )
 from keras_ptuning.text import PieceTokenizer, as_tokenizer
+from keras_ptuning.text.tokenizers import Tokenizer
 
 APPLICATIONS = ("encoder", "lm", "unilm")
 # What a checkpoint can be written in.
@@ -41,8 +45,12 @@ OTHERS = (
 
 
 def build_transformer_model(
-    config_path, checkpoint_path=None, model=None, application=None, **kwargs
-):
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    model: str | type[Transformer] | None = None,
+    application: Literal["encoder", "lm", "unilm", "encoder-decoder"] | None = None,
+    **kwargs: Any,
+) -> keras.Model:
     """Builds a transformer in Keras, and loads pretrained weights into it.
 
     The layers have bert4keras's names (`Embedding-Token`,
@@ -318,7 +326,13 @@ def _arguments(model):
     }
 
 
-def save_transformer_model(model, folder, config, vocab, dtype="float32"):
+def save_transformer_model(
+    model: keras.Model,
+    folder: Path,
+    config: Config,
+    vocab: Tokenizer | Vocabulary,
+    dtype: str = "float32",
+) -> None:
     """Writes a transformer as a checkpoint that this library and others load.
 
     The files are `config.json`, `vocab.txt`, `model.safetensors`, which Hugging Face's libraries
@@ -383,7 +397,7 @@ def save_transformer_model(model, folder, config, vocab, dtype="float32"):
     texts = {"config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
     if not isinstance(tokenizer, PieceTokenizer):
         texts["vocab.txt"] = "\n".join(vocab) + "\n"
-    weights = written.get("hugging_face", written.get("google"))
+    weights = written.get("hugging_face") or written["google"]
     with np.errstate(over="ignore"):
         check_finite(
             ((f"The tensor {name!r}", value.astype(dtype)) for name, value in weights.items()),

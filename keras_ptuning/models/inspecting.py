@@ -2,8 +2,10 @@
 
 import math
 import warnings
+from typing import Any
 
 from keras_ptuning.checkpoints import find_config, find_weights
+from keras_ptuning.checks import Path
 from keras_ptuning.models.build import (
     build_transformer_model,
     find_application,
@@ -16,7 +18,9 @@ from keras_ptuning.models.weights import NamedTensors
 from keras_ptuning.text import as_tokenizer, find_vocab
 
 
-def inspect_checkpoint(path, model=None, application=None):
+def inspect_checkpoint(
+    path: Path, model: str | None = None, application: str | None = None
+) -> dict[str, Any]:
     """Looks at a checkpoint: what it is, its size, its vocabulary, and its head.
 
     It is loaded too, so that what is said of it holds.

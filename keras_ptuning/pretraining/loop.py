@@ -7,13 +7,16 @@ import math
 import os
 import pathlib
 import time
+from collections.abc import Sequence
+from typing import Literal
 
 import keras
 import numpy as np
 
 from keras_ptuning.backend import default_jit_compile, seed_dropout
-from keras_ptuning.checks import check_integer, check_path, check_positive
+from keras_ptuning.checks import Path, check_integer, check_path, check_positive
 from keras_ptuning.files import lock, opened, read_json, replacing, sweep
+from keras_ptuning.pretraining.packing import PackedDataset
 from keras_ptuning.text.masking import NONE
 
 STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
@@ -23,17 +26,17 @@ EVALUATIONS = 10
 
 
 def pretrain(
-    model,
-    dataset,
-    epochs,
-    folder,
-    held_out=None,
-    learning_rate=1e-3,
-    warmup=0.05,
-    optimizer="adamw",
-    weight_decay=0.01,
-    callbacks=(),
-):
+    model: keras.Model,
+    dataset: PackedDataset,
+    epochs: int,
+    folder: Path,
+    held_out: PackedDataset | None = None,
+    learning_rate: float = 1e-3,
+    warmup: float = 0.05,
+    optimizer: Literal["adamw", "muon"] = "adamw",
+    weight_decay: float = 0.01,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> list[dict[str, float]]:
     """Trains a language model, in a way that can be interrupted at any moment.
 
     After each epoch everything that the next one depends on is written to `folder`. Called again

@@ -3,13 +3,14 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
 
 from keras_ptuning.checks import check_integer, check_list
 from keras_ptuning.text.masking import NONE, mask_tokens
-from keras_ptuning.text.tokenizers import is_special, warn_of_unknown
+from keras_ptuning.text.tokenizers import Tokenizer, is_special, warn_of_unknown
 
 
 def pack(lengths, room):
@@ -94,16 +95,16 @@ class PackedDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        texts,
-        tokenizer,
-        causal=False,
-        length=128,
-        batch_size=32,
-        steps=None,
-        predict_rate=0.15,
-        split_words=None,
-        seed=0,
-    ):
+        texts: Collection[str],
+        tokenizer: Tokenizer,
+        causal: bool = False,
+        length: int = 128,
+        batch_size: int = 32,
+        steps: int | None = None,
+        predict_rate: float = 0.15,
+        split_words: Callable[[str], Sequence[str]] | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         for name, value, least in (
             ("length", length, 3),

@@ -1,10 +1,14 @@
 """Pretraining of a T5: spans that are left out, or texts that are continued."""
 
+from collections.abc import Collection
+from typing import Literal
+
 import numpy as np
 
 from keras_ptuning.checks import check_integer, check_positive
 from keras_ptuning.pretraining.packing import PackedDataset
 from keras_ptuning.text.masking import NONE
+from keras_ptuning.text.tokenizers import Tokenizer
 
 OBJECTIVES = ("spans", "continuation")
 
@@ -54,16 +58,16 @@ class TextToTextDataset(PackedDataset):
 
     def __init__(
         self,
-        texts,
-        tokenizer,
-        objective="spans",
-        length=128,
-        predict_rate=0.15,
-        mean_span=3.0,
-        batch_size=32,
-        steps=None,
-        seed=0,
-    ):
+        texts: Collection[str],
+        tokenizer: Tokenizer,
+        objective: Literal["spans", "continuation"] = "spans",
+        length: int = 128,
+        predict_rate: float = 0.15,
+        mean_span: float = 3.0,
+        batch_size: int = 32,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
         if objective not in OBJECTIVES:
             raise ValueError(
                 f"`objective` must be one of {OBJECTIVES}. Received: objective={objective!r}."

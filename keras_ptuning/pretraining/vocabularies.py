@@ -4,12 +4,19 @@ import collections
 import itertools
 import re
 import string
+from collections.abc import Iterable
 
 from keras_ptuning.checks import as_texts, check_integer, check_list
 from keras_ptuning.text.tokenizers import Tokenizer
 
 
-def build_vocab(texts, min_count=10, max_size=None, unused=99, do_lower_case=True):
+def build_vocab(
+    texts: Iterable[str],
+    min_count: int = 10,
+    max_size: int | None = None,
+    unused: int = 99,
+    do_lower_case: bool = True,
+) -> list[str]:
     """Makes a vocabulary for texts of one's own, to pretrain a model on them.
 
     It has what the usual Chinese vocabularies have: `[PAD]`, `[unused1]`, `[unused2]`..., the

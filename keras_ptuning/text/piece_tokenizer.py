@@ -3,11 +3,14 @@
 import functools
 import json
 import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Self
 
+import numpy as np
 import tokenizers
 
 from keras_ptuning.assets import NAMES
-from keras_ptuning.checks import check_entries, check_path
+from keras_ptuning.checks import Path, check_entries, check_path
 from keras_ptuning.files import check_file, find_local, read_json, replacing
 from keras_ptuning.text.sentencepiece import cut, read_sentencepiece
 from keras_ptuning.text.tokenizers import _CONFIG, Tokenizer, find_vocab
@@ -68,7 +71,7 @@ class PieceTokenizer(Tokenizer):
     most_spare = 1024
     _split_words = None
 
-    def __init__(self, vocab, add_prefix_space=False):
+    def __init__(self, vocab: Path, add_prefix_space: bool = False) -> None:
         check_path("vocab", vocab)
         path = find_local(vocab)
         path = find_vocab(path) if os.path.isdir(path) else path
@@ -129,26 +132,28 @@ class PieceTokenizer(Tokenizer):
         self.start_id, self.end_id = (next(iter(part), None) for part in (before, after))
 
     @property
-    def ordinary_ids(self):
+    def ordinary_ids(self) -> list[int]:
         return [
             i
             for i, token in enumerate(self.vocab)
             if i not in self._special and not token.startswith("[none")
         ]
 
-    def token_to_id(self, token):
+    def token_to_id(self, token: str) -> int:
         """The id of `token`, as the file writes it; or `unk_id` if there is no such token."""
         return self._ids.get(token, self.unk_id)
 
-    def decode(self, token_ids):
+    def decode(self, token_ids: Iterable[int]) -> str:
         """Turns ids back into readable text, without the special tokens."""
         ordinary = [int(i) for i in token_ids if int(i) not in self._special]
         return self._backend.decode(ordinary)
 
-    def word_numbers(self, texts, split_words):
+    def word_numbers(
+        self, texts: Collection[str], split_words: Callable[[str], Sequence[str]]
+    ) -> list[np.ndarray]:
         raise ValueError("Whole words are masked with vocabularies of BERT's kind only.")
 
-    def token_ids(self, texts):
+    def token_ids(self, texts: Collection[str]) -> list[list[int]]:
         found = super().token_ids(texts)
         special = self._special - {self.unk_id}
         return [self._spell_out(ids) if special.intersection(ids) else ids for ids in found]
@@ -173,7 +178,7 @@ class PieceTokenizer(Tokenizer):
             return self
         return type(self).from_config({**self.get_config(), "add_prefix_space": False})
 
-    def keep(self, texts):
+    def keep(self, texts: Collection[str]) -> tuple[Self, list[int]]:
         """A smaller tokenizer, with the tokens that some texts need, and the special ones.
 
         A multilingual vocabulary has many tokens that your texts never use, and a model computes a
@@ -206,7 +211,7 @@ class PieceTokenizer(Tokenizer):
         config = {**self.get_config(), "vocab": [cut(self._content, kept)]}
         return type(self).from_config(config), kept
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Writes a `tokenizer.json`, and a `tokenizer_config.json` with the roles next to it."""
         check_path("path", path)
         for name, content in (
@@ -216,7 +221,7 @@ class PieceTokenizer(Tokenizer):
             with replacing(name) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 file.write(content)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Everything needed to make the same tokenizer again, ready for JSON."""
         return {
             # In a list, as the tokens of the other kind.
@@ -226,7 +231,7 @@ class PieceTokenizer(Tokenizer):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a tokenizer from what `get_config` returned."""
         kinds = {"vocab": (list, tuple), "names": dict, "add_prefix_space": bool}
         check_entries("a tokenizer", config, kinds)

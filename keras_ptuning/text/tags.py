@@ -2,11 +2,22 @@
 
 import copy
 import itertools
+from collections.abc import Collection
+from typing import Any, Self, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_ptuning.backend import compiles_each_shape
-from keras_ptuning.checks import as_list, check_entries, check_finite, check_list
+from keras_ptuning.checks import (
+    Label,
+    Sentences,
+    Vocabulary,
+    as_list,
+    check_entries,
+    check_finite,
+    check_list,
+)
 from keras_ptuning.text.batches import (
     COMPILED_LENGTH_STEP,
     LENGTH_STEP,
@@ -18,7 +29,7 @@ from keras_ptuning.text.batches import (
     padding_of,
 )
 from keras_ptuning.text.templates import PlainText, Template, _tokenizer_of
-from keras_ptuning.text.tokenizers import warn_of_unknown
+from keras_ptuning.text.tokenizers import Tokenizer, warn_of_unknown
 
 
 class TaggedText(PlainText):
@@ -54,10 +65,22 @@ class TaggedText(PlainText):
         - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 5.3.
     """
 
-    def __init__(self, tags, tokenizer, maxlen=128):
+    def __init__(
+        self, tags: Collection[Label], tokenizer: Tokenizer | Vocabulary, maxlen: int = 128
+    ) -> None:
         super().__init__(check_list("tags", tags), tokenizer, maxlen)
 
-    def encode(self, sentences, tags=None):
+    @overload  # type: ignore[override]
+    def encode(self, sentences: Sentences, tags: None = None) -> dict[str, np.ndarray]: ...
+
+    @overload
+    def encode(
+        self, sentences: Sentences, tags: Collection[Collection[Label]]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]: ...
+
+    def encode(
+        self, sentences: Sentences, tags: Collection[Collection[Label]] | None = None
+    ) -> dict[str, np.ndarray] | tuple[dict[str, np.ndarray], np.ndarray]:
         """Encodes sentences (and tags) to arrays, padded to the longest.
 
         Args:
@@ -80,7 +103,14 @@ class TaggedText(PlainText):
         x = model_inputs(examples, length, padding_of(self))
         return x if tags is None else (x, pad(tag_ids, x["mask_positions"].shape[1], UNLABELED))
 
-    def dataset(self, sentences, tags=None, batch_size=32, shuffle=None, seed=0):
+    def dataset(  # type: ignore[override]
+        self,
+        sentences: Sentences,
+        tags: Collection[Collection[Label]] | None = None,
+        batch_size: int = 32,
+        shuffle: bool | None = None,
+        seed: int = 0,
+    ) -> "TagDataset":
         """Makes batches for `fit`, `evaluate` and `predict`.
 
         Args:
@@ -107,7 +137,9 @@ class TaggedText(PlainText):
             seed=seed,
         )
 
-    def decode(self, scores, sentences):
+    def decode(  # type: ignore[override]
+        self, scores: ArrayLike, sentences: Sentences
+    ) -> list[list[Any]]:
         """The best tag of each word.
 
         Args:
@@ -199,12 +231,12 @@ class TaggedText(PlainText):
             found.append(np.array([self._label_index[tag] for tag in own], "int32"))
         return found
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments, as scikit-learn asks for them."""
         return {"tags": self.label_names, "tokenizer": self.tokenizer, "maxlen": self.maxlen}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes one from what `get_config` returned.
 
         Raises:

@@ -3,11 +3,24 @@
 import copy
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Self, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from keras_ptuning.checks import as_list, check_entries, check_finite, check_list, check_text
+from keras_ptuning.checks import (
+    Candidates,
+    Label,
+    LabelsWithWords,
+    Texts,
+    Vocabulary,
+    as_list,
+    check_entries,
+    check_finite,
+    check_list,
+    check_text,
+)
 from keras_ptuning.text.batches import (
     UNLABELED,
     ClozeDataset,
@@ -138,8 +151,17 @@ class Template:
     """
 
     is_cloze = True
+    # What a search measured on its way to this template; only its results have it.
+    history: list[dict[str, Any]]
 
-    def __init__(self, pattern, labels, tokenizer, maxlen=128, causal=False):
+    def __init__(
+        self,
+        pattern: str,
+        labels: LabelsWithWords | None,
+        tokenizer: Tokenizer | Vocabulary,
+        maxlen: int = 128,
+        causal: bool = False,
+    ) -> None:
         tokenizer = as_tokenizer(tokenizer)
         self.text_to_text = isinstance(pattern, str) and "[DECODER]" in pattern
         causal = causal or self.text_to_text
@@ -193,21 +215,8 @@ class Template:
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
             elif part == "[DECODER]" and self._decoder_piece is None:
-                if tokenizer.end_id is not None:
-                    self._pieces.append(([tokenizer.end_id], segment, False))
-                self._decoder_piece, segment = len(self._pieces), 0
-                start_id = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
-                if following[:1] == "[" and following != "[MASK]" and following in tokenizer:
-                    start_id = tokenizer.token_to_id(following)
-                elif start_id is None:
-                    raise ValueError(
-                        "The decoder begins with the token for padding, and nothing says which one "
-                        "that is. Put the `tokenizer_config.json` of the checkpoint next to its "
-                        f"`tokenizer.json`. Received: the template {pattern!r}."
-                    )
-                else:
-                    self._pieces.append(([start_id], 0, False))
-                self.decoder_start_id = start_id
+                self._begin_decoder(segment, following)
+                segment = 0
             elif part == "[MASK]":
                 self._pieces.append(([self.mask_id], segment, False))
             elif _SENTINEL.fullmatch(part) and part in tokenizer:
@@ -237,6 +246,29 @@ class Template:
                 self._pieces.append((ids, segment, True))
         if not self.causal and tokenizer.end_id is not None:
             self._pieces.append(([tokenizer.end_id], segment, False))
+        self._check_places(pattern)
+
+    def _begin_decoder(self, segment, following):
+        """Ends the text of the encoder. A token right after `[DECODER]` begins the decoder's."""
+        tokenizer = self.tokenizer
+        if tokenizer.end_id is not None:
+            self._pieces.append(([tokenizer.end_id], segment, False))
+        self._decoder_piece = len(self._pieces)
+        start_id = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
+        if following[:1] == "[" and following != "[MASK]" and following in tokenizer:
+            start_id = tokenizer.token_to_id(following)
+        elif start_id is None:
+            raise ValueError(
+                "The decoder begins with the token for padding, and nothing says which one that "
+                "is. Put the `tokenizer_config.json` of the checkpoint next to its "
+                f"`tokenizer.json`. Received: the template {self.pattern!r}."
+            )
+        else:
+            self._pieces.append(([start_id], 0, False))
+        self.decoder_start_id = start_id
+
+    def _check_places(self, pattern):
+        """Counts the masks, and the room for texts; refuses what no model can read."""
         fixed = [i for piece in self._pieces if len(piece) == 3 for i in piece[0]]
         self.num_masks = fixed.count(self.mask_id)
         if self.is_cloze and not self.num_masks:
@@ -277,7 +309,7 @@ class Template:
         self._continuations = [], [], []
         if labels is None:
             return
-        if not isinstance(labels, dict) or len(labels) < 2:
+        if not isinstance(labels, Mapping) or len(labels) < 2:
             raise ValueError(
                 "`labels` must be a dictionary of at least two labels and their words, e.g. "
                 f'{{"负面": "不", "正面": "很"}}. Received: {labels!r:.60} of type '
@@ -287,7 +319,7 @@ class Template:
         for label, words in labels.items():
             label = _as_label(label)
             words = [words] if isinstance(words, str) else words
-            if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+            if not isinstance(words, Sequence) or not all(isinstance(w, str) for w in words):
                 raise TypeError(
                     f"The label {label!r} needs a word, or a list of words. Received: {words!r}."
                 )
@@ -366,7 +398,9 @@ class Template:
             )
         return ids
 
-    def label_ids(self, labels, candidates=None):
+    def label_ids(
+        self, labels: Collection[Label], candidates: Candidates | None = None
+    ) -> np.ndarray:
         """Turns labels into their numbers, in the order of `label_names` or of the candidates.
 
         Args:
@@ -386,7 +420,7 @@ class Template:
         ids = []
         for i, label in enumerate(check_list("labels", labels)):
             label = label.item() if isinstance(label, np.generic) else label
-            names = self.label_names or list(candidates[i])
+            names = self.label_names if candidates is None else list(candidates[i])
             index = self._label_index if self.labels else {n: k for k, n in enumerate(names)}
             if not _is_label(label) or label not in index:
                 owner = "the template" if self.labels else "its text"
@@ -525,7 +559,22 @@ class Template:
             decoder_ids,
         )
 
-    def encode(self, texts, labels=None, candidates=None):
+    @overload
+    def encode(
+        self, texts: Texts, labels: None = None, candidates: Candidates | None = None
+    ) -> dict[str, np.ndarray]: ...
+
+    @overload
+    def encode(
+        self, texts: Texts, labels: Collection[Label], candidates: Candidates | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]: ...
+
+    def encode(
+        self,
+        texts: Texts,
+        labels: Collection[Label] | None = None,
+        candidates: Candidates | None = None,
+    ) -> dict[str, np.ndarray] | tuple[dict[str, np.ndarray], np.ndarray]:
         """Encodes texts (and labels) to arrays, padded to the longest.
 
         Args:
@@ -559,16 +608,16 @@ class Template:
 
     def dataset(
         self,
-        texts=None,
-        labels=None,
-        batch_size=32,
-        shuffle=None,
-        seed=0,
-        mask_rate=None,
-        candidates=None,
-        unlabeled=None,
-        sample_weight=None,
-    ):
+        texts: Texts | None = None,
+        labels: Collection[Label] | np.ndarray | None = None,
+        batch_size: int = 32,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        mask_rate: float | None = None,
+        candidates: Candidates | None = None,
+        unlabeled: Texts | None = None,
+        sample_weight: Collection[float] | None = None,
+    ) -> ClozeDataset:
         """Makes batches for `fit`, `evaluate` and `predict`.
 
         Args:
@@ -693,7 +742,7 @@ class Template:
             )
         return labels.astype("float32")
 
-    def decode(self, scores, candidates=None):
+    def decode(self, scores: ArrayLike, candidates: Candidates | None = None) -> list[Any]:
         """The best label for each row of scores.
 
         Args:
@@ -725,7 +774,7 @@ class Template:
             )
         return [self.label_names[i] for i in scores.argmax(axis=1)]
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of this template, as scikit-learn asks for them."""
         return {
             "pattern": self.pattern,
@@ -735,7 +784,7 @@ class Template:
             "causal": self.causal,
         }
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Changes arguments, as scikit-learn does. A model that has this template does not change.
 
         Args:
@@ -777,7 +826,7 @@ class Template:
             f"maxlen={self.maxlen}{causal})"
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Everything needed to make the same template again, ready for JSON."""
         return {
             **self.get_params(),
@@ -787,7 +836,7 @@ class Template:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a template from what `get_config` returned.
 
         Raises:
@@ -879,8 +928,16 @@ class PlainText(Template):
 
     is_cloze = False
 
-    def __init__(self, labels, tokenizer, maxlen=128, pairs=False):
-        super().__init__("{text}[SEP]{text_b}" if pairs else "{text}", labels, tokenizer, maxlen)
+    def __init__(
+        self,
+        labels: Collection[Label],
+        tokenizer: Tokenizer | Vocabulary,
+        maxlen: int = 128,
+        pairs: bool = False,
+    ) -> None:
+        # It reads the labels in its own way.
+        words: Any = labels
+        super().__init__("{text}[SEP]{text_b}" if pairs else "{text}", words, tokenizer, maxlen)
 
     def _read_labels(self, labels):
         labels = [_as_label(label) for label in check_list("labels", labels)]
@@ -894,7 +951,7 @@ class PlainText(Template):
         self._label_index = {label: i for i, label in enumerate(labels)}
         self.label_token_ids = []
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments, as scikit-learn asks for them."""
         return {
             "labels": self.label_names,
@@ -903,12 +960,12 @@ class PlainText(Template):
             "pairs": "text_b" in self.slots,
         }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Everything needed to make the same one again, ready for JSON."""
         return {**self.get_params(), "tokenizer": self.tokenizer.get_config()}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes one from what `get_config` returned.
 
         Raises:

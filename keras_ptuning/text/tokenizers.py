@@ -6,13 +6,23 @@ import re
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from keras_ptuning.assets import NAMES
-from keras_ptuning.checks import as_texts, check_entries, check_list, check_path, check_text
+from keras_ptuning.checks import (
+    Path,
+    Vocabulary,
+    as_texts,
+    check_entries,
+    check_list,
+    check_path,
+    check_text,
+)
 from keras_ptuning.files import (
     check_file,
     find_local,
@@ -226,7 +236,12 @@ class Tokenizer:
     # Rows that an embedding may have beyond the vocabulary.
     most_spare = 128
 
-    def __init__(self, vocab, do_lower_case=True, pre_tokenize=None):
+    def __init__(
+        self,
+        vocab: Vocabulary,
+        do_lower_case: bool = True,
+        pre_tokenize: Literal["jieba", False] | Callable[[str], Sequence[str]] | None = None,
+    ) -> None:
         if isinstance(vocab, dict):
             tokens = _in_order(vocab)
         elif isinstance(vocab, str | os.PathLike):
@@ -283,26 +298,26 @@ class Tokenizer:
         )
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         return len(self.vocab)
 
     @property
-    def ordinary_ids(self):
+    def ordinary_ids(self) -> list[int]:
         """The ids of the tokens that texts may have: no special, unused or virtual ones."""
         return [i for i, token in enumerate(self.vocab) if not is_special(token)]
 
-    def token_to_id(self, token):
+    def token_to_id(self, token: str) -> int:
         """The id of `token`; the id of `[UNK]` where the vocabulary lacks it."""
         return self._ids.get(token, self.unk_id)
 
-    def id_to_token(self, token_id):
+    def id_to_token(self, token_id: int) -> str:
         """The token with the id `token_id`."""
         return self.vocab[token_id]
 
-    def __contains__(self, token):
+    def __contains__(self, token: object) -> bool:
         return token in self._ids
 
-    def token_ids(self, texts):
+    def token_ids(self, texts: Collection[str]) -> list[list[int]]:
         """Ids of many texts at once, without `[CLS]` and `[SEP]`.
 
         Args:
@@ -319,7 +334,9 @@ class Tokenizer:
             return [self._word_ids(text) for text in texts]
         return [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]
 
-    def word_numbers(self, texts, split_words):
+    def word_numbers(
+        self, texts: Collection[str], split_words: Callable[[str], Sequence[str]]
+    ) -> list[np.ndarray]:
         """For each token of `token_ids(texts)`, the number of the word it belongs to.
 
         Args:
@@ -373,7 +390,7 @@ class Tokenizer:
                 ids.extend(self._backend.encode(word, add_special_tokens=False).ids)
         return ids
 
-    def tokenize(self, text):
+    def tokenize(self, text: str) -> list[str]:
         """Splits a text into tokens, without `[CLS]` and `[SEP]`.
 
         Args:
@@ -384,7 +401,9 @@ class Tokenizer:
         """
         return [self.vocab[i] for i in self.token_ids([text])[0]]
 
-    def encode(self, text, second_text=None, maxlen=None):
+    def encode(
+        self, text: str, second_text: str | None = None, maxlen: int | None = None
+    ) -> tuple[list[int], list[int]]:
         """Turns a text, or a pair of texts, into token ids and segment ids.
 
         Args:
@@ -417,7 +436,7 @@ class Tokenizer:
             segment_ids += [segment] * len([*part, *end])
         return token_ids, segment_ids
 
-    def decode(self, token_ids):
+    def decode(self, token_ids: Iterable[int]) -> str:
         """Turns ids back into readable text, without the special tokens.
 
         Args:
@@ -438,7 +457,7 @@ class Tokenizer:
                 text += token
         return text
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Writes a `tokenizer.json`, for the library `tokenizers` and for `transformers`.
 
         It has all but `pre_tokenize`: what splits a text into words is not part of such a file.
@@ -460,7 +479,7 @@ class Tokenizer:
         with replacing(path) as temporary:
             self._backend.save(str(temporary))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Everything needed to make the same tokenizer again, ready for JSON.
 
         Raises:
@@ -484,7 +503,7 @@ class Tokenizer:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes a tokenizer from what `get_config` returned.
 
         Raises:

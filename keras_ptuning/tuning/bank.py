@@ -2,7 +2,8 @@
 
 import math
 import os
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,7 +16,15 @@ from keras_ptuning.backend import (
     predict_with_one_graph,
 )
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list, check_finite, check_integer, check_text
+from keras_ptuning.checks import (
+    Config,
+    Path,
+    Vocabulary,
+    as_list,
+    check_finite,
+    check_integer,
+    check_text,
+)
 from keras_ptuning.layers import Verbalizer
 from keras_ptuning.layers.heads import word_array
 from keras_ptuning.methods import Prefix, Prompt
@@ -26,6 +35,7 @@ from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_
 from keras_ptuning.text.masking import NONE
 from keras_ptuning.text.piece_tokenizer import as_tokenizer
 from keras_ptuning.text.templates import Template
+from keras_ptuning.text.tokenizers import Tokenizer
 from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
 from keras_ptuning.tuning.loading import check_backbone, read_content
 from keras_ptuning.tuning.own_tokens import (
@@ -55,6 +65,11 @@ class Task(NamedTuple):
     word_slots: np.ndarray | None
     # The number of tokens that words are compared at.
     length: int
+
+
+# A task, a text, and its candidates if the task has no labels of its own.
+Text = str | tuple[str, str]
+Requests = Collection[tuple[str, Text] | tuple[str, Text, Collection[str]]]
 
 
 class PromptBank:
@@ -98,7 +113,13 @@ class PromptBank:
         - [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 1 and figure 2.
     """
 
-    def __init__(self, config_path, checkpoint_path=None, vocab=None, **kwargs):
+    def __init__(
+        self,
+        config_path: Config,
+        checkpoint_path: Path | None = None,
+        vocab: Tokenizer | Vocabulary | None = None,
+        **kwargs: Any,
+    ) -> None:
         fixed = {"branching", "gather_positions", "layers", "own_prefix", "own_vectors", "with_mlm"}
         fixed |= {"document_start_id", "pad_id", "with_mean", "with_pool"}
         fixed = sorted(fixed & set(kwargs))
@@ -130,10 +151,10 @@ class PromptBank:
         self._tasks = {}
 
     @property
-    def tasks(self):
+    def tasks(self) -> list[str]:
         return list(self._tasks)
 
-    def template(self, name):
+    def template(self, name: str) -> Template:
         """The template of a task.
 
         Raises:
@@ -143,7 +164,7 @@ class PromptBank:
             raise ValueError(f"There is no task {name!r}. The bank has: {self.tasks}.")
         return self._tasks[name].template
 
-    def add(self, name, prompt):
+    def add(self, name: str, prompt: Path | Template) -> None:
         """Adds a task.
 
         Args:
@@ -165,7 +186,7 @@ class PromptBank:
             )
         self._tasks[name] = self._read(prompt)
 
-    def replace(self, name, prompt):
+    def replace(self, name: str, prompt: Path | Template) -> None:
         """Replaces the prompt of a task, at once.
 
         Args:
@@ -179,7 +200,7 @@ class PromptBank:
         self.template(name)
         self._tasks[name] = self._read(prompt)
 
-    def remove(self, name):
+    def remove(self, name: str) -> None:
         """Removes a task.
 
         Raises:
@@ -188,7 +209,9 @@ class PromptBank:
         self.template(name)
         del self._tasks[name]
 
-    def scores(self, requests, batch_size=64, verbose=0):
+    def scores(
+        self, requests: Requests, batch_size: int = 64, verbose: int | str = 0
+    ) -> list[np.ndarray]:
         """The scores of the labels, as the task's own `ClozeModel.predict` returns them.
 
         Args:
@@ -209,7 +232,9 @@ class PromptBank:
         found, counts = self._answer(requests, batch_size, verbose)
         return [row[:count] for row, count in zip(found, counts, strict=True)]
 
-    def predict_proba(self, requests, batch_size=64, verbose=0):
+    def predict_proba(
+        self, requests: Requests, batch_size: int = 64, verbose: int | str = 0
+    ) -> list[dict[Any, float]]:
         """The probability of each label, among the labels.
 
         Args:
@@ -227,7 +252,9 @@ class PromptBank:
             found.append(dict(zip(names, (p / p.sum()).tolist(), strict=True)))
         return found
 
-    def predict(self, requests, batch_size=64, verbose=0):
+    def predict(
+        self, requests: Requests, batch_size: int = 64, verbose: int | str = 0
+    ) -> list[Any]:
         """The most probable label of each text.
 
         Args:
@@ -236,9 +263,13 @@ class PromptBank:
         Returns:
             A list of labels, or candidates.
         """
-        return [max(p, key=p.get) for p in self.predict_proba(requests, batch_size, verbose)]
+        return [
+            max(p, key=p.__getitem__) for p in self.predict_proba(requests, batch_size, verbose)
+        ]
 
-    def fill(self, requests, top=10, batch_size=64):
+    def fill(
+        self, requests: Requests, top: int = 10, batch_size: int = 64
+    ) -> list[list[list[tuple[str, float]]]]:
         """The likeliest tokens at each mask, as `ClozeModel.fill` returns them.
 
         Args:
@@ -271,7 +302,7 @@ class PromptBank:
                 columns = task.tokens.move(learned_ids(task.template))
                 names[id(task)] = token_names(task.template, columns, self._vocab_size)
         dataset, order = self._batches(rows, batch_size)
-        found = [None] * len(rows)
+        found: list[Any] = [None] * len(rows)
         places = iter(order)
         for i in range(len(dataset)):
             (inputs,) = dataset[i]

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,8 +27,7 @@ from keras_ptuning.backend import (
     predict_with_one_graph,
     sum_over_replicas,
 )
-from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import check_entries, check_finite, check_number
+from keras_ptuning.checks import ClassWeight, Path, check_entries, check_finite, check_number
 from keras_ptuning.files import replacing
 from keras_ptuning.methods import (
     All,
@@ -38,12 +38,16 @@ from keras_ptuning.methods import (
     read_methods,
 )
 from keras_ptuning.methods.method import assign
-from keras_ptuning.models import Transformer, fingerprint, load_config, max_length, read_config
+from keras_ptuning.models import Transformer, fingerprint, load_config, read_config
 from keras_ptuning.text.batches import ClozeDataset
-from keras_ptuning.text.piece_tokenizer import PieceTokenizer
 from keras_ptuning.text.tags import template_from_config
-from keras_ptuning.text.tokenizers import load_vocab
-from keras_ptuning.tuning.data import check_data, check_label_ids, weighted
+from keras_ptuning.tuning.data import (
+    check_data,
+    check_label_ids,
+    check_sizes,
+    check_token_order,
+    weighted,
+)
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
 from keras_ptuning.tuning.nan import StopAtNaN, learning_rates
 from keras_ptuning.tuning.tuned_file import (
@@ -101,67 +105,13 @@ class LabelModel(keras.Model):
         # A saved model has what is in the configuration, not where that was.
         config = load_config(config)
         self.init_config = {"config": config, **kwargs}
-        self._check_template({**settings, **kwargs})
+        check_sizes(self.template, config, {**settings, **kwargs})
         if not default_jit_compile():
             self.jit_compile = False
 
-    def _check_template(self, settings):
-        keep_tokens = settings.get("keep_tokens")
-        vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
-        spare = vocab_size - self.template.tokenizer.vocab_size
-        if not 0 <= spare < self.template.tokenizer.most_spare:
-            raise ValueError(
-                f"The vocabulary does not belong to this checkpoint: it has "
-                f"{self.template.tokenizer.vocab_size} tokens, and the model {vocab_size} "
-                "embeddings. Make the template with the vocabulary of the checkpoint that you "
-                "build the model from: Template(..., tokenizer=checkpoint)."
-            )
-        if spare and not isinstance(self.template.tokenizer, PieceTokenizer):
-            warnings.warn(
-                f"The vocabulary has {self.template.tokenizer.vocab_size} tokens, and the model "
-                f"{vocab_size} embeddings. The last {spare} are taken for spare ones, as some "
-                "releases have them.",
-                stacklevel=5,
-            )
-        positions = max_length(
-            self.init_config["config"],
-            settings.get("model"),
-            settings.get("hierarchical_position"),
-        )
-        if positions is not None and self.template.maxlen > positions:
-            raise ValueError(
-                f"The template makes texts of up to {self.template.maxlen} tokens, and the model "
-                f"has {positions} positions. Use `maxlen={positions}` or less in the template."
-            )
-
-    def _check_vocabulary(self, checkpoint):
-        """Refuses tokens in another order than that of the checkpoint's vocabulary."""
-        if checkpoint is None:
-            return
-        try:
-            path = find_vocab(checkpoint.path)
-            own = load_vocab(path)
-        except (OSError, ValueError):
-            # There is none, or several, or one of another kind.
-            return
-        keep_tokens = self.init_config.get("keep_tokens")
-        if keep_tokens is not None:
-            own = [own[i] for i in keep_tokens if 0 <= i < len(own)]
-        # Of a token that is there twice, the last counts.
-        own = {token: i for i, token in enumerate(own)}
-        given = {token: i for i, token in enumerate(self.template.tokenizer.vocab)}
-        moved = [token for token, i in given.items() if own.get(token, i) != i]
-        if moved:
-            raise ValueError(
-                f"The vocabulary of the template has {len(moved)} tokens in other places than "
-                f"{path!r}, that of the checkpoint, such as {moved[0]!r}: "
-                f"{given[moved[0]]} in place of {own[moved[0]]}. They would have the vectors of "
-                f"other tokens. Use the vocabulary of the checkpoint: Tokenizer({path!r})."
-            )
-
     def _build_backbone(self, checkpoint, methods=None, **kwargs):
         """The transformer, with the methods attached, those of the model or others."""
-        self._check_vocabulary(checkpoint)
+        check_token_order(self.template, checkpoint, self.init_config.get("keep_tokens"))
         settings = {key: value for key, value in self.init_config.items() if key != "config"}
         return build_tuned_backbone(
             self.init_config["config"],
@@ -178,7 +128,7 @@ class LabelModel(keras.Model):
     def build(self, input_shape):
         pass
 
-    def tuned_weights(self):
+    def tuned_weights(self) -> dict[str, dict[str, keras.Variable]]:
         """What trains: for the name of each method a dictionary of variables, `layer/variable`."""
         found = {}
         for method in self.methods:
@@ -186,7 +136,7 @@ class LabelModel(keras.Model):
         return found
 
     @property
-    def default_learning_rate(self):
+    def default_learning_rate(self) -> float:
         rates = [method.default_learning_rate(self.backbone) for method in self.methods]
         return min(rates, default=1e-3)
 
@@ -200,14 +150,14 @@ class LabelModel(keras.Model):
             "train it whole"
         )
 
-    def merge(self):
+    def merge(self) -> None:
         """Merges what can be merged into the backbone, for prediction as fast as the backbone's.
 
         All weights stay as they are, and so does what is saved. Training needs `unmerge` first.
         """
         self._merge(True)
 
-    def unmerge(self):
+    def unmerge(self) -> None:
         """Undoes `merge`, exactly."""
         self._merge(False)
 
@@ -243,7 +193,7 @@ class LabelModel(keras.Model):
             if merged:
                 self.merge()
 
-    def save_weights(self, filepath, overwrite=True, **kwargs):
+    def save_weights(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the weights; the file of that name is replaced only by a complete one.
 
         Raises:
@@ -260,7 +210,7 @@ class LabelModel(keras.Model):
         with replacing(filepath) as temporary:
             super().save_weights(temporary)
 
-    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+    def load_weights(self, filepath: Path, skip_mismatch: bool = False, **kwargs: Any) -> None:
         """Loads the weights that `save_weights` wrote.
 
         Args:
@@ -329,12 +279,14 @@ class LabelModel(keras.Model):
             raise ValueError("What would be trained is merged: call `model.unmerge()` first.")
         return super().make_train_function(force)
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """A SHA-256 of the frozen weights: the same for the same checkpoint."""
         trained = [v for own in self.tuned_weights().values() for v in own.values()]
         return fingerprint(self.backbone, trained)
 
-    def summary(self, *args, print_fn=None, **kwargs):
+    def summary(
+        self, *args: Any, print_fn: Callable[[str], Any] | None = None, **kwargs: Any
+    ) -> None:
         """Prints the layers, and what trains, by method, with its size in a tuned file."""
         self.backbone.summary(*args, print_fn=print_fn, **kwargs)
         print_fn = print_fn or print
@@ -356,7 +308,7 @@ class LabelModel(keras.Model):
                 f"{size / 1024:,.1f} KiB in a tuned file"
             )
 
-    def save_tuned(self, filepath, dtype="float32"):
+    def save_tuned(self, filepath: Path, dtype: str = "float32") -> None:
         """Saves what was trained by itself, to be used with `load_tuned` and the checkpoint.
 
         The file holds the tensors of each method, its settings, the template with its labels, and
@@ -485,7 +437,13 @@ class LabelModel(keras.Model):
         scores = y_pred["scores"] if isinstance(y_pred, dict) else y_pred
         return super().compute_metrics(x, y, scores, sample_weight)
 
-    def compile(self, optimizer=None, loss=None, rdrop=0.0, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.Optimizer | Mapping[str, str | keras.Optimizer] | None = None,
+        loss: None = None,
+        rdrop: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         """Configures training.
 
         Args:
@@ -589,16 +547,16 @@ class LabelModel(keras.Model):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
         *,
-        validation_data=None,
-        class_weight=None,
-        sample_weight=None,
-        **kwargs,
-    ):
+        validation_data: Any = None,
+        class_weight: ClassWeight | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Trains the model, as `keras.Model.fit` does.
 
         A dataset's epochs continue where its last training stopped, so that its batches and masks
@@ -675,7 +633,9 @@ class LabelModel(keras.Model):
             raise stop_at_nan.error
         return history
 
-    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+    def evaluate(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
         """Evaluates the model, as `keras.Model.evaluate` does; zero-shot, without `compile` too.
 
         Raises:
@@ -694,7 +654,7 @@ class LabelModel(keras.Model):
             check_finite([("The loss", loss)], DAMAGED)
         return found
 
-    def predict(self, x, batch_size=None, **kwargs):
+    def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
         """Predicts the log-probability of each label, in the order of the texts.
 
         Raises:
@@ -741,7 +701,14 @@ class LabelModel(keras.Model):
         data.fill, data.part = count_replicas(self.distribution), find_part(self.distribution)
         return as_batches(data)
 
-    def export(self, filepath, format="tf_saved_model", *args, input_signature=None, **kwargs):
+    def export(
+        self,
+        filepath: Path,
+        format: str = "tf_saved_model",
+        *args: Any,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Exports the model for other programs, as `keras.Model.export` does.
 
         What is exported reads a dictionary of arrays, those of `template.encode(texts)` that are
@@ -790,7 +757,7 @@ class LabelModel(keras.Model):
         """The inputs of an exported model, and the names of their axes."""
         return {name: ("batch", "length") for name in ("token_ids", "segment_ids")}
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the whole model; the file of that name is replaced only by a complete one.
 
         `keras_ptuning.load_model` loads it, and `keras.models.load_model` after
@@ -847,7 +814,7 @@ class LabelModel(keras.Model):
     def from_config(cls, config):
         config = _current_config(config)
         kinds = {"config": dict, "template": dict, "tune": (list, tuple)}
-        check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint_path": type(None)})
+        check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint": type(None)})
         methods = [method_from_config(method) for method in config["tune"]]
         tokenizer = config["template"].get("tokenizer")
         apart = isinstance(tokenizer, dict) and isinstance(tokenizer.get("vocab"), str)

@@ -1,10 +1,14 @@
 """Direct fine-tuning, the baseline: a dense layer over the vector of `[CLS]`, and no cloze."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, sum_over_replicas
+from keras_ptuning.checks import Config, Path
 from keras_ptuning.methods import named_weights
+from keras_ptuning.methods.method import Tune
 from keras_ptuning.models import find_application, find_model
 from keras_ptuning.text.templates import PlainText
 from keras_ptuning.tuning.base import LabelModel
@@ -21,7 +25,7 @@ class TextClassifier(LabelModel):
     texts.
     """
 
-    def __init__(self, config, template, tune="all", checkpoint_path=None, name=None, **kwargs):
+    def __init__(self, config, template, tune="all", checkpoint=None, name=None, **kwargs):
         super().__init__(config, template, tune, name, **kwargs)
         application = find_application(config, kwargs.get("model"), kwargs.get("application"))
         if application == "encoder-decoder":
@@ -35,7 +39,7 @@ class TextClassifier(LabelModel):
                 "as 'bert-mini-zh'; or a cloze: a `Template` with causal=True, and "
                 "`build_ptuning_model`."
             )
-        self.backbone = self._build_backbone(checkpoint_path)
+        self.backbone = self._build_backbone(checkpoint)
         transformer = self.backbone.transformer
         self.classifier = keras.layers.Dense(
             template.num_labels,
@@ -85,7 +89,13 @@ class TextClassifier(LabelModel):
         return ops.sum(losses) / ops.maximum(count, 1.0)
 
 
-def build_classifier(config_path, checkpoint_path=None, template=None, tune="all", **kwargs):
+def build_classifier(
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    template: PlainText | None = None,
+    tune: Tune = "all",
+    **kwargs: Any,
+) -> TextClassifier:
     """Builds an ordinary classifier out of a pretrained BERT: what fine-tuning is, without a cloze.
 
     With `tune="prefix"` it is P-tuning v2.
@@ -127,7 +137,7 @@ def build_classifier(config_path, checkpoint_path=None, template=None, tune="all
     """
     model = kwargs.get("model")
     config, checkpoint = find_classifier(config_path, checkpoint_path, template, model)
-    kwargs = {"tune": tune, "checkpoint_path": checkpoint, **kwargs}
+    kwargs = {"tune": tune, "checkpoint": checkpoint, **kwargs}
     return build_model(TextClassifier, config, template, **kwargs)
 
 

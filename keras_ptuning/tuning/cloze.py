@@ -2,19 +2,22 @@
 
 import json
 import os
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, sum_over_replicas
-from keras_ptuning.checks import check_integer, check_path
+from keras_ptuning.checks import Config, Path, Texts, check_integer, check_path
 from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
 from keras_ptuning.methods import named_weights
+from keras_ptuning.methods.method import Tune
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
 from keras_ptuning.text import PieceTokenizer
 from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.data import check_template
 from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
@@ -55,7 +58,7 @@ class ClozeModel(LabelModel):
         normalization="vocabulary",
         auxiliary=True,
         classifier=False,
-        checkpoint_path=None,
+        checkpoint=None,
         name=None,
         **kwargs,
     ):
@@ -70,7 +73,7 @@ class ClozeModel(LabelModel):
         self._check_application(self.init_config["config"], kwargs)
         self._check_classifier(classifier)
         self.backbone = self._build_backbone(
-            checkpoint_path, with_mlm="linear", with_mean=classifier, branching=template.causal
+            checkpoint, with_mlm="linear", with_mean=classifier, branching=template.causal
         )
         self.classifier = self._build_classifier() if classifier else None
         self.verbalizer = Verbalizer(
@@ -156,7 +159,7 @@ class ClozeModel(LabelModel):
         return {} if self.classifier is None else named_weights(self.classifier)
 
     @property
-    def embedding(self):
+    def embedding(self) -> PtuningEmbedding:
         """The `PtuningEmbedding`.
 
         Raises:
@@ -171,7 +174,7 @@ class ClozeModel(LabelModel):
         return embedding
 
     @property
-    def prompt(self):
+    def prompt(self) -> keras.Variable | None:
         """The variable behind the vectors of the tokens that learn, or `None` without any."""
         return getattr(self.backbone.get_layer("Embedding-Token"), "prompt", None)
 
@@ -228,7 +231,7 @@ class ClozeModel(LabelModel):
         }
         return self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
 
-    def fill(self, texts, top=10):
+    def fill(self, texts: Texts, top: int = 10) -> list[list[list[tuple[str, float]]]]:
         """The likeliest tokens at each mask, out of the whole vocabulary.
 
         They show what the model would say by itself. So they help to choose words for the labels.
@@ -264,7 +267,7 @@ class ClozeModel(LabelModel):
         examples = template._examples(texts, to_score=False)
         data = ClozeDataset(examples, template, batch_size=FILLED, shuffle=False)
         dataset, order = data.by_length()
-        found = [None] * len(order)
+        found: list[Any] = [None] * len(order)
         places = iter(order)
         for i in range(len(dataset)):
             (inputs,) = dataset[i]
@@ -276,7 +279,9 @@ class ClozeModel(LabelModel):
                 found[next(places)] = filled
         return found
 
-    def generate(self, texts, max_tokens=32, beams=1, batch_size=32):
+    def generate(
+        self, texts: Texts, max_tokens: int = 32, beams: int = 1, batch_size: int = 32
+    ) -> list[str]:
         """Open answers: what the decoder writes, for a template with `[DECODER]`.
 
         The label words and the number of masks have no effect on this.
@@ -341,7 +346,7 @@ class ClozeModel(LabelModel):
                 beams,
                 max_tokens,
             )
-        answers = [None] * len(found)
+        answers: list[Any] = [None] * len(found)
         for place, ids in zip(order, found, strict=True):
             answers[place] = template.tokenizer.decode(ids)
         return answers
@@ -390,7 +395,7 @@ class ClozeModel(LabelModel):
             "classifier": self.classifier is not None,
         }
 
-    def save_checkpoint(self, folder, dtype="float32"):
+    def save_checkpoint(self, folder: Path, dtype: str = "float32") -> None:
         """Writes the transformer, with what was tuned merged in, as a checkpoint for other tools.
 
         The folder has the files of `save_transformer_model`, and `template.json`. That has the
@@ -465,15 +470,15 @@ def _unused_name(token):
 
 
 def build_ptuning_model(
-    config_path,
-    checkpoint_path=None,
-    template=None,
-    tune=None,
-    normalization="vocabulary",
-    auxiliary=True,
-    classifier=False,
-    **kwargs,
-):
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    template: Template | None = None,
+    tune: Tune = None,
+    normalization: Literal["vocabulary", "labels"] = "vocabulary",
+    auxiliary: bool = True,
+    classifier: bool = False,
+    **kwargs: Any,
+) -> ClozeModel:
     """Builds a classifier out of a pretrained language model, masked or causal, and a template.
 
     Args:
@@ -566,6 +571,6 @@ def build_ptuning_model(
         normalization=normalization,
         auxiliary=auxiliary,
         classifier=classifier,
-        checkpoint_path=checkpoint,
+        checkpoint=checkpoint,
         **kwargs,
     )

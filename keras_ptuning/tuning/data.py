@@ -1,15 +1,20 @@
 """What models are given: templates, the data that these make, labels and their weights."""
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from keras import ops
 
+from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import as_list
+from keras_ptuning.models import max_length
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset
+from keras_ptuning.text.piece_tokenizer import PieceTokenizer
 from keras_ptuning.text.tags import TaggedText
 from keras_ptuning.text.templates import Template
+from keras_ptuning.text.tokenizers import load_vocab
 
 
 def check_template(template, checkpoint_path, fits, expected):
@@ -27,6 +32,69 @@ def check_template(template, checkpoint_path, fits, expected):
         )
     if not fits:
         raise TypeError(f"`template` must be {expected}. Received: template={template!r}.")
+
+
+def check_sizes(template, config, settings):
+    """Refuses a template whose vocabulary or length a model does not have.
+
+    Args:
+        template: A `Template` or `PlainText`.
+        config: The configuration of the model, a dictionary.
+        settings: The arguments of the model, by name.
+    """
+    tokenizer = template.tokenizer
+    keep_tokens = settings.get("keep_tokens")
+    vocab_size = settings["vocab_size"] if keep_tokens is None else len(keep_tokens)
+    spare = vocab_size - tokenizer.vocab_size
+    if not 0 <= spare < tokenizer.most_spare:
+        raise ValueError(
+            f"The vocabulary does not belong to this checkpoint: it has {tokenizer.vocab_size} "
+            f"tokens, and the model {vocab_size} embeddings. Make the template with the vocabulary "
+            "of the checkpoint that you build the model from: Template(..., tokenizer=checkpoint)."
+        )
+    if spare and not isinstance(tokenizer, PieceTokenizer):
+        warnings.warn(
+            f"The vocabulary has {tokenizer.vocab_size} tokens, and the model {vocab_size} "
+            f"embeddings. The last {spare} are taken for spare ones, as some releases have them.",
+            stacklevel=5,
+        )
+    positions = max_length(config, settings.get("model"), settings.get("hierarchical_position"))
+    if positions is not None and template.maxlen > positions:
+        raise ValueError(
+            f"The template makes texts of up to {template.maxlen} tokens, and the model has "
+            f"{positions} positions. Use `maxlen={positions}` or less in the template."
+        )
+
+
+def check_token_order(template, checkpoint, keep_tokens=None):
+    """Refuses tokens in another order than that of the checkpoint's vocabulary.
+
+    Args:
+        template: A `Template` or `PlainText`.
+        checkpoint: What `open_checkpoint` returned, or `None`.
+        keep_tokens: The ids of the checkpoint that the model keeps; `None` for all.
+    """
+    if checkpoint is None:
+        return
+    try:
+        path = find_vocab(checkpoint.path)
+        own = load_vocab(path)
+    except (OSError, ValueError):
+        # There is none, or several, or one of another kind.
+        return
+    if keep_tokens is not None:
+        own = [own[i] for i in keep_tokens if 0 <= i < len(own)]
+    # Of a token that is there twice, the last counts.
+    own = {token: i for i, token in enumerate(own)}
+    given = {token: i for i, token in enumerate(template.tokenizer.vocab)}
+    moved = [token for token, i in given.items() if own.get(token, i) != i]
+    if moved:
+        raise ValueError(
+            f"The vocabulary of the template has {len(moved)} tokens in other places than "
+            f"{path!r}, that of the checkpoint, such as {moved[0]!r}: "
+            f"{given[moved[0]]} in place of {own[moved[0]]}. They would have the vectors of "
+            f"other tokens. Use the vocabulary of the checkpoint: Tokenizer({path!r})."
+        )
 
 
 def check_data(template, data, purpose):

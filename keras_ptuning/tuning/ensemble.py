@@ -2,18 +2,21 @@
 
 import os
 import re
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ptuning.backend import build_model
-from keras_ptuning.checks import check_integer
+from keras_ptuning.checks import Config, Path, check_integer
 from keras_ptuning.files import replacing_all
 from keras_ptuning.methods import Prompt, method_to_config, read_methods
-from keras_ptuning.methods.method import to_numpy
+from keras_ptuning.methods.method import Tune, to_numpy
 from keras_ptuning.methods.prompt import start_biases, start_vectors
 from keras_ptuning.models import find_model
+from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import ClozeModel
 from keras_ptuning.tuning.data import check_template
 from keras_ptuning.tuning.filling import learned_ids
@@ -45,7 +48,7 @@ class PromptEnsemble(ClozeModel):
         auxiliary=True,
         members=5,
         vote="mean",
-        checkpoint_path=None,
+        checkpoint=None,
         name=None,
         **kwargs,
     ):
@@ -68,7 +71,7 @@ class PromptEnsemble(ClozeModel):
             tune,
             normalization,
             auxiliary,
-            checkpoint_path=checkpoint_path,
+            checkpoint=checkpoint,
             name=name,
             **kwargs,
         )
@@ -123,7 +126,7 @@ class PromptEnsemble(ClozeModel):
         )
         self.prompts.assign(np.stack(vectors))
 
-    def tuned_weights(self):
+    def tuned_weights(self) -> dict[str, dict[str, keras.Variable]]:
         return {"prompt": {"prompts": self.prompts}}
 
     def _logits(self, inputs, token_ids, positions, training):
@@ -190,7 +193,7 @@ class PromptEnsemble(ClozeModel):
         # Each learns from the whole of its own loss.
         return self.members * super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def predict_members(self, x, batch_size=None, **kwargs):
+    def predict_members(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
         """Predicts with each prompt alone.
 
         Args:
@@ -210,7 +213,9 @@ class PromptEnsemble(ClozeModel):
             self._forget_compiled()
         return scores.reshape(len(scores), self.members, -1).transpose(1, 0, 2)
 
-    def summary(self, *args, print_fn=None, **kwargs):
+    def summary(
+        self, *args: Any, print_fn: Callable[[str], Any] | None = None, **kwargs: Any
+    ) -> None:
         """Prints the layers, and what trains."""
         self.backbone.summary(*args, print_fn=print_fn, **kwargs)
         members, tokens, size = self.prompts.shape
@@ -220,7 +225,7 @@ class PromptEnsemble(ClozeModel):
             f"{size}"
         )
 
-    def save_tuned(self, filepath, dtype="float32"):
+    def save_tuned(self, filepath: Path, dtype: str = "float32") -> None:
         """Saves each prompt as a tuned file, in a folder.
 
         Each is the file of an ordinary `ClozeModel`, for `load_tuned` or a `PromptBank`.
@@ -251,7 +256,7 @@ class PromptEnsemble(ClozeModel):
                     tensors["prompt/Embedding-Token/label_bias"] = to_numpy(self.label_bias)
                 write_tuned(os.path.join(temporary, f"{i}.tuned"), tensors, content, dtype)
 
-    def save_checkpoint(self, folder, dtype="float32"):
+    def save_checkpoint(self, folder: Path, dtype: str = "float32") -> NoReturn:
         """Refused: a checkpoint has a place for one prompt."""
         raise ValueError(
             f"A checkpoint has a place for one prompt, and there are {self.members}. Use "
@@ -277,16 +282,16 @@ class PromptEnsemble(ClozeModel):
 
 
 def build_prompt_ensemble(
-    config_path,
-    checkpoint_path=None,
-    template=None,
-    members=5,
-    tune="prompt",
-    normalization="vocabulary",
-    auxiliary=True,
-    vote="mean",
-    **kwargs,
-):
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    template: Template | None = None,
+    members: int = 5,
+    tune: Tune = "prompt",
+    normalization: Literal["vocabulary", "labels"] = "vocabulary",
+    auxiliary: bool = True,
+    vote: Literal["mean", "majority"] = "mean",
+    **kwargs: Any,
+) -> PromptEnsemble:
     """Builds a classifier of several prompts, which train together on one frozen model.
 
     Each text is read once with each prompt, in one batch. The prompts do not share anything that
@@ -341,6 +346,6 @@ def build_prompt_ensemble(
         auxiliary=auxiliary,
         members=members,
         vote=vote,
-        checkpoint_path=checkpoint,
+        checkpoint=checkpoint,
         **kwargs,
     )

@@ -3,13 +3,23 @@
 import functools
 import importlib.util
 import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list, check_integer, check_list, check_verbose
+from keras_ptuning.checks import (
+    Label,
+    Path,
+    Texts,
+    as_list,
+    check_integer,
+    check_list,
+    check_verbose,
+)
 from keras_ptuning.models import find_application
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.text.templates import Template, _as_label
@@ -46,7 +56,9 @@ class LabelWords(dict):
     正面   *很 2.25
     """
 
-    def __init__(self, ranking, words_per_label):
+    def __init__(
+        self, ranking: Mapping[Label, Sequence[tuple[str, float]]], words_per_label: int
+    ) -> None:
         chosen = {label: rows[:words_per_label] for label, rows in ranking.items()}
         super().__init__({label: [word for word, _ in rows] for label, rows in chosen.items()})
         self.ranking = ranking
@@ -67,18 +79,18 @@ class LabelWords(dict):
 
 
 def search_label_words(
-    checkpoint,
-    pattern,
-    texts,
-    labels,
-    words_per_label=1,
-    words=None,
-    candidates=30,
-    batch_size=32,
-    maxlen=128,
-    verbose="auto",
-    **kwargs,
-):
+    checkpoint: Path | ClozeModel,
+    pattern: str,
+    texts: Texts,
+    labels: Collection[Label],
+    words_per_label: int = 1,
+    words: Collection[str] | None = None,
+    candidates: int = 30,
+    batch_size: int = 32,
+    maxlen: int = 128,
+    verbose: int | str = "auto",
+    **kwargs: Any,
+) -> LabelWords:
     """Finds label words out of labelled texts.
 
     A word is good for a label if the model finds it likely at the mask in the texts of this label,

@@ -1,13 +1,16 @@
 """Loading files: a tuned one onto its checkpoint, and a whole model."""
 
 import zipfile
+from typing import Any
 
 import keras
 
 from keras_ptuning.checkpoints import find_vocab
+from keras_ptuning.checks import Config, Path, Vocabulary
 from keras_ptuning.files import check_keras_file
 from keras_ptuning.methods import method_from_config
 from keras_ptuning.text import as_tokenizer, template_from_config
+from keras_ptuning.text.tokenizers import Tokenizer
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.classifier import build_classifier
 from keras_ptuning.tuning.cloze import build_ptuning_model
@@ -23,7 +26,13 @@ BUILDERS = {
 }
 
 
-def load_tuned(filepath, config_path, checkpoint_path=None, vocab=None, **kwargs):
+def load_tuned(
+    filepath: Path,
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    vocab: Tokenizer | Vocabulary | None = None,
+    **kwargs: Any,
+) -> LabelModel:
     """Builds the classifier of a tuned file, on the checkpoint it was trained with.
 
     Its training can continue.
@@ -127,7 +136,7 @@ def check_backbone(filepath, content, fingerprint, checkpoint):
         )
 
 
-def load_model(filepath, **kwargs):
+def load_model(filepath: Path, **kwargs: Any) -> Any:
     """Loads a whole model.
 
     `keras.models.load_model` does the same once `keras_ptuning` is imported. This function has

@@ -2,12 +2,22 @@
 
 import collections
 import re
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list, as_texts, check_integer, check_verbose
+from keras_ptuning.checks import (
+    Label,
+    LabelsWithWords,
+    Path,
+    Texts,
+    as_list,
+    as_texts,
+    check_integer,
+    check_verbose,
+)
 from keras_ptuning.text import as_tokenizer
 from keras_ptuning.text.templates import _PARTS, Template
 from keras_ptuning.tuning.cloze import ClozeModel
@@ -29,20 +39,20 @@ SPAN = 30
 
 
 def mine_templates(
-    checkpoint,
-    pattern,
-    words,
-    texts,
-    labels,
-    corpus,
-    top=10,
-    candidates=100,
-    longest=4,
-    batch_size=32,
-    maxlen=128,
-    verbose="auto",
-    **kwargs,
-):
+    checkpoint: Path | ClozeModel,
+    pattern: str,
+    words: LabelsWithWords | None,
+    texts: Texts,
+    labels: Collection[Label],
+    corpus: Collection[str],
+    top: int = 10,
+    candidates: int = 100,
+    longest: int = 4,
+    batch_size: int = 32,
+    maxlen: int = 128,
+    verbose: int | str = "auto",
+    **kwargs: Any,
+) -> list[Template]:
     """Finds templates in a corpus: words that people wrote around label words.
 
     The places to fill are `[T]` in the pattern, next to the masks. The words that fill them come

@@ -6,12 +6,13 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterable, Sequence, Sized
 
 import keras
 import numpy as np
 
 from keras_ptuning.backend import is_shared
-from keras_ptuning.checks import check_integer, check_list
+from keras_ptuning.checks import Path, check_integer, check_list
 from keras_ptuning.files import (
     LABELED,
     TABLES,
@@ -25,13 +26,22 @@ from keras_ptuning.files import (
     replacing,
 )
 from keras_ptuning.text.tags import TaggedText
+from keras_ptuning.tuning.classifier import TextClassifier
+from keras_ptuning.tuning.cloze import ClozeModel
 
 # The most texts that are tokenized, sorted by length, predicted and written together.
 CHUNK = 2048
 RATE = ["texts/s"]
 
 
-def predict_to_file(model, texts, filepath, batch_size=64, verbose=True, column=None):
+def predict_to_file(
+    model: ClozeModel | TextClassifier,
+    texts: Path | Iterable[str] | Iterable[tuple[str, str]],
+    filepath: Path,
+    batch_size: int = 64,
+    verbose: bool = True,
+    column: str | Sequence[str] | None = None,
+) -> int:
     """Predicts the labels of any number of texts, and writes them to a file as it goes.
 
     Memory does not grow with the number of texts. The first texts are written after one batch, and
@@ -100,7 +110,7 @@ def predict_to_file(model, texts, filepath, batch_size=64, verbose=True, column=
         count = count_texts(path, columns)
     else:
         check_list("texts", texts)
-        count = len(texts) if hasattr(texts, "__len__") else None
+        count = len(texts) if isinstance(texts, Sized) else None
     texts = checked_texts(texts, model.template)
     for path in files[1:]:
         check_target(path)

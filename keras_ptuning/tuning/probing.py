@@ -1,17 +1,26 @@
 """Probing: which facts a pretrained model knows, by the ranks of their objects."""
 
 import collections
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_ptuning.checks import check_finite, check_list
 from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.tuning.cloze import ClozeModel
 
 BATCH = 64
 
 
-def probe(model, facts, open_vocabulary=False, candidates=None, train=None):
+def probe(
+    model: ClozeModel,
+    facts: Collection[tuple[str, str]],
+    open_vocabulary: bool = False,
+    candidates: Collection[str] | None = None,
+    train: Collection[tuple[str, str]] | None = None,
+) -> dict[str, Any]:
     """Asks a model for the objects of the facts of one relation, and ranks what it says.
 
     The template of the model says the relation, and `{text}` is the subject. Objects may have one

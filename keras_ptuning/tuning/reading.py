@@ -4,13 +4,15 @@ import itertools
 import os
 import unicodedata
 import warnings
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_ptuning.checks import check_path
+from keras_ptuning.checks import Path, check_path
 from keras_ptuning.files import replacing
 from keras_ptuning.text.tokenizers import is_special
+from keras_ptuning.tuning.cloze import ClozeModel
 
 # What fonts with Chinese characters are usually called, on Linux, Windows and macOS.
 CHINESE_FONTS = (
@@ -72,7 +74,7 @@ def _unit(vectors):
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def describe_prompt(model, k=5):
+def describe_prompt(model: ClozeModel, k: int = 5) -> list[dict[str, Any]]:
     """What the trainable tokens of a model have become.
 
     A nearest word need not be what a vector means to the model: trained vectors often lie far from
@@ -116,7 +118,7 @@ def describe_prompt(model, k=5):
     ]
 
 
-def prompt_table(model, k=5):
+def prompt_table(model: ClozeModel, k: int = 5) -> str:
     """`describe_prompt` as text, to be printed.
 
     Args:
@@ -162,7 +164,7 @@ def _width(text):
     return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
-def plot_prompt(model, path=None, k=5):
+def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
     """Draws what the trainable tokens of a model are close to, and how far they have moved.
 
     Needs matplotlib.
@@ -208,7 +210,7 @@ def plot_prompt(model, path=None, k=5):
     fonts = ["sans-serif"]
     if _width(words) > len(words):
         fonts += _chinese_fonts(matplotlib, warn=not is_svg)
-    style = {"font.family": fonts, "font.size": 9, "svg.fonttype": "none"}
+    style: Any = {"font.family": fonts, "font.size": 9, "svg.fonttype": "none"}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Once is enough, and with a word on what to do.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)

@@ -1,13 +1,25 @@
 """A search of templates: words for open places by gradient, and weights of several templates."""
 
 import re
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_ptuning.backend import gradient, predict_one_batch
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list, check_integer, check_text, check_verbose
+from keras_ptuning.checks import (
+    Label,
+    LabelsWithWords,
+    Path,
+    Texts,
+    as_list,
+    check_integer,
+    check_text,
+    check_verbose,
+)
 from keras_ptuning.layers import Verbalizer
 from keras_ptuning.models import find_model
 from keras_ptuning.text import as_tokenizer
@@ -140,20 +152,20 @@ def _trigger_ids(template):
 
 
 def search_template(
-    checkpoint,
-    pattern,
-    words,
-    texts,
-    labels,
-    validation_data=None,
-    steps=50,
-    candidates=10,
-    batch_size=32,
-    maxlen=128,
-    seed=0,
-    verbose="auto",
-    **kwargs,
-):
+    checkpoint: Path,
+    pattern: str,
+    words: LabelsWithWords,
+    texts: Texts,
+    labels: Collection[Label],
+    validation_data: tuple[Texts, Collection[Label]] | None = None,
+    steps: int = 50,
+    candidates: int = 10,
+    batch_size: int = 32,
+    maxlen: int = 128,
+    seed: int = 0,
+    verbose: int | str = "auto",
+    **kwargs: Any,
+) -> Template:
     """Finds words for the open places of a template, so that it fits labelled texts.
 
     The places are `[T]` in the pattern, such as `"[T][T][T][MASK]{text}"`. All start as `[MASK]`,
@@ -225,7 +237,7 @@ def search_template(
     config, weights = find_model(checkpoint, None, kwargs.get("model"))
     # TensorFlow takes no name that begins as that of this class does.
     kwargs = {"name": "search", **kwargs}
-    model = _TriggerModel(config, template, checkpoint_path=weights, **kwargs)
+    model = _TriggerModel(config, template, checkpoint=weights, **kwargs)
     triggers = _Triggers(model)
     x, y = triggers.encode(texts, labels)
     held_out = triggers.encode(*validation_data)
@@ -377,7 +389,12 @@ class WeighedTemplates:
     ```
     """
 
-    def __init__(self, model, templates, weights):
+    def __init__(
+        self,
+        model: ClozeModel,
+        templates: Sequence[Template],
+        weights: Sequence[float] | np.ndarray,
+    ) -> None:
         weights = np.asarray(weights, "float64")
         fits = weights.shape == (len(templates),) and (weights >= 0).all()
         if not fits or not np.isclose(weights.sum(), 1):
@@ -387,7 +404,7 @@ class WeighedTemplates:
             )
         self.model, self.templates, self.weights = model, list(templates), weights
 
-    def predict(self, texts, batch_size=32, verbose=0):
+    def predict(self, texts: Texts, batch_size: int = 32, verbose: int | str = 0) -> np.ndarray:
         """Predicts the log-probability of each label among the labels.
 
         Args:
@@ -402,7 +419,7 @@ class WeighedTemplates:
         scores = _scores(self.model, self.templates, texts, batch_size, verbose)
         return _mix(scores, self.weights)
 
-    def decode(self, scores):
+    def decode(self, scores: ArrayLike) -> list[Any]:
         """The best label for each row of scores, as `Template.decode` returns it."""
         return self.templates[0].decode(scores)
 
@@ -411,7 +428,15 @@ class WeighedTemplates:
         return "\n".join(["weight  pattern", *(f"{w:6.3f}  {t.pattern}" for w, t in rows)])
 
 
-def weigh_templates(checkpoint, templates, texts, labels, batch_size=32, verbose="auto", **kwargs):
+def weigh_templates(
+    checkpoint: Path | ClozeModel,
+    templates: Collection[Template],
+    texts: Texts,
+    labels: Collection[Label],
+    batch_size: int = 32,
+    verbose: int | str = "auto",
+    **kwargs: Any,
+) -> WeighedTemplates:
     """Learns from labelled texts how much each of several templates counts.
 
     The weights are from 0 on and add up to 1. They make the labels of the texts as likely as such

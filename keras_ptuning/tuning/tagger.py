@@ -1,9 +1,13 @@
 """Sequence labelling, such as named entities: a dense layer over the vector of each word."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model
+from keras_ptuning.checks import Config, Path
+from keras_ptuning.methods.method import Tune
 from keras_ptuning.models import find_model
 from keras_ptuning.text.tags import TaggedText
 from keras_ptuning.tuning.classifier import TextClassifier
@@ -27,7 +31,9 @@ class Tagger(TextClassifier):
     def log_probs(self, x):
         return ops.log_softmax(self.classifier(x))
 
-    def fit(self, x=None, y=None, *args, class_weight=None, **kwargs):
+    def fit(  # type: ignore[override]
+        self, x: Any = None, y: Any = None, *args: Any, class_weight: None = None, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Trains the model on `template.dataset(sentences, tags)`, as `keras.Model.fit` does.
 
         Args:
@@ -62,7 +68,13 @@ class Tagger(TextClassifier):
         return {**super()._export_axes(), "mask_positions": ("batch", "words")}
 
 
-def build_tagger(config_path, checkpoint_path=None, template=None, tune="all", **kwargs):
+def build_tagger(
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    template: TaggedText | None = None,
+    tune: Tune = "all",
+    **kwargs: Any,
+) -> Tagger:
     """Builds a model for sequence labelling out of a pretrained BERT.
 
     With `tune=Prefix(...)` it is P-tuning v2. The pretrained model stays frozen. The keys and
@@ -108,5 +120,5 @@ def build_tagger(config_path, checkpoint_path=None, template=None, tune="all", *
         "a `TaggedText`, e.g. TaggedText(['O', 'B-PER', 'I-PER'], 'bert-small-zh')",
     )
     config, checkpoint = find_model(config_path, checkpoint_path, kwargs.get("model"))
-    kwargs = {"tune": tune, "checkpoint_path": checkpoint, **kwargs}
+    kwargs = {"tune": tune, "checkpoint": checkpoint, **kwargs}
     return build_model(Tagger, config, template, **kwargs)

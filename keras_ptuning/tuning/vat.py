@@ -1,11 +1,15 @@
 """Virtual adversarial training, the semi-supervised baseline: predictions that stay the same."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, gradient
+from keras_ptuning.checks import Config, Path
+from keras_ptuning.methods.method import Tune
+from keras_ptuning.text.templates import PlainText
 from keras_ptuning.tuning.base import divergences, mean_over_texts
 from keras_ptuning.tuning.classifier import TextClassifier, find_classifier
 
@@ -33,13 +37,13 @@ class VATClassifier(TextClassifier):
         template,
         tune="all",
         epsilon=0.5,
-        checkpoint_path=None,
+        checkpoint=None,
         name=None,
         **kwargs,
     ):
         if not 0 < epsilon < math.inf:
             raise ValueError(f"`epsilon` must be positive and finite. Received: {epsilon!r}.")
-        super().__init__(config, template, tune, checkpoint_path, name, **kwargs)
+        super().__init__(config, template, tune, checkpoint, name, **kwargs)
         self.epsilon = epsilon
         self.seed_generator = keras.random.SeedGenerator()
         embeddings = self.backbone.get_layer("Embedding-Token").output
@@ -103,8 +107,13 @@ def _normalized(x):
 
 
 def build_vat_classifier(
-    config_path, checkpoint_path=None, template=None, tune="all", epsilon=0.5, **kwargs
-):
+    config_path: Config,
+    checkpoint_path: Path | None = None,
+    template: PlainText | None = None,
+    tune: Tune = "all",
+    epsilon: float = 0.5,
+    **kwargs: Any,
+) -> VATClassifier:
     """Builds the classifier of `build_classifier`, to be trained on texts without labels too.
 
     A text without a label still has a prediction, which should not change with a small change of
@@ -147,5 +156,5 @@ def build_vat_classifier(
     """
     model = kwargs.get("model")
     config, checkpoint = find_classifier(config_path, checkpoint_path, template, model)
-    kwargs = {"tune": tune, "epsilon": epsilon, "checkpoint_path": checkpoint, **kwargs}
+    kwargs = {"tune": tune, "epsilon": epsilon, "checkpoint": checkpoint, **kwargs}
     return build_model(VATClassifier, config, template, **kwargs)

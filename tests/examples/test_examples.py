@@ -80,14 +80,14 @@ def test_a_broken_line_is_named(small_bert, data):
 def test_gpt(data):
     done = run(
         "--data", data, "--labeled", 8, "--epochs", 1, "--json", data / "results.json",
-        "--prompt-encoder", "mlp", "--auxiliary", "屏幕不好",
-        cwd=data, example="sentiment_gpt.py",
+        "--prompt-encoder", "mlp", "--auxiliary", "--checkpoint", "gpt-mini-zh", "屏幕不好",
+        cwd=data,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((data / "results.json").read_text())
     assert results["arguments"]["template"] == "[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]"
     assert {"valid_acc", "test_acc", "zero_shot_test_acc"} <= set(results)
-    assert done.stdout.splitlines()[-1].endswith("tive  屏幕不好")
+    assert done.stdout.splitlines()[-1].endswith("%)  屏幕不好")
 
 
 def test_search(data):
@@ -123,7 +123,7 @@ def test_probe(data, probe_options):
         "房间的贵。屏幕的贵，书的服务便宜\n物流服务快\n" * 9, encoding="utf-8"
     )
     options = *probe_options, "P36", "--mlama", data, "--corpus", data / "corpus"
-    done = run(*options, cwd=data, example="probe.py")
+    done = run(*options, cwd=data, example=BENCHMARKS / "probe.py")
     assert done.returncode == 0, done.stderr
     found = json.loads((data / "out").read_text())["results"]["P36"]
     methods = ["random weights", "random weights, P-tuned", "written", "mined", "searched"]
@@ -137,7 +137,7 @@ def test_probe(data, probe_options):
 
 def test_the_facts_of_the_probe(data, probe_options):
     # The small vocabulary has none of the objects.
-    done = run(*probe_options, "continent", cwd=data, example="probe.py")
+    done = run(*probe_options, "continent", cwd=data, example=BENCHMARKS / "probe.py")
     assert done.returncode == 1 and "No relation has facts to ask" in done.stderr, done.stderr
     assert "continent: left out" in done.stdout
 
@@ -188,7 +188,7 @@ def test_fewclue(tmp_path):
     out = tmp_path / "fewclue.jsonl"
 
     def runs():
-        done = run(*options, 0, 1, cwd=tmp_path, example="fewclue.py")
+        done = run(*options, 0, 1, cwd=tmp_path, example=BENCHMARKS / "fewclue.py")
         assert done.returncode == 0, done.stderr
         results = [json.loads(line) for line in out.read_text().splitlines()]
         assert [(r["method"], r["draw"]) for r in results] == [
@@ -224,7 +224,7 @@ def test_fewclue_pet_and_submissions(tmp_path):
     (tmp_path / "eprstmt" / "test.json").write_text("\n".join(test))
     options = "--task", "eprstmt", "--data", tmp_path, "--epochs", 1, "--batch-size", 4, "--draw", 1
     options = *options, "--submission", tmp_path / "out", "--method"
-    done = run(*options, "pet", cwd=tmp_path, example="fewclue.py")
+    done = run(*options, "pet", cwd=tmp_path, example=BENCHMARKS / "fewclue.py")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "fewclue.jsonl").read_text())
     assert (result["method"], result["draw"]) == ("pet", 1) and 0 <= result["test_acc"] <= 1
@@ -235,7 +235,7 @@ def test_fewclue_pet_and_submissions(tmp_path):
 
 
 @pytest.mark.parametrize("task", ["tnews", "chid"])
-def test_what_a_submission_says(methods, tmp_path, task):
+def test_what_a_submission_says(fewclue, tmp_path, task):
     """The numbers that the data have: of a label, or of a candidate."""
     args = argparse.Namespace(submission=tmp_path)
     data = {"submission": (["甲", "乙"], [5, "6"], [["一", "二"], ["三", "四"]])}
@@ -243,14 +243,14 @@ def test_what_a_submission_says(methods, tmp_path, task):
     if task == "tnews":
         data = {"submission": (["甲", "乙"], [5, "6"]), "numbers": {"news_x": 101, "news_y": 102}}
         words, labels, answers = {}, ["news_y", "news_x"], [{"label": "102"}, {"label": "101"}]
-    task = methods.fewclue.Task(task, data, words)
-    methods.fewclue.write_submission(task, None, labels, args)
+    task = fewclue.Task(task, data, words)
+    fewclue.write_submission(task, None, labels, args)
     lines = (tmp_path / f"{task.name}_predict.json").read_text().splitlines()
     expected = [{"id": i, **own} for i, own in zip((5, "6"), answers, strict=True)]
     assert list(map(json.loads, lines)) == expected
 
 
-def test_results_of_other_settings(methods, tmp_path):
+def test_results_of_other_settings(fewclue, tmp_path):
     """Are not those of this run; and what is older than R-Drop was without it."""
     settings = {"checkpoint": "a", "epochs": 1, "batch_size": 2, "learning_rate": None}
     settings["auxiliary"] = False
@@ -259,12 +259,12 @@ def test_results_of_other_settings(methods, tmp_path):
     (tmp_path / "out").write_text("".join(lines) + '{"half')
     for rdrop, draws in ((0.0, [0, 1]), (4.0, [2]), (1.0, [])):
         args = argparse.Namespace(out=tmp_path / "out", **settings, rdrop=rdrop)
-        assert [r["draw"] for r in methods.fewclue.read_results(args)] == draws
+        assert [r["draw"] for r in fewclue.read_results(args)] == draws
 
 
 def test_fewclue_leaked_abstracts(tmp_path):
     """The table, without any run, and then with TF-IDF, which knows what it has seen."""
-    done = run("--table", cwd=tmp_path, example="fewclue.py")
+    done = run("--table", cwd=tmp_path, example=BENCHMARKS / "fewclue.py")
     assert done.returncode == 0, done.stderr
     assert "| mean of nine | 44.6 | 52.5 | 57.4 | 44.1 |" in done.stdout.splitlines()
 
@@ -279,7 +279,7 @@ def test_fewclue_leaked_abstracts(tmp_path):
     with open(tmp_path / "csl" / "test_public.json", "a", encoding="utf-8") as file:
         file.write(f"{json.dumps(example('甲甲', 0))}\n{json.dumps(example('乙乙', 0))}\n")
     options = "--data", tmp_path, "--out", tmp_path / "out", "--method", "tf-idf", "--task", "csl"
-    done = run(*options, "--draw", 1, cwd=tmp_path, example="fewclue.py")
+    done = run(*options, "--draw", 1, cwd=tmp_path, example=BENCHMARKS / "fewclue.py")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out").read_text())
     assert (result["valid_acc"], result["test_acc"]) == (1, 0.75)
@@ -289,12 +289,12 @@ def test_fewclue_leaked_abstracts(tmp_path):
 
 
 @pytest.mark.parametrize("checkpoint", ["bert-mini-zh", "bert-small-zh"])
-def test_the_templates_of_fewclue(methods, checkpoint):
+def test_the_templates_of_fewclue(fewclue, checkpoint):
     """The words of all nine tasks are in the embedded vocabularies."""
-    assert list(methods.fewclue.TASKS) == list(methods.fewclue.PUBLISHED)
-    assert sorted(methods.fewclue.TASKS) == sorted(datasets.FEWCLUE)
-    for task, (*patterns, words) in methods.fewclue.TASKS.items():
-        for pattern in [*patterns, *methods.fewclue.PET.get(task, [])]:
+    assert list(fewclue.TASKS) == list(fewclue.PUBLISHED)
+    assert sorted(fewclue.TASKS) == sorted(datasets.FEWCLUE)
+    for task, (*patterns, words) in fewclue.TASKS.items():
+        for pattern in [*patterns, *fewclue.PET.get(task, [])]:
             if words != "names":
                 Template(pattern, words, checkpoint)
 
@@ -373,6 +373,12 @@ def methods(monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def fewclue(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("fewclue")
 
 
 def parse(methods, *options):

@@ -128,11 +128,9 @@ def test_two_of_a_kind_on_different_places(make_tuned, small_bert, tmp_path):
     np.testing.assert_array_equal(scores(loaded), scores(model))
 
 
-@pytest.mark.parametrize("tune", ["ia3", ["lora", "ia3"], LoRA, 5, [[LoRA()]]])
+@pytest.mark.parametrize("tune", ["nothing", ["lora", "nothing"], LoRA, 5, [[LoRA()]]])
 def test_unknown_methods(make_tuned, tune):
-    with pytest.raises(
-        ValueError, match=r"one of \('adapter', 'all', 'lora', 'prefix', 'prompt'\)"
-    ):
+    with pytest.raises(ValueError, match=r"one of \('adapter', 'all', .*'prompt'"):
         make_tuned(tune)
 
 

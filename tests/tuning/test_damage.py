@@ -137,7 +137,7 @@ def with_config(source, target, change):
 
 @pytest.mark.parametrize("kind", ["file", "fifo", "device"])
 @pytest.mark.parametrize(
-    "place", ["vocab", "tokenizer", "template", "config", "checkpoint_path", "labels", "plain"]
+    "place", ["vocab", "tokenizer", "template", "config", "checkpoint", "labels", "plain"]
 )
 def test_a_file_opens_no_other(make_model, small_bert, secret, tmp_path, place, kind):
     path = {"file": str(secret), "device": "/dev/zero", "fifo": str(tmp_path / "fifo")}[kind]

@@ -34,7 +34,7 @@ def open_triggers(folder, pattern, words=WORDS, tokenizer=None, causal=False):
     tokenizer = tokenizer or Tokenizer(folder)
     template = _open_template(pattern, words, tokenizer, 64, causal)
     config, checkpoint = find_model(folder)
-    return _Triggers(_TriggerModel(config, template, checkpoint_path=checkpoint, name="search"))
+    return _Triggers(_TriggerModel(config, template, checkpoint=checkpoint, name="search"))
 
 
 def test_scores_are_those_of_the_written_template(folder, make_model, make_template, reviews):

@@ -1,9 +1,9 @@
 """What does a pretrained model know? Facts asked with prompts that are written, found and learned.
 
-    python examples/probe.py
-    python examples/probe.py --checkpoint bert-small-zh --corpus corpus.txt.gz --json results.json
-    python examples/probe.py --mlama mlama1.1/zh --relations P36 P30 P1376 --facts 200
-    python examples/probe.py --xfactr X-FACTR/data --facts 200
+    python benchmarks/probe.py
+    python benchmarks/probe.py --checkpoint bert-small-zh --corpus corpus.txt.gz --json results.json
+    python benchmarks/probe.py --mlama mlama1.1/zh --relations P36 P30 P1376 --facts 200
+    python benchmarks/probe.py --xfactr X-FACTR/data --facts 200
 
 Half of the facts of each relation are for learning, and the others are asked. An object competes
 with all objects of its relation. The prompts: that of a person; the best of those that a corpus

@@ -1,8 +1,8 @@
 """FewCLUE: nine tasks, each with five draws of a few labelled examples.
 
-    python examples/fewclue.py --task eprstmt
-    python examples/fewclue.py --task all --method zero-shot p-tuning lora tf-idf --data datasets
-    python examples/fewclue.py --table
+    python benchmarks/fewclue.py --task eprstmt
+    python benchmarks/fewclue.py --task all --method zero-shot p-tuning lora tf-idf --data datasets
+    python benchmarks/fewclue.py --table
 
 Reviews (eprstmt), abstracts of articles (csldcp, 67 disciplines), titles of news (tnews),
 descriptions of apps (iflytek, 119 classes), inference (ocnli), questions with the same meaning
@@ -33,10 +33,10 @@ from typing import NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from fewclue_tasks import OTHER, PET, PUBLISHED, PUBLISHED_METHODS, TASKS
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from tasks import OTHER, PET, PUBLISHED, PUBLISHED_METHODS, TASKS
 
 from keras_ptuning import PetClassifier, Template, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint

@@ -1,7 +1,12 @@
-"""The tasks of FewCLUE as clozes, with their label words, and published results."""
+"""The reviews and the tasks of FewCLUE as clozes, with label words and published results."""
 
-from news import WORDS
-
+REVIEWS = {0: "不", 1: "很"}
+NEWS = {
+    "news_story": "故事", "news_culture": "文化", "news_entertainment": "娱乐",
+    "news_sports": "体育", "news_finance": "财经", "news_house": "房产", "news_car": "汽车",
+    "news_edu": "教育", "news_tech": "科技", "news_military": "军事", "news_travel": "旅游",
+    "news_world": "国际", "news_stock": "股票", "news_agriculture": "农业", "news_game": "电竞",
+}  # fmt: skip
 # Other words for the names of labels that are too long, or rare.
 OTHER = {"语言(非英语)": "外语", "薅羊毛": "省钱"}
 # Two characters for each discipline of csldcp.
@@ -90,7 +95,7 @@ TASKS = {
     "tnews": (
         "[MASK][MASK]新闻：{text}",
         "[u1][u2][u3][u4][MASK][MASK][u5][u6][u7][u8]{text}",
-        WORDS,
+        NEWS,
     ),
     "iflytek": (
         "这是[MASK][MASK][MASK][MASK]应用：{text}",
