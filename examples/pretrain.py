@@ -18,9 +18,6 @@ the library are next to this script; a BERT that begins as a GPT learns faster:
 
     python examples/pretrain.py corpus.txt.gz gpt @examples/gpt-mini-zh.args
     python examples/pretrain.py corpus.txt.gz bert --checkpoint gpt @examples/bert-mini-zh.args
-
-A T5 of that size, which does not come with the library:
-
     python examples/pretrain.py corpus.txt.gz t5-mini-zh @examples/t5-mini-zh.args
 """
 

@@ -6,7 +6,7 @@ Each has a folder, with a README.md that says what it is and what it is not for.
 import os
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-NAMES = ("bert-mini-zh", "bert-small-zh", "gpt-mini-zh")
+NAMES = ("bert-mini-zh", "bert-small-zh", "gpt-mini-zh", "t5-mini-zh")
 
 
 def find_asset(name, file):

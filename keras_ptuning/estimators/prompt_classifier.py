@@ -42,8 +42,9 @@ class PromptClassifier(TextEstimator):
         template: A `Template` over the vocabulary of the checkpoint, with the labels and their
             words. A grid search can change its arguments too, e.g. `template__pattern`.
         checkpoint: Path of a checkpoint's folder, or of the weights in one; or the name of an
-            embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`; or the name
-            of a model of Hugging Face's hub. Defaults to `"bert-small-zh"`.
+            embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"`, `"gpt-mini-zh"` or
+            `"t5-mini-zh"`; or the name of a model of Hugging Face's hub. Defaults to
+            `"bert-small-zh"`.
         tune: As in `build_ptuning_model`, but defaults to `"lora"`, together with the tokens of the
             template that learn. `"prompt"` trains these tokens alone, as the articles do. The
             template must then have some: `[u1]`, `[u2]`...

@@ -61,10 +61,10 @@ def build_transformer_model(
 
     Args:
         config_path: Path of a checkpoint's folder, in which all the rest is found; or the name of
-            an embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or `"gpt-mini-zh"`; or the
-            name of a model of Hugging Face's hub, e.g. `"hfl/chinese-roberta-wwm-ext"`, if there is
-            no folder of this name or its first part; or path of a `bert_config.json` or
-            `config.json`, or a dictionary with what is in one.
+            an embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"`, `"gpt-mini-zh"` or
+            `"t5-mini-zh"`; or the name of a model of Hugging Face's hub, e.g.
+            `"hfl/chinese-roberta-wwm-ext"`, if there is no folder of this name or its first part;
+            or path of a `bert_config.json` or `config.json`, or a dictionary with what is in one.
         checkpoint_path: The weights: prefix of a TensorFlow checkpoint, e.g. `bert_model.ckpt`;
             path of a `.safetensors` file, of a PyTorch file, or of the `.index.json` of several.
             The tensors have Google's names or Hugging Face's. Without it the weights are those

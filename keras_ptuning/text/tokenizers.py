@@ -191,9 +191,9 @@ class Tokenizer:
     Args:
         vocab: Path of a `vocab.txt`, or of a `tokenizer.json` of Hugging Face (WordPiece only), or
             of a folder with one of these; the name of an embedded checkpoint (`"bert-mini-zh"`,
-            `"bert-small-zh"`, `"gpt-mini-zh"`), or of a model of Hugging Face's hub; a list of
-            tokens; or a dictionary `{token: id}` whose ids are 0, 1, 2... A token that is there
-            twice, as in some of ERNIE's, has its last id.
+            `"bert-small-zh"`, `"gpt-mini-zh"`, `"t5-mini-zh"`), or of a model of Hugging Face's
+            hub; a list of tokens; or a dictionary `{token: id}` whose ids are 0, 1, 2... A token
+            that is there twice, as in some of ERNIE's, has its last id.
         do_lower_case: Whether to lower-case the text and strip accents. Defaults to `True`,
             since the usual Chinese checkpoints have no upper-case letters in their vocabulary.
             Other files in its folder do not set it: that of `bert-base-chinese` says the

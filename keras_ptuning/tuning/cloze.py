@@ -483,9 +483,9 @@ def build_ptuning_model(
 
     Args:
         config_path: Path of a checkpoint's folder, which has the configuration and the weights; or
-            the name of an embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"` or
-            `"gpt-mini-zh"`; or the name of a model of Hugging Face's hub; or path of a
-            configuration, or a dictionary with the content of one.
+            the name of an embedded checkpoint, `"bert-mini-zh"`, `"bert-small-zh"`,
+            `"gpt-mini-zh"` or `"t5-mini-zh"`; or the name of a model of Hugging Face's hub; or path
+            of a configuration, or a dictionary with the content of one.
         checkpoint_path: The weights, with a head that predicts tokens, as
             `build_transformer_model` takes them. `None` for those in the folder. With a
             configuration alone they are random.

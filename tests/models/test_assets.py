@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 
 import keras_ptuning
-from keras_ptuning import Template, Tokenizer, build_ptuning_model, build_transformer_model
+from keras_ptuning import (
+    Template,
+    TextToTextDataset,
+    Tokenizer,
+    build_ptuning_model,
+    build_transformer_model,
+)
 from keras_ptuning.assets import FOLDER, NAMES
 from keras_ptuning.tuning import load_tuned
 
-FILES = ("README.md", "bert_config.json", "bert_model.safetensors", "vocab.txt")
 REVIEWS = {
     "很": [
         "质量很好，物流也快，下次还会来买。",
@@ -29,6 +34,12 @@ REVIEWS = {
 }
 
 
+def files(name):
+    """Those of the model, under the usual names of its kind."""
+    start = "" if name.startswith("t5") else "bert_"
+    return start + "config.json", start + "model.safetensors"
+
+
 def sentences():
     return [review for reviews in REVIEWS.values() for review in reviews]
 
@@ -37,7 +48,9 @@ def test_they_are_small_and_complete():
     folder = pathlib.Path(FOLDER)
     assert {p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "_"} == set(NAMES)
     for name in NAMES:
-        assert set(FILES) <= {p.name for p in (folder / name).iterdir()}
+        assert {"README.md", "vocab.txt", *files(name)} <= {
+            p.name for p in (folder / name).iterdir()
+        }
     assert sum(p.stat().st_size for p in folder.rglob("*")) < 80e6
 
 
@@ -83,6 +96,23 @@ def test_the_gpt_expects_what_comes_next():
         assert loss(text) < loss(shuffled) - 1
     # Chance is the logarithm of the vocabulary's size, 8.4.
     assert np.mean([loss(text) for text in sentences()]) < 5
+
+
+def test_the_t5_writes_what_is_left_out():
+    """It expects what is in a text more than its characters in another order."""
+    tokenizer = Tokenizer("t5-mini-zh")
+    model = build_transformer_model("t5-mini-zh", with_mlm="linear")
+
+    def loss(texts):
+        data = TextToTextDataset(texts, tokenizer, length=64, batch_size=2)
+        (read, written), targets = data[0]
+        logits = model.predict([read, written], verbose=0)[targets >= 0]
+        wanted = targets[targets >= 0]
+        losses = keras.losses.sparse_categorical_crossentropy(wanted, logits, from_logits=True)
+        return float(keras.ops.mean(losses))
+
+    shuffled = ["".join(np.random.default_rng(0).permutation(list(t))) for t in sentences()]
+    assert loss(sentences()) < loss(shuffled) - 1
 
 
 def test_a_gpt_needs_a_causal_template():
@@ -139,5 +169,5 @@ def test_the_wheel_carries_them(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"keras_ptuning/assets/{n}/{f}" for n in NAMES for f in FILES} <= inside
-    assert wheel.stat().st_size < 64e6
+    assert {f"keras_ptuning/assets/{n}/{f}" for n in NAMES for f in files(n)} <= inside
+    assert wheel.stat().st_size < 74e6
