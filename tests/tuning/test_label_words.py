@@ -9,7 +9,7 @@ from keras import ops
 from small_bert import tensors, write_small_bert
 
 from keras_ptuning import LabelWords, Template, build_ptuning_model, search_label_words
-from keras_ptuning.tuning.label_words import LEAST, _find_words
+from keras_ptuning.tuning.label_words import LEAST, _find_words, _rank
 
 PATTERN = "[MASK]满意。{text}"
 
@@ -192,3 +192,12 @@ def test_bad_arguments(search, make_model, make_template, reviews, small_bert):
             search(**{name: 0})
     with pytest.raises(FileNotFoundError):
         search_label_words("/no/such/folder", PATTERN, texts, labels)
+
+
+def test_no_label_takes_the_words_that_another_needs():
+    """A word that is good for two labels is for the one that has no other."""
+    labels, words = ["股市", "经济", "公司"], ["股票", "财经", "上市"]
+    # Sums of log p, and of the log-odds, over the one text of each label.
+    odds = np.array([[3.0, 2.9, 0.0], [0.0, 2.5, 0.0], [0.0, 0.0, 2.0]])
+    found = _rank(words, labels, np.ones(3, int), (odds, odds), candidates=3, words_per_label=1)
+    assert [found[label][0][0] for label in labels] == words
