@@ -68,7 +68,7 @@ setup(
             "build",
             "import-linter",
             "matplotlib",
-            "mypy",
+            "mypy>=2.0",
             "pandas",
             "protobuf",
             "pyarrow",
