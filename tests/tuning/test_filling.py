@@ -16,6 +16,8 @@ from keras_ptuning import (
 )
 from keras_ptuning.methods.method import to_numpy
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXTS = ["书", "屏幕" * 20, "物流很快，服务态度好。", "房间差", "体育财经", "a b ok"]
 LABELS = {"负面": "不", "正面": "很"}
 
