@@ -16,6 +16,8 @@ from keras_ptuning import (
 )
 from keras_ptuning.methods.method import to_numpy
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 NO_DROPOUT = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 PATTERN = "[MASK]满意。{text}"
 WORDS = ["不", "很"]
