@@ -32,7 +32,7 @@ def eagerly(request, monkeypatch):
     """Models that train and predict without a graph.
 
     TensorFlow takes longer to trace a step than to do ten. This is for tests of what is around the
-    steps. Each kind of model has others, marked `graph` or in the doctests, which run as `compile`
+    steps. Each kind of model has others, marked `graph` or without this, which run as `compile`
     says.
     """
     graph = request.node.get_closest_marker("graph")

@@ -378,7 +378,9 @@ def test_nothing_is_written_for_wrong_options(call, tmp_path, capsys):
         lambda text: text.replace('"seed": null', '"seed": 1'),
     ],
 )
-def test_a_damaged_run(call, tmp_path, damage):
+def test_a_damaged_run(call, reproduce, monkeypatch, tmp_path, damage):
+    # Plots would take nearly all of the time.
+    monkeypatch.setattr(reproduce, "plot", lambda folder: None)
     call("--methods", "tf-idf", "zero-shot")
     path = tmp_path / "results/runs/tf-idf.json"
     text = path.read_text(encoding="utf-8")

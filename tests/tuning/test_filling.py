@@ -39,6 +39,7 @@ def assert_alike(found, expected):
                 assert [token for token, _ in mask] == [token for token, _ in other]
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("labels", [{"a": "不好", "b": "很"}, None])
 def test_equal_to_the_pretrained_model(small_bert, tokenizer, make_model, labels):
     template = Template("{text}[MASK][MASK]满意。", labels, tokenizer, maxlen=48)
