@@ -225,7 +225,8 @@ def predict_one_batch(model, batch):
         model: A compiled `keras.Model`.
         batch: Tuple of the inputs alone, `(inputs,)`.
     """
-    if keras.backend.backend() == "tensorflow" and model.predict_function is None:
+    tensorflow = keras.backend.backend() == "tensorflow"
+    if tensorflow and not model.run_eagerly and model.predict_function is None:
         model.make_predict_function()
         model.predict_function.get_concrete_function([_any_shapes(batch)])
     return keras.ops.convert_to_numpy(model.predict_on_batch(batch[0]))

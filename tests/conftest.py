@@ -1,7 +1,12 @@
+import importlib.util
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: threads of each would only wait for one another.
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, "1")
 sys.path.insert(0, os.path.dirname(__file__))
 
 import keras
@@ -20,6 +25,42 @@ PATTERN = "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}"
 @pytest.fixture(autouse=True)
 def seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def eagerly(request, monkeypatch):
+    """Models that train and predict without a graph.
+
+    TensorFlow takes longer to trace a step than to do ten. This is for tests of what is around the
+    steps. Each kind of model has others, marked `graph` or without this, which run as `compile`
+    says.
+    """
+    graph = request.node.get_closest_marker("graph")
+    if keras.backend.backend() == "tensorflow" and not graph:
+        always = property(lambda self: True, lambda self, value: None)
+        monkeypatch.setattr(keras.Model, "run_eagerly", always)
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Calls `main` of a script, in this process and the present folder. Returns what it prints.
+
+    TensorFlow need not be imported again. Keywords replace constants of the script.
+    """
+
+    def run(path, *arguments, **constants):
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for name, value in constants.items():
+            monkeypatch.setattr(module, name, value)
+        capsys.readouterr()
+        module.main()
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture(scope="session")

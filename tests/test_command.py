@@ -17,6 +17,8 @@ import small_checkpoints
 
 from keras_ptuning_command import main
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -253,7 +255,8 @@ def test_interrupted(job, tmp_path, interruption):
         # A job in the background of a shell ignores Ctrl-C, and so would its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    while not os.path.exists(f"{job[-1]}.progress"):
+    part = pathlib.Path(f"{job[-1]}.part")
+    while not part.exists() or not part.stat().st_size:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(interruption)
@@ -264,7 +267,7 @@ def test_interrupted(job, tmp_path, interruption):
     assert len(lines) == 1 and lines[0].startswith("Interrupted. ")
     assert lines[0].endswith("out.jsonl.part. Run the same command again to continue.")
     done = int(lines[0].split()[1].replace(",", ""))
-    with open(f"{job[-1]}.part", encoding="utf-8") as file:
+    with open(part, encoding="utf-8") as file:
         assert done <= len(file.readlines()) < 20_000
 
 

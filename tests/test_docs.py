@@ -57,16 +57,12 @@ def reviews(count):
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, tmp_path, eagerly):
     """Makes all that a page does take seconds."""
-
-    def compile_eagerly(self, *args, compile=LabelModel.compile, **kwargs):
-        compile(self, *args, **kwargs | {"run_eagerly": True})
 
     def fit_once(self, *args, fit=LabelModel.fit, **kwargs):
         return fit(self, *args, **kwargs | {"epochs": 1, "verbose": 0})
 
-    monkeypatch.setattr(LabelModel, "compile", compile_eagerly)
     monkeypatch.setattr(LabelModel, "fit", fit_once)
     monkeypatch.setattr(PromptClassifier.__init__, "__defaults__", ("bert-mini-zh",))
     data = {"train": reviews(12), "valid": reviews(4), "test": reviews(4), "source": "here"}

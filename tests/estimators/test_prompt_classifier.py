@@ -4,6 +4,7 @@ import os
 import pickle
 import warnings
 import zipfile
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -15,6 +16,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from keras_ptuning import Prefix, Prompt, PromptClassifier, Template, build_ptuning_model
 from keras_ptuning.checkpoints import find_checkpoint
+from keras_ptuning.tuning.base import LabelModel
+
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,17 @@ def make(checkpoint, make_template):
     return make
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Epochs that only count themselves."""
+
+    def fit(self, *args, epochs, **kwargs):
+        return SimpleNamespace(history={"loss": [0.0] * epochs})
+
+    monkeypatch.setattr(LabelModel, "fit", fit)
+
+
+@pytest.mark.graph
 def test_it_learns_and_repeats(make, reviews):
     texts, labels = reviews
     options = {"epochs": 40, "patience": 40, "batch_size": 4, "validation_fraction": 0.25}
@@ -51,7 +66,7 @@ def test_it_learns_and_repeats(make, reviews):
     assert {"val_loss", "val_accuracy"} <= set(first.history_)
 
 
-def test_few_steps_give_a_warning(make, reviews, recwarn):
+def test_few_steps_give_a_warning(make, untrained, reviews, recwarn):
     options = {"batch_size": 24, "validation_fraction": 0}
     with pytest.warns(UserWarning, match="trains for 2 steps, which are few"):
         make(epochs=2, **options).fit(*reviews)
@@ -60,6 +75,7 @@ def test_few_steps_give_a_warning(make, reviews, recwarn):
     assert not [w for w in recwarn if "steps" in str(w.message)]
 
 
+@pytest.mark.graph
 def test_early_stopping_keeps_the_best_epoch(make, reviews):
     classifier = make(epochs=30, learning_rate=0.5, patience=2, validation_fraction=0.25)
     losses = classifier.fit(*reviews).history_["val_loss"]
@@ -123,12 +139,15 @@ def test_bad_files(make, make_model, reviews, tmp_path):
     assert zipfile.is_zipfile(tmp_path / "a.keras")
 
 
-def test_in_scikit_learn(make, reviews):
-    texts, labels = reviews
+@pytest.mark.graph
+def test_cross_validation(make, reviews):
     classifier = make(epochs=30, batch_size=4, validation_fraction=0)
-    scores = cross_val_score(classifier, texts, labels, cv=2)
+    scores = cross_val_score(classifier, *reviews, cv=2)
     assert scores.shape == (2,) and scores.mean() > 0.8
-    grid = GridSearchCV(make(), {"tune": [Prompt(encoder="mlp")]}, cv=2).fit(texts, labels)
+
+
+def test_search_among_methods(make, reviews):
+    grid = GridSearchCV(make(), {"tune": [Prompt(encoder="mlp")]}, cv=2).fit(*reviews)
     (method,) = grid.best_estimator_.model_.methods
     assert method.encoder == "mlp"
 
@@ -358,6 +377,7 @@ def test_class_weights(make, reviews):
         loss(class_weight={0: 1.0})
 
 
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(
     ("tune", "batch_size", "epochs"),
     [("lora", 4, 10), ("prompt", 4, 42), (["all", "prompt"], 4, 10), ("lora", 1, 4)],
@@ -368,6 +388,7 @@ def test_steps_depend_on_the_methods(make, reviews, tune, batch_size, epochs):
     assert len(classifier.history_["loss"]) == epochs
 
 
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("count", "epochs"), [(8, 10), (24, 10)])
 def test_few_texts_are_not_read_too_often(make, reviews, count, epochs):
     """LoRA takes 60 steps, but reads no text more than ten times."""

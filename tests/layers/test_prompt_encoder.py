@@ -9,6 +9,8 @@ from test_layers import SIZE, VOCAB, table
 
 from keras_ptuning.layers import PromptEncoder, PtuningEmbedding
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "torch_prompt_encoder.npz"
 # The last one lies beyond the table.
 TUNED = [3, 1, 7, VOCAB]

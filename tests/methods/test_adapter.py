@@ -11,6 +11,8 @@ from keras import ops
 from keras_ptuning import Adapter, Template, build_ptuning_model
 from keras_ptuning.layers import Bottleneck
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXTS = ["书贵", "屏幕很好，喜欢", "服务态度糟糕"]
 WORDS = "[MASK]满意{text}"
 

@@ -8,6 +8,8 @@ from keras_ptuning import LoRA, build_ptuning_model, build_transformer_model, lo
 from keras_ptuning.methods.method import named_weights, to_numpy
 from keras_ptuning.tuning.tuned_file import read_tuned
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 PLAIN = "[MASK]满意。{text}"
 
 

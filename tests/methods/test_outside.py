@@ -18,6 +18,8 @@ from keras_ptuning.methods.method import named_weights
 from keras_ptuning.models import BERT
 from keras_ptuning.models.names import renamed
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXTS = ["书贵", "屏幕很好，喜欢", "服务态度糟糕"]
 
 
@@ -116,6 +118,7 @@ def train(model, epochs=2):
     return model.fit(model.template.dataset(TEXTS, [0, 1, 0]), epochs=epochs, verbose=0)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("outside", [BitFit(), ScaleFeedForward(2)], ids=lambda m: m.name)
 def test_a_method(small_bert, tmp_path, outside):
     """It trains, with those of the package, is saved, loads, and is in the summary."""

@@ -18,6 +18,8 @@ from keras_ptuning import (
 from keras_ptuning.layers import KeyValuePrefix
 from keras_ptuning.methods.method import to_numpy
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LABELS = {"负面": "不", "正面": "很"}
 NO_DROPOUT = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 WORDS = "很不满意"

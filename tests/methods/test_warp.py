@@ -16,6 +16,8 @@ from keras_ptuning import (
 )
 from keras_ptuning.methods.method import to_numpy
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 NO_DROPOUT = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 PATTERN = "[MASK]满意。{text}"
 WORDS = ["不", "很"]
@@ -89,6 +91,7 @@ def test_starting_as_the_mask(small_bert):
     np.testing.assert_allclose(among_labels(model), np.log(0.5), rtol=1e-5)
 
 
+@pytest.mark.graph
 def test_additional_rows_train_and_are_saved(plain_bert, reviews, tmp_path):
     model = build(
         plain_bert,

@@ -17,6 +17,8 @@ from small_checkpoints import ARGUMENTS, HUGGING_FACE, TENSORFLOW, WRITERS
 
 from keras_ptuning import build_transformer_model
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 FILES = {
     "transformers": "transformers_architectures.npz",

@@ -14,6 +14,8 @@ from keras_ptuning.checkpoints import SafetensorsCheckpoint
 from keras_ptuning.layers import FeedForward
 from keras_ptuning.models import GPT2, find_application, read_config
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "goldens" / "transformers_gpt2.npz"))
 TOKENS = GOLDEN["token_ids"]
 LINEAR = {"with_mlm": "linear"}
@@ -32,6 +34,7 @@ def small(tmp_path_factory):
 # The same numbers as Hugging Face.
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize(("output", "kwargs"), [("hidden", {}), ("logits", LINEAR)])
 def test_same_numbers_as_hugging_face(small, output, kwargs):
     found = predict(build_transformer_model(*small, **kwargs))

@@ -11,6 +11,8 @@ from small_decoders import CONFIGS, tensors, write_small_decoder
 from keras_ptuning import build_transformer_model
 from keras_ptuning.models import find_application, inspect_checkpoint, read_config, weights
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 GOLDEN = dict(np.load(pathlib.Path(__file__).parents[1] / "goldens" / "transformers_decoders.npz"))
 TOKENS = GOLDEN["token_ids"]
 LINEAR = {"with_mlm": "linear"}
@@ -25,6 +27,7 @@ def error(found, expected):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("name", CONFIGS)
 def test_same_numbers_as_hugging_face(name, tmp_path):
     """Also of id 0, which is a token."""

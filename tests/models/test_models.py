@@ -21,6 +21,8 @@ from keras_ptuning import (
 from keras_ptuning.checkpoints import TensorFlowCheckpoint
 from keras_ptuning.models import BERT, max_length
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TOKENS = np.array([[2, 30, 31, 32, 3, 0], [2, 40, 3, 0, 0, 0]])
 SEGMENTS = np.zeros_like(TOKENS)
 
@@ -90,6 +92,7 @@ def test_sequence_length_and_dtype(small_bert):
     np.testing.assert_allclose(predict(model).astype("float32")[0, :5], exact[0, :5], atol=0.2)
 
 
+@pytest.mark.graph
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's graphs")
 def test_a_model_that_is_gone_leaves_no_graph(small_bert):
     from tensorflow.python.framework.func_graph import FuncGraph

@@ -20,6 +20,8 @@ from keras_ptuning import (
 from keras_ptuning.checkpoints import SafetensorsCheckpoint, TensorFlowCheckpoint
 from keras_ptuning.models import find_model
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LABELS = {"负面": "不", "正面": "很"}
 TEXTS = ["书很好", "屏幕差，不喜欢。", "物流的速度"]
 # Computed, or of another model in the same files.

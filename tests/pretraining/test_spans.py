@@ -1,8 +1,6 @@
 """Pretraining of a T5: what is left out is written, nothing is lost, and the loss falls."""
 
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -119,17 +117,14 @@ def test_bad_input():
         TextToTextDataset(TEXTS, Tokenizer(small_bert.vocabulary()))
 
 
-def test_the_script(tmp_path):
+def test_the_script(run_script, eagerly, tmp_path):
     """Its T5 has sentinels, and a template runs on it."""
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(TEXTS), encoding="utf-8")
     folder = str(tmp_path / "t5")
     options = ["--application=encoder-decoder", "--steps=1", "--layers=1", "--hidden-size=64"]
     options += ["--min-count=2", "--length=20", "--batch-size=2", "--dtype=float32"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(texts), folder, *options], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(SCRIPT, texts, folder, *options)
     pattern = "{text}很<extra_id_0>[DECODER]<extra_id_0>[MASK]"
     template = Template(pattern, {"a": "好", "b": "差"}, folder)
     model = build_ptuning_model(folder, template=template)

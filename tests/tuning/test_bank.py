@@ -16,6 +16,8 @@ from keras_ptuning import (
     build_ptuning_model,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXTS = ["书", "屏幕" * 30, "物流很快，服务态度好。", "房间差", "体育财经", "a b ok"]
 TOPICS = {"体": ["体育", "娱乐"], "财": "财经", "科": "技"}
 # The pattern, the label words and the method of each task.
@@ -79,7 +81,7 @@ def assert_equal_to_single_models(bank, models, requests, batch_size):
             np.testing.assert_allclose(found[i], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [32, 5])
+@pytest.mark.parametrize("batch_size", [32, pytest.param(5, marks=pytest.mark.graph)])
 def test_mixed_batches_equal_single_models(small_bert, tmp_path, batch_size):
     """32 texts of 8 tasks, raw scores included."""
     bank, models = make_bank(tmp_path, small_bert, TASKS)

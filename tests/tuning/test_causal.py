@@ -1,5 +1,7 @@
 """P-tuning of a GPT: the answer is generated last, words of several tokens in one pass."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import small_gpt2
 
 from keras_ptuning import Template, build_ptuning_model, build_transformer_model
 from keras_ptuning.text.templates import lay_out_continuations
+
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 CONFIG = {**small_bert.CONFIG, "is_decoder": True, "hidden_dropout_prob": 0.0}
 CONFIG["attention_probs_dropout_prob"] = 0.0
@@ -25,9 +29,14 @@ def make_template(vocab, pattern=PATTERN, labels=LABELS, maxlen=40):
     return Template(pattern, labels, vocab, maxlen=maxlen, causal=True)
 
 
+@functools.cache
+def language_model(config, checkpoint, **kwargs):
+    return build_transformer_model(config, checkpoint, with_mlm=True, **kwargs)
+
+
 def log_probs(causal_bert, token_ids, **kwargs):
     """Of each token, after the ones before it, by a plain language model."""
-    model = build_transformer_model(*causal_bert[:2], with_mlm=True, **kwargs)
+    model = language_model(*causal_bert[:2], **kwargs)
     ids = np.array([token_ids])
     p = model.predict([ids, np.zeros_like(ids)], verbose=0)[0]
     return np.log(p[np.arange(len(token_ids) - 1), token_ids[1:]])
@@ -114,6 +123,7 @@ def test_a_share_of_the_text(causal_bert):
     assert (x["auxiliary_ids"] >= 0).sum() == 10
 
 
+@pytest.mark.graph
 def test_it_learns(causal_bert, reviews):
     template = make_template(
         causal_bert[2], "[u1][u2]{text}[u3][u4][MASK]", {"负面": "不", "正面": "很"}
@@ -163,6 +173,7 @@ def test_template_and_model_belong_together(causal_bert, small_bert):
     np.testing.assert_allclose(model.predict(causal.encode(["书"]), verbose=0), expected, atol=1e-5)
 
 
+@pytest.mark.graph
 def test_gpt2(tmp_path):
     """The other kind of GPT: one sequence for each word gives the same, and the prompt learns."""
     config = small_gpt2.CONFIG

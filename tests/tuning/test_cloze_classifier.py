@@ -13,6 +13,8 @@ from keras_ptuning import (
     load_tuned,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LABELS = {"负面": "不", "正面": "很"}
 
 
@@ -53,6 +55,7 @@ def test_scores_are_those_of_cloze_and_mean_vector(small_bert, make_classifier, 
     np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-4)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("tune", [None, "lora"])
 def test_it_learns_and_is_saved(small_bert, make_classifier, reviews, tune, tmp_path):
     model = make_classifier(tune=tune)
@@ -71,6 +74,7 @@ def test_it_learns_and_is_saved(small_bert, make_classifier, reviews, tune, tmp_
         np.testing.assert_allclose(loaded.predict(data, verbose=0), expected, atol=1e-6)
 
 
+@pytest.mark.graph
 def test_with_the_auxiliary_task(make_classifier, reviews):
     model = make_classifier(tune="all", auxiliary=True)
     model.compile(keras.optimizers.Adam(0.01))
@@ -79,6 +83,7 @@ def test_with_the_auxiliary_task(make_classifier, reviews):
     assert loss[-1] < loss[0]
 
 
+@pytest.mark.graph
 def test_of_a_causal_model(tmp_path, reviews):
     paths = write_small_bert(tmp_path, {**CONFIG, "is_decoder": True})
     template = Template("{text}我[MASK]", LABELS, paths[2], maxlen=32, causal=True)

@@ -19,6 +19,8 @@ from keras_ptuning import (
     calibrate,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 
 @pytest.fixture
 def broken(make_model):

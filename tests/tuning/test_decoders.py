@@ -19,6 +19,8 @@ from keras_ptuning import (
     load_tuned,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LABELS = {"负面": "不", "正面": "很不!"}
 PATTERN = "{text}[u1][u2][MASK][MASK][MASK]"
 TEXTS = ["屏幕很好!", "书很贵，不满意！很好", "not bad", "!"]
@@ -80,6 +82,7 @@ def test_a_whole_model_has_its_tokenizer(folder, template, tmp_path):
     assert np.abs(again.predict(x, verbose=0) - scores).max() < 1e-5
 
 
+@pytest.mark.graph
 def test_padding_changes_nothing(folder, template):
     model = build_ptuning_model(folder, template=template)
     together = model.predict(template.dataset(TEXTS, batch_size=4), verbose=0)

@@ -16,6 +16,8 @@ from keras_ptuning import (
     load_tuned,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LABELS = {"负面": "不", "正面": "很"}
 
 
@@ -30,7 +32,11 @@ def make_ensemble(small_bert, make_template):
 
 
 @pytest.mark.parametrize(
-    ("labels", "auxiliary"), [(LABELS, False), ({"负面": "[v1]", "正面": ["[v2]", "很"]}, True)]
+    ("labels", "auxiliary"),
+    [
+        pytest.param(LABELS, False, marks=pytest.mark.graph),
+        ({"负面": "[v1]", "正面": ["[v2]", "很"]}, True),
+    ],
 )
 def test_each_becomes_what_it_would_become_alone(
     small_bert, make_ensemble, reviews, labels, auxiliary
@@ -74,6 +80,7 @@ def test_majority(make_ensemble, reviews):
     assert np.isfinite(model.predict(data, verbose=0)).all()
 
 
+@pytest.mark.graph
 def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
     model = make_ensemble(labels={"负面": "[v1]", "正面": "[v2]"}, members=2)
     model.compile(keras.optimizers.Adam(0.05))

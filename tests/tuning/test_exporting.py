@@ -89,6 +89,7 @@ def test_causal(tmp_path):
     check(build_ptuning_model(config, checkpoint, template), tmp_path / "served")
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_an_estimator(make_template, small_bert, reviews, tmp_path):
     classifier = PromptClassifier(make_template(), small_bert[1], epochs=1, verbose=0)
     with pytest.raises(ValueError, match="not fitted"):

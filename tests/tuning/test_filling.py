@@ -16,6 +16,8 @@ from keras_ptuning import (
 )
 from keras_ptuning.methods.method import to_numpy
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXTS = ["书", "屏幕" * 20, "物流很快，服务态度好。", "房间差", "体育财经", "a b ok"]
 LABELS = {"负面": "不", "正面": "很"}
 
@@ -37,6 +39,7 @@ def assert_alike(found, expected):
                 assert [token for token, _ in mask] == [token for token, _ in other]
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("labels", [{"a": "不好", "b": "很"}, None])
 def test_equal_to_the_pretrained_model(small_bert, tokenizer, make_model, labels):
     template = Template("{text}[MASK][MASK]满意。", labels, tokenizer, maxlen=48)

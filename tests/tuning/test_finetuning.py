@@ -14,6 +14,8 @@ from keras_ptuning import (
     build_transformer_model,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXTS = ["书贵", "屏幕房间不", "好"]
 SOFT = np.array([[0.2, 0.8], [1.0, 0.0], [0.5, 0.5]])
 
@@ -62,6 +64,7 @@ def test_pairs(small_bert, tokenizer):
     assert not np.allclose(model.predict(x, verbose=0)[0], scores[0])
 
 
+@pytest.mark.graph
 def test_it_learns(make_classifier, plain, reviews):
     """All of the weights do; texts in other words than those of a template."""
     model = make_classifier(scale=0.02)
@@ -95,6 +98,7 @@ def test_loss(make_classifier, plain):
     np.testing.assert_allclose(found, expected, 1e-4)
 
 
+@pytest.mark.graph
 def test_training_on_soft_labels(make_classifier, plain):
     """Predictions become the probabilities; the accuracy is that of the more probable label."""
     soft = np.array([[0.2, 0.8], [0.7, 0.3], [0.9, 0.1]])

@@ -11,6 +11,8 @@ from small_bert import tensors, write_small_bert
 from keras_ptuning import LabelWords, Template, build_ptuning_model, search_label_words
 from keras_ptuning.tuning.label_words import LEAST, _find_words, _rank
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 PATTERN = "[MASK]满意。{text}"
 
 
@@ -75,6 +77,7 @@ def test_words_of_two_tokens(search, make_model, make_template, reviews):
             assert scores[word] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.graph
 def test_a_planted_word_is_found(tmp_path, reviews):
     """The head of a BERT favours one word after texts about books, another after the others."""
     values = tensors()

@@ -8,6 +8,8 @@ from keras import metrics, ops
 
 from keras_ptuning import PlainText, build_classifier
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 LABELS = {"负面": "不", "中性": "一", "正面": "很"}
 NAMES = list(LABELS)
 
@@ -39,6 +41,7 @@ def known(model, template, texts, labels):
     return template.label_ids(labels), ops.convert_to_numpy(ops.softmax(scores))
 
 
+@pytest.mark.graph
 def test_macro_f1(make_model, template, texts, labels):
     """The usual measure of few-shot work, over several batches, as scikit-learn computes it."""
     model = make_model(template, tune="all", auxiliary=False)

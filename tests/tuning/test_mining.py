@@ -6,6 +6,8 @@ from keras import ops
 
 from keras_ptuning import Template, mine_templates, weigh_templates
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 pytest.importorskip("jieba")
 WORDS = {"负面": "不", "正面": ["很", "好"]}
 FACTS = (["书", "屏幕", "电池", "房间"], ["贵", "好", "快", "贵"])

@@ -5,6 +5,8 @@ import pytest
 
 from keras_ptuning import build_ptuning_model, probe
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 FACTS = [("书", "好"), ("屏幕", "不"), ("电池", "好"), ("物流", "快")]
 
 

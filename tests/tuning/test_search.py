@@ -22,6 +22,8 @@ from keras_ptuning.tuning.search import (
     _Triggers,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 WORDS = {"负面": "不", "正面": ["很", "好"]}
 
 
@@ -74,6 +76,7 @@ def test_first_order_scores_are_finite_differences(folder, reviews, place):
     assert found[own] == 0
 
 
+@pytest.mark.graph
 def test_the_held_out_loss_never_rises(folder, make_model, reviews):
     texts, labels = reviews
     held_out = ([text + "快" for text in texts[:10]], labels[:10])
@@ -96,6 +99,7 @@ def test_the_held_out_loss_never_rises(folder, make_model, reviews):
     assert template.history[-1]["accuracy"] == pytest.approx(accuracy)
 
 
+@pytest.mark.graph
 def test_it_repeats(folder, reviews):
     first, second = (
         search_template(
@@ -128,6 +132,7 @@ def test_half_of_each_label_is_held_out():
 TEN = "书贵屏幕快慢物流房间"
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize(
     ("pattern", "seed"),
     [

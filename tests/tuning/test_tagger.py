@@ -19,6 +19,8 @@ from keras_ptuning import (
     predict_to_file,
 )
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "transformers_tagger.npz"
 TAGS = ["O", "B-X", "I-X"]
 # Each 书 begins a span, which 贵 continues.
@@ -115,6 +117,7 @@ def test_every_word_counts_the_same(make_tagger, tagged):
     assert found["accuracy"] == pytest.approx(hits.mean(), rel=1e-5)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("tune", ["all", Prefix(4)])
 def test_it_learns_and_is_saved(make_tagger, tagged, small_bert, tmp_path, tune):
     model = make_tagger(tune)

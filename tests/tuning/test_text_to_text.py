@@ -25,7 +25,8 @@ from keras_ptuning import (
     load_model,
     load_tuned,
 )
-from keras_ptuning.tuning.base import LabelModel
+
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 PATTERN = "[u1][u2]{text}感觉[DECODER][MASK][MASK][MASK]"
 # 不 and 不好 and 不好书 share beginnings; 很 is short; one label has two words of two lengths.
@@ -75,6 +76,7 @@ def word_by_word(model, read, begun, word):
     return np.log(p[places, word]).mean()
 
 
+@pytest.mark.graph
 def test_many_words_in_one_pass(folder):
     """Each label's score is what one pass for each of its words gives."""
     template, model = make(folder)
@@ -247,13 +249,8 @@ def test_where_a_t5_does_not_fit(folder):
         PromptBank(folder)
 
 
-def test_prompt_classifier(mt5, monkeypatch):
+def test_prompt_classifier(mt5):
     """By default without the dense layer that others have next to the cloze."""
-
-    def compile_eagerly(self, *args, compile=LabelModel.compile, **kwargs):
-        compile(self, *args, **kwargs | {"run_eagerly": True})
-
-    monkeypatch.setattr(LabelModel, "compile", compile_eagerly)
     template = Template("{text}[DECODER][MASK]", {"a": "不", "b": "很"}, mt5, maxlen=40)
     classifier = PromptClassifier(template, mt5, epochs=1, verbose=0)
     with pytest.warns(match="trains for 1 steps"):

@@ -9,6 +9,8 @@ from small_bert import CONFIG
 from keras_ptuning import PlainText, Template, build_classifier, build_transformer_model
 from keras_ptuning.tuning.vat import XI, VATClassifier, build_vat_classifier
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 TEXTS = ["书贵", "屏幕房间不"]
 SMALL = {"num_hidden_layers": 1, "dropout_rate": 0.0, "attention_dropout_rate": 0.0}
 
@@ -150,6 +152,7 @@ def test_loss(make_vat, plain, direction, y):
     np.testing.assert_allclose(model.train_on_batch(x, y)[0], expected, 1e-4)
 
 
+@pytest.mark.graph
 def test_the_prediction_and_the_perturbation_are_constants(make_vat, plain, small_bert, direction):
     """One step without labels: only the prediction of the moved text follows the gradient."""
     model = make_vat(epsilon=2.0)
@@ -187,6 +190,7 @@ def test_padding_does_not_matter(make_vat, plain, direction):
     np.testing.assert_allclose(padded[:, : r.shape[1]], r, atol=1e-3)
 
 
+@pytest.mark.graph
 def test_it_learns_and_repeats(make_vat, plain, reviews):
     """With four labels; twice the same way."""
     texts, labels = reviews
