@@ -89,6 +89,12 @@ def test_causal(tmp_path):
     check(build_ptuning_model(config, checkpoint, template), tmp_path / "served")
 
 
+def test_a_t5(tmp_path):
+    labels = {"a": "不好", "b": "很满"}
+    template = Template("[u1]{text}[DECODER][MASK][MASK]", labels, "t5-mini-zh", maxlen=48)
+    check(build_ptuning_model("t5-mini-zh", template=template), tmp_path / "served")
+
+
 @pytest.mark.usefixtures("eagerly")
 def test_an_estimator(make_template, small_bert, reviews, tmp_path):
     classifier = PromptClassifier(make_template(), small_bert[1], epochs=1, verbose=0)
