@@ -48,7 +48,7 @@ SPLITS = ("valid", "test")
 # So many further texts PET labels, at most.
 UNLABELED = 2000
 # On these options the numbers depend.
-SETTINGS = ("checkpoint", "epochs", "batch_size", "learning_rate", "auxiliary", "rdrop")
+SETTINGS = ("checkpoint", "epochs", "batch_size", "learning_rate", "auxiliary", "rdrop", "dropout")
 
 
 class Task(NamedTuple):
@@ -93,7 +93,10 @@ def build(task, pattern, args, tune=None, auxiliary=False):
     config, weights, vocab = find_checkpoint(args.checkpoint)
     template = Template(pattern, task.words, vocab)
     auxiliary = auxiliary or args.auxiliary
-    return build_ptuning_model(config, weights, template, tune, auxiliary=auxiliary)
+    dropout = {}
+    if args.dropout is not None:
+        dropout = dict.fromkeys(("dropout_rate", "attention_dropout_rate"), args.dropout)
+    return build_ptuning_model(config, weights, template, tune, auxiliary=auxiliary, **dropout)
 
 
 def predict(model, task, args):
@@ -208,6 +211,11 @@ def parse_arguments():
     parser.add_argument(
         "--rdrop", type=float, default=0.0, help="weight of R-Drop; PET and TF-IDF have none"
     )
+    parser.add_argument(
+        "--dropout",
+        type=float,
+        help="in place of the checkpoint's, which is 0 in the embedded ones; R-Drop needs some",
+    )
     parser.add_argument("--out", metavar="FILE", default="fewclue.jsonl", help="results")
     parser.add_argument("--table", action="store_true", help="only print the table of --out")
     parser.add_argument(
@@ -278,8 +286,9 @@ def read_results(args):
         file.truncate(content.rfind(b"\n") + 1)
     results = map(json.loads, content[: content.rfind(b"\n") + 1].splitlines())
     settings = {option: getattr(args, option) for option in SETTINGS}
-    # Results of before there was R-Drop do not have the option.
-    return [result for result in results if {"rdrop": 0.0, **result["settings"]} == settings]
+    # Results of before there were these options do not have them.
+    older = {"rdrop": 0.0, "dropout": None}
+    return [result for result in results if older | result["settings"] == settings]
 
 
 def table(results):

@@ -258,7 +258,8 @@ def test_results_of_other_settings(fewclue, tmp_path):
     lines = [json.dumps({"settings": own, "draw": i}) + "\n" for i, own in enumerate(lines)]
     (tmp_path / "out").write_text("".join(lines) + '{"half')
     for rdrop, draws in ((0.0, [0, 1]), (4.0, [2]), (1.0, [])):
-        args = argparse.Namespace(out=tmp_path / "out", **settings, rdrop=rdrop)
+        options = {**settings, "rdrop": rdrop, "dropout": None}
+        args = argparse.Namespace(out=tmp_path / "out", **options)
         assert [r["draw"] for r in fewclue.read_results(args)] == draws
 
 
