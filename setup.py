@@ -46,6 +46,7 @@ setup(
         "numpy>=1.26",
         "safetensors>=0.4",
         "scikit-learn>=1.6",
+        "scipy>=1.10",
         "tensorflow>=2.21",
         "tokenizers>=0.20",
     ],

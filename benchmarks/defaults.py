@@ -103,6 +103,7 @@ def run(task, count, seed, options):
         "task": task,
         "labeled": count,
         "seed": seed,
+        "at most": options.test,
         "test": len(answers),
         "default": accuracy(classifier.predict(new_texts).tolist()),
         "tf-idf": accuracy(tf_idf(texts, labels, new_texts)),
@@ -142,11 +143,12 @@ def print_table(runs):
 def main():
     options = parse_arguments()
     runs = read(options.out)
-    done = {(found["task"], found["labeled"], found["seed"]) for found in runs}
+    keys = ("task", "labeled", "seed", "at most")
+    done = {tuple(found[key] for key in keys) for found in runs}
     for seed in [] if options.table else options.seeds:
         for task in options.tasks:
             for count in options.labeled:
-                if (task, count, seed) in done:
+                if (task, count, seed, options.test) in done:
                     continue
                 found = run(task, count, seed, options)
                 if found is None:
@@ -154,7 +156,7 @@ def main():
                 with open(options.out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(found, ensure_ascii=False) + "\n")
                 print(found, flush=True)
-    print_table(read(options.out))
+    print_table([found for found in read(options.out) if found["at most"] == options.test])
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ WORDS = {
     "csldcp": ("这是[MASK][MASK]论文：{text}", 1),
 }
 EXPERIMENTS = {"templates": TEMPLATES, "words": WORDS}
-MINED, CANDIDATES = 5, 100
+MINED = 5
+# More than usual, so that of many labels each has words of its own.
+CANDIDATES = 100
 
 
 def parse_arguments():
@@ -89,7 +91,8 @@ def load(task, seed, args):
     """Labelled texts, texts without labels, texts to predict, and the words of a person."""
     if task == "sentiment":
         data = datasets.load_sentiment(args.data and os.path.join(args.data, "sentiment"))
-        known = list(zip(*data["train"], strict=True))
+        asked = set(data["test"][0])
+        known = [pair for pair in zip(*data["train"], strict=True) if pair[0] not in asked]
         random.Random(seed).shuffle(known)
         labeled, words = known[:LABELED], tasks.REVIEWS
         corpus = [text for text, _ in known[LABELED:]]
@@ -105,6 +108,13 @@ def load(task, seed, args):
     return columns(labeled), corpus, columns(test[: args.test]), words
 
 
+def describe(experiment, task, seed, args):
+    """What a line begins with: all that its numbers depend on."""
+    settings = ("checkpoint", "search_steps", "steps", "batch_size", "test")
+    settings = {name: getattr(args, name) for name in settings}
+    return {"experiment": experiment, "task": task, "seed": seed, "settings": settings}
+
+
 def columns(rows):
     return [list(column) for column in zip(*rows, strict=True)]
 
@@ -118,7 +128,7 @@ class Run:
     """What the methods of an experiment have in common: data, test, and the clock."""
 
     def __init__(self, experiment, task, seed, args):
-        self.key = {"experiment": experiment, "task": task, "seed": seed}
+        self.key = describe(experiment, task, seed, args)
         self.args = args
         self.labeled, self.corpus, self.test, self.words = load(task, seed, args)
         self.results = []
@@ -127,7 +137,7 @@ class Run:
         result = {
             **self.key,
             "method": method,
-            "test": accuracy(template, scores, self.test[1]),
+            "accuracy": accuracy(template, scores, self.test[1]),
             "seconds": round(seconds, 1),
             **found,
         }
@@ -227,7 +237,7 @@ def print_tables(results):
             cells = []
             for task in names:
                 there = [r for r in own if (r["task"], r["method"]) == (task, method)]
-                values = [100 * result["test"] for result in there]
+                values = [100 * result["accuracy"] for result in there]
                 spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
                 cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
                 seconds = [result["seconds"] for result in there]
@@ -243,18 +253,24 @@ def print_tables(results):
 def main():
     args = parse_arguments()
     results = read(args.out)
-    done = {(r["experiment"], r["task"], r["seed"]) for r in results}
+    done = [
+        {key: result[key] for key in ("experiment", "task", "seed", "settings")}
+        for result in results
+    ]
     for seed in [] if args.table else args.seeds:
         for experiment in args.experiments:
             for task in EXPERIMENTS[experiment]:
-                if (args.tasks and task not in args.tasks) or (experiment, task, seed) in done:
+                if args.tasks and task not in args.tasks:
+                    continue
+                if describe(experiment, task, seed, args) in done:
                     continue
                 run = Run(experiment, task, seed, args)
                 {"templates": run_templates, "words": run_words}[experiment](run)
                 with open(args.out, "a", encoding="utf-8") as file:
                     for result in run.results:
                         file.write(json.dumps(result, ensure_ascii=False) + "\n")
-    print_tables(read(args.out))
+    settings = describe(None, None, None, args)["settings"]
+    print_tables([result for result in read(args.out) if result["settings"] == settings])
 
 
 if __name__ == "__main__":

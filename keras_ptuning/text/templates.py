@@ -420,7 +420,7 @@ class Template:
         ids = []
         for i, label in enumerate(check_list("labels", labels)):
             label = label.item() if isinstance(label, np.generic) else label
-            names = self.label_names if candidates is None else list(candidates[i])
+            names = self.label_names if self.labels else list(candidates[i])
             index = self._label_index if self.labels else {n: k for k, n in enumerate(names)}
             if not _is_label(label) or label not in index:
                 owner = "the template" if self.labels else "its text"

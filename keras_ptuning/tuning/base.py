@@ -27,6 +27,7 @@ from keras_ptuning.backend import (
     predict_with_one_graph,
     sum_over_replicas,
 )
+from keras_ptuning.checkpoints import open_checkpoint
 from keras_ptuning.checks import ClassWeight, Path, check_entries, check_finite, check_number
 from keras_ptuning.files import replacing
 from keras_ptuning.methods import (
@@ -111,6 +112,7 @@ class LabelModel(keras.Model):
 
     def _build_backbone(self, checkpoint, methods=None, **kwargs):
         """The transformer, with the methods attached, those of the model or others."""
+        checkpoint = None if checkpoint is None else open_checkpoint(checkpoint)
         check_token_order(self.template, checkpoint, self.init_config.get("keep_tokens"))
         settings = {key: value for key, value in self.init_config.items() if key != "config"}
         return build_tuned_backbone(

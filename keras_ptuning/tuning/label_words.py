@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from scipy.optimize import linear_sum_assignment
 
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import (
@@ -96,8 +97,8 @@ def search_label_words(
     A word is good for a label if the model finds it likely at the mask in the texts of this label,
     and unlikely in the others. Its score is the mean of `log(p / (1 - p))` over the texts of the
     label, minus the mean over all other texts, where `p` is the probability of the word. No word
-    means two labels: if it is good for several, the one with the best score gets it, unless that
-    label has enough better words.
+    means two labels. It belongs to the one that it has the best score for. Only a label that has
+    too few words of its own takes one of another label, which can spare it.
 
     A word has as many tokens as the pattern has masks. The probability of a word of several tokens
     is the product of those of its tokens, each at its mask, as in `Verbalizer`.
@@ -175,21 +176,31 @@ def search_label_words(
 
 
 def _rank(words, names, counts, sums, candidates, words_per_label):
-    """For each label the pairs of a word and its score, the best first."""
+    """For each label the pairs of a word and its score: those that it gets, and others to show."""
     likely, odds = sums
     counts = counts[:, None]
     others = (odds.sum(axis=0) - odds) / (counts.sum() - counts)
     scores = odds / counts - others
+    good = np.zeros(scores.shape, bool)
     usual = np.argsort(-likely, axis=1, kind="stable")[:, :candidates]
-    wanted = [(scores[k, i], k, i) for k, row in enumerate(usual) for i in row if scores[k, i] > 0]
-    ranking, free = {name: [] for name in names}, set(range(len(words)))
-    # The best first, so of the labels that want a word, the one with the best score gets it. In
-    # the second round come words that are only shown, so that they are missing to no label.
-    for limit in (words_per_label, max(SHOWN, words_per_label)):
-        for score, k, i in sorted(wanted, key=lambda pair: -pair[0]):
-            if i in free and len(ranking[names[k]]) < limit:
-                ranking[names[k]].append((words[i], float(score)))
-                free.remove(i)
+    np.put_along_axis(good, usual, True, axis=1)
+    good &= scores > 0
+    own = good & (scores.argmax(axis=0) == np.arange(len(names))[:, None])
+    # What any sum of scores is below, so that a word of another label is the last resort.
+    places = len(names) * words_per_label
+    limit = 1 + places * np.abs(scores).max()
+    value = np.where(own, scores, np.where(good, scores - limit, -limit * (places + 1)))
+    rows, columns = linear_sum_assignment(value.repeat(words_per_label, axis=0), maximize=True)
+    pairs = zip((rows // words_per_label).tolist(), columns.tolist(), strict=True)
+    taken = [(k, i) for k, i in pairs if good[k, i]]
+    rest = own.copy()
+    rest[:, [i for _, i in taken]] = False
+    ranking = {}
+    for k, name in enumerate(names):
+        chosen, further = [i for row, i in taken if row == k], np.flatnonzero(rest[k]).tolist()
+        chosen, further = (sorted(part, key=lambda i: -scores[k, i]) for part in (chosen, further))
+        shown = (chosen + further)[: max(SHOWN, words_per_label)]
+        ranking[name] = [(words[i], float(scores[k, i])) for i in shown]
     return ranking
 
 

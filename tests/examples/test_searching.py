@@ -1,40 +1,82 @@
-"""`benchmarks/searching.py` on a few reviews."""
+"""`benchmarks/searching.py` on a few texts."""
 
 import importlib.util
 import json
 import pathlib
 import sys
 
+import pytest
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
-def test_runs_once(tmp_path, monkeypatch, capsys):
-    """Each method is a line; the same command prints the table and runs nothing."""
+@pytest.fixture
+def searching(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     spec = importlib.util.spec_from_file_location("searching", BENCHMARKS / "searching.py")
-    searching = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(searching)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(searching, monkeypatch, tmp_path, eagerly):
+    """Runs the script; returns the lines of its results so far."""
+    out = tmp_path / "out.jsonl"
+
+    def call(*options):
+        usual = "--checkpoint", "bert-mini-zh", "--steps", "1", "--search-steps", "1"
+        usual += "--batch-size", "4", "--seeds", "1", "--data", str(tmp_path), "--out", str(out)
+        monkeypatch.setattr(sys, "argv", ["searching.py", *usual, *options])
+        searching.main()
+        return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+
+    return call
+
+
+def test_templates(searching, call, tmp_path, monkeypatch, capsys):
+    """Each method is a line; the same command prints the table and runs nothing."""
     monkeypatch.setattr(searching, "LABELED", 8)
     texts = {1: "服务很满意。", 0: "服务不满意。"}
     (tmp_path / "sentiment").mkdir()
     for split, count in (("train", 16), ("valid", 2), ("test", 4)):
-        lines = [f"房间{'好' * (i // 2 + 1)}，{texts[i % 2]}\t{i % 2}\n" for i in range(count)]
+        lines = [f"房间{'好' * (20 - i)}，{texts[i % 2]}\t{i % 2}\n" for i in range(count)]
         path = tmp_path / "sentiment" / f"sentiment.{split}.data"
         path.write_text("".join(lines), encoding="utf-8")
-    out = tmp_path / "out.jsonl"
-    command = (
-        "--experiments", "templates", "--tasks", "sentiment", "--seeds", "1",
-        "--checkpoint", "bert-mini-zh", "--steps", "1", "--search-steps", "1", "--batch-size", "4",
-        "--data", str(tmp_path), "--out", str(out),
-    )  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["searching.py", *command])
-    searching.main()
-    runs = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
-    assert [run["method"] for run in runs] == [
-        "of a person", "searched", "mined", "all of them, weighed", "P-tuning",
-    ]  # fmt: skip
+    runs = call("--experiments", "templates", "--tasks", "sentiment")
+    methods = ["of a person", "searched", "mined", "all of them, weighed", "P-tuning"]
+    assert [run["method"] for run in runs] == methods
     assert runs[2]["pattern"] == "服务[MASK]满意。{text}"
     assert abs(sum(runs[3]["weights"]) - 1) < 0.01
     assert "| P-tuning |" in capsys.readouterr().out
-    searching.main()
-    assert len(out.read_text("utf-8").splitlines()) == len(runs)
+    assert call("--experiments", "templates", "--tasks", "sentiment") == runs
+    capsys.readouterr()
+    # What other settings gave is not in the table.
+    assert call("--table", "--steps", "2") == runs and "P-tuning" not in capsys.readouterr().out
+
+
+def test_nothing_is_learnt_from_the_test(searching, tmp_path, monkeypatch):
+    (tmp_path / "sentiment").mkdir()
+    for split, count in (("train", 16), ("valid", 2), ("test", 4)):
+        lines = [f"书{'好' * (i + 1)}\t{i % 2}\n" for i in range(count)]
+        path = tmp_path / "sentiment" / f"sentiment.{split}.data"
+        path.write_text("".join(lines), encoding="utf-8")
+    monkeypatch.setattr(searching, "LABELED", 8)
+    monkeypatch.setattr(sys, "argv", ["searching.py", "--data", str(tmp_path)])
+    labeled, corpus, test, _ = searching.load("sentiment", 0, searching.parse_arguments())
+    assert len(labeled[0]) == 8 and len(corpus) == 4 and len(test[0]) == 4
+    assert not {*labeled[0], *corpus} & {*test[0]}
+
+
+def test_words(searching, call, monkeypatch):
+    texts = ["股市上涨，财经新闻。", "球队赢了，体育新闻。"] * 4
+    labels = ["news_finance", "news_sports"] * 4
+    words = {"news_finance": "财经", "news_sports": "体育"}
+    found = [texts, labels], [], [texts[:2], labels[:2]], words
+    monkeypatch.setattr(searching, "load", lambda *args: found)
+    monkeypatch.setattr(searching, "WORDS", {"tnews": ("[MASK][MASK]新闻：{text}", 1)})
+    monkeypatch.setitem(searching.EXPERIMENTS, "words", searching.WORDS)
+    runs = call("--experiments", "words", "--tasks", "tnews")
+    methods = ["of a person", "of a person, calibrated", "found", "found, calibrated"]
+    assert [run["method"] for run in runs] == [*methods, "of a person, LoRA", "found, LoRA"]
+    assert [len(own) for own in runs[2]["words"].values()] == [1, 1]

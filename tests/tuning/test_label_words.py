@@ -197,10 +197,20 @@ def test_bad_arguments(search, make_model, make_template, reviews, small_bert):
         search_label_words("/no/such/folder", PATTERN, texts, labels)
 
 
-def test_no_label_takes_the_words_that_another_needs():
-    """A word that is good for two labels is for the one that has no other."""
-    labels, words = ["股市", "经济", "公司"], ["股票", "财经", "上市"]
+@pytest.mark.parametrize(
+    "odds, expected",
+    [
+        # 财经 is good for the second label, and the first one has another word.
+        ([[3, 2.9, 0, 0], [0, 2.5, 0, 0], [0, 0, 2, 0]], ["股票", "财经", "上市"]),
+        # A word of its own, though a weak one, comes first.
+        ([[5, 4, 0, 0], [0, 3, 0, 0.9], [0, 0, 2, 0]], ["股票", "经济", "上市"]),
+        # The first label spares its best word, since the second has no other.
+        ([[5, 1, 0, 0], [3, 0, 0, 0], [0, 0, 2, 0]], ["财经", "股票", "上市"]),
+    ],
+)
+def test_labels_share_the_words(odds, expected):
+    labels, words = ["股市", "金融", "公司"], ["股票", "财经", "上市", "经济"]
     # Sums of log p, and of the log-odds, over the one text of each label.
-    odds = np.array([[3.0, 2.9, 0.0], [0.0, 2.5, 0.0], [0.0, 0.0, 2.0]])
-    found = _rank(words, labels, np.ones(3, int), (odds, odds), candidates=3, words_per_label=1)
-    assert [found[label][0][0] for label in labels] == words
+    odds = np.array(odds)
+    found = _rank(words, labels, np.ones(3, int), (odds, odds), candidates=4, words_per_label=1)
+    assert [found[label][0][0] for label in labels] == expected
