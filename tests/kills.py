@@ -36,6 +36,9 @@ from keras_ptuning.checkpoints import find_checkpoint, open_checkpoint
 from keras_ptuning.models import load_config
 from keras_ptuning.tuning import predicting
 
+# A graph would take most of the time of a process.
+keras.Model.run_eagerly = property(lambda self: True, lambda self, value: None)
+
 TEXTS = ["书贵" * (1 + i % 5) + "屏幕"[: i % 3] for i in range(800)]
 
 

@@ -333,7 +333,7 @@ def read_curve(folder):
         return without_seconds(csv.DictReader(file))
 
 
-def test_script_for_an_encoder_and_going_on_from_it(run_script, eagerly, corpus, tmp_path):
+def test_script_for_an_encoder_and_going_on_from_it(run_script, corpus, tmp_path):
     pytest.importorskip("jieba")
 
     def run(folder, options):
@@ -365,7 +365,7 @@ def test_script_for_an_encoder_and_going_on_from_it(run_script, eagerly, corpus,
         assert before == after
 
 
-def test_script_for_a_language_model(run_script, eagerly, corpus, tmp_path):
+def test_script_for_a_language_model(run_script, corpus, tmp_path):
     folder = tmp_path / "new"
     options = f"{OPTIONS} --application lm --steps 4 --save-every 2 --dtype float32"
     output = run_script(SCRIPT, corpus, folder, *options.split())

@@ -81,7 +81,7 @@ def assert_equal_to_single_models(bank, models, requests, batch_size):
             np.testing.assert_allclose(found[i], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [32, pytest.param(5, marks=pytest.mark.graph)])
+@pytest.mark.parametrize("batch_size", [32, 5])
 def test_mixed_batches_equal_single_models(small_bert, tmp_path, batch_size):
     """32 texts of 8 tasks, raw scores included."""
     bank, models = make_bank(tmp_path, small_bert, TASKS)
@@ -91,6 +91,7 @@ def test_mixed_batches_equal_single_models(small_bert, tmp_path, batch_size):
     assert_equal_to_single_models(bank, models, requests, batch_size)
 
 
+@pytest.mark.graph
 def test_of_a_vocabulary_without_unused_tokens(tmp_path):
     """Tokens that learn are behind the vocabulary then."""
     vocab = small.vocabulary(unused=False)
