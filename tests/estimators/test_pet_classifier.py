@@ -313,7 +313,6 @@ def test_same_seed_same_training(make, templates, trainings, small_bert):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("eagerly")
 def test_same_seed_same_result(make, small_bert):
     """With the dropout that this checkpoint has, real training, and generations."""
     options = {"checkpoint": small_bert[1], "generations": 2, "growth": 2, "epochs": 2}

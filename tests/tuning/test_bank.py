@@ -104,7 +104,9 @@ def test_of_a_vocabulary_without_unused_tokens(tmp_path):
     assert_equal_to_single_models(bank, models, requests, 32)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roformer"])
+@pytest.mark.parametrize(
+    "architecture", ["bert", pytest.param("roformer", marks=pytest.mark.graph)]
+)
 def test_of_a_causal_model(architecture, tmp_path):
     config = {**small.CONFIG, "is_decoder": True}
     values = small.tensors(config)

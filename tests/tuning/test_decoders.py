@@ -58,11 +58,13 @@ def test_scores_are_those_of_each_word_by_itself(folder, template):
             assert score == pytest.approx(3 * np.mean(own), abs=1e-4)
 
 
-@pytest.mark.parametrize("tune", [None, Prefix(3), LoRA(2), "adapter", "all"])
+@pytest.mark.parametrize(
+    "tune", [None, Prefix(3), pytest.param(LoRA(2), marks=pytest.mark.graph), "adapter", "all"]
+)
 def test_methods_train_and_are_saved(folder, template, tmp_path, tune):
     model = build_ptuning_model(folder, template=template, tune=tune)
     data = template.dataset(TEXTS, ANSWERS, batch_size=4)
-    model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
+    model.compile(keras.optimizers.Adam(0.01))
     before = model.evaluate(data, verbose=0)[0]
     model.fit(data, epochs=3, verbose=0)
     assert model.evaluate(data, verbose=0)[0] < before
