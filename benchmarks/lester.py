@@ -1,7 +1,7 @@
 """What prompt tuning depends on, and how well it carries over: Lester et al. at a small size.
 
     python benchmarks/lester.py --experiments length start shift --data datasets
-    python benchmarks/lester.py --experiments adaptation --t5 t5-mini-zh --t5-adapted adapted
+    python benchmarks/lester.py --experiments adaptation --t5-adapted adapted
     python benchmarks/lester.py --table
 
 Few labelled reviews train a prompt in front of a frozen model; nothing else of the template is
@@ -10,9 +10,9 @@ words. The experiments change one thing at a time:
 - `length`: how many virtual tokens.
 - `start`: what 20 virtual tokens start as.
 - `adaptation`: what a T5 was pretrained for. "+ sentinel" writes `<extra_id_0>` before the label
-  word, as spans have it in pretraining. `--t5` is what `examples/pretrain.py` makes with
-  `@examples/t5-mini-zh.args`. `--t5-adapted` is what it makes of that with
-  `--application encoder-decoder --objective continuation --checkpoint t5-mini-zh`.
+  word, as spans have it in pretraining. `--t5-adapted` is what `examples/pretrain.py`
+  makes of `--t5` with `--application encoder-decoder --objective continuation --checkpoint
+  t5-mini-zh --steps 500 --learning-rate 1e-3`.
 - `shift`: a prompt, or all weights, learn from reviews of some goods, and are tested on others. The
   sentiment data are of books, computers, milk, phones and hotels. Reviews with a word of hotels or
   travel are left out of the training and of the column "sentiment". The column "hotels" has those
@@ -87,7 +87,7 @@ def parse_arguments():
     add("--experiments", nargs="+", choices=EXPERIMENTS, default=[*EXPERIMENTS], help="to run")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of all that is random")
     add("--checkpoint", default="bert-small-zh", help="embedded name, or folder of a checkpoint")
-    add("--t5", help="folder of a T5 that was pretrained on spans, for adaptation")
+    add("--t5", default="t5-mini-zh", help="a T5 that was pretrained on spans, for adaptation")
     add("--t5-adapted", help="folder of the same T5 after LM adaptation")
     add(
         "--labeled",
@@ -123,9 +123,9 @@ def parse_arguments():
     for name in ("steps", "batch_size", "text_tokens", "test"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
-    missing = not (options.t5 and options.t5_adapted)
-    if "adaptation" in options.experiments and missing and not options.table:
-        parser.error("adaptation needs --t5 and --t5-adapted; or choose other --experiments")
+    needed = "adaptation" in options.experiments and not options.table
+    if needed and not options.t5_adapted:
+        parser.error("adaptation needs --t5-adapted; or choose other --experiments")
     return options
 
 

@@ -127,4 +127,4 @@ def test_tables(lester, tmp_path, monkeypatch, capsys):
 def test_adaptation_needs_a_t5(lester, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         call(lester, monkeypatch, capsys, "--experiments", "adaptation", "--t5", "folder")
-    assert "--t5 and --t5-adapted" in capsys.readouterr().err
+    assert "adaptation needs --t5-adapted" in capsys.readouterr().err
