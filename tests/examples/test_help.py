@@ -25,3 +25,9 @@ def test_defaults_are_shown(path):
         if isinstance(call, ast.Call) and ast.unparse(call.func) in ("add", "parser.add_argument"):
             names = {keyword.arg for keyword in call.keywords}
             assert "help" in names, ast.unparse(call)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_they_are_scripts(path):
+    """Other tests call `main` themselves."""
+    assert path.read_text("utf-8").endswith('if __name__ == "__main__":\n    main()\n')
