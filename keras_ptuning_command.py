@@ -195,6 +195,9 @@ def _load(path, checkpoint):
 
 
 def _serve(options):
+    # Before Keras is imported, which takes seconds.
+    if importlib.util.find_spec("uvicorn") is None:
+        raise ImportError("The server needs uvicorn: pip install 'keras_ptuning[serve]'")
     print(f"Loading {options.checkpoint}", flush=True)
     _import_keras()
     import logging

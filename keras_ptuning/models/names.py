@@ -14,11 +14,6 @@ from typing import NamedTuple
 # PEFT, and classes that have the model as an attribute; also several of them.
 WRAPPERS = re.compile(r"^(?:(?:base_model\.model|_orig_mod|module|model)\.)+")
 
-# What the names of a model without its head begin with.
-BARE = re.compile(
-    r"(embeddings|encoder|embeddings_project|pooler|wte|wpe|h|ln_f|embed_tokens|layers|norm)\."
-)
-
 
 class Tensor(NamedTuple):
     """Where a layer's weight is in a checkpoint.
@@ -103,6 +98,7 @@ def spellings(names, table):
         A dictionary from the names of the table to those of the checkpoint, where they differ.
     """
     prefix = table["Embedding-Token"][0].name.split(".")[0]
+    known = {getattr(entry, "name", entry) for entries in table.values() for entry in entries}
     found = {}
     for name in names:
         usual = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
@@ -111,8 +107,10 @@ def spellings(names, table):
         usual = WRAPPERS.sub("", usual)
         # Of architectures from before they had a class.
         usual = re.sub(r"^bert\.", f"{prefix}.", usual)
-        if BARE.match(usual):
-            usual = f"{prefix}.{usual}"
+        # Of a model that was saved without its head.
+        whole = f"{prefix}.{usual}"
+        if known & {whole, re.sub(r"(?<=\.)\d+(?=\.)", "{}", whole)}:
+            usual = whole
         if usual not in names:
             found[usual] = name
     return found
