@@ -96,6 +96,7 @@ def test_gpt(call, data):
     assert printed.splitlines()[-1].endswith("%)  屏幕不好")
 
 
+@pytest.mark.slow
 def test_search(call, data):
     """Words for labels, for a template by gradient and by mining, and weights."""
     path = data / "sentiment.train.data"
@@ -172,6 +173,7 @@ def write_fewclue(folder, task, examples, unlabeled=()):
     (folder / "unlabeled.json").write_text(lines[0], encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_fewclue(call, tmp_path):
     """Two draws of candidates around a gap; what is finished, or cut off, and then the rest."""
     examples = [

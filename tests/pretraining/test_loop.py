@@ -128,7 +128,10 @@ def test_learning_and_going_on(make_dataset, make_held_out, tmp_path, applicatio
 
 @pytest.mark.parametrize(
     ("application", "optimizer", "words"),
-    [("encoder", "muon", characters), pytest.param("lm", "adamw", None, marks=pytest.mark.graph)],
+    [
+        ("encoder", "muon", characters),
+        pytest.param("lm", "adamw", None, marks=[pytest.mark.graph, pytest.mark.slow]),
+    ],
 )
 def test_interrupted_training_is_the_same(
     make_dataset, make_held_out, tmp_path, application, optimizer, words

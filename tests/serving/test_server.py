@@ -270,6 +270,7 @@ def test_files_that_change(prompts, server):
     assert answers_as_expected()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(prompts):
     """While clients ask: each answer that comes is right, and after SIGTERM none is cut off."""
     expected = prompts.expected("numbers", TEXTS)

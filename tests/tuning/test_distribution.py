@@ -47,7 +47,7 @@ def free_ports():
     return ports
 
 
-@pytest.fixture(scope="module", params=["tensorflow", "jax"])
+@pytest.fixture(scope="module", params=[pytest.param("tensorflow", marks=pytest.mark.slow), "jax"])
 def backend(request):
     if not importlib.util.find_spec(request.param):
         pytest.skip(f"without {request.param}")

@@ -89,6 +89,7 @@ def test_causal(tmp_path):
     check(build_ptuning_model(config, checkpoint, template), tmp_path / "served")
 
 
+@pytest.mark.slow
 def test_a_t5(tmp_path):
     labels = {"a": "不好", "b": "很满"}
     template = Template("[u1]{text}[DECODER][MASK][MASK]", labels, "t5-mini-zh", maxlen=48)
