@@ -102,7 +102,7 @@ def test_the_readme_is_the_quickstart():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_links(page):
     for code in blocks(page, "sh"):
-        for line in code.splitlines():
+        for line in code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["keras-ptuning"]:
                 keras_ptuning_command._parse(words[1:])

@@ -139,6 +139,7 @@ def test_bad_files(make, make_model, reviews, tmp_path):
     assert zipfile.is_zipfile(tmp_path / "a.keras")
 
 
+@pytest.mark.slow
 @pytest.mark.graph
 def test_cross_validation(make, reviews):
     classifier = make(epochs=30, batch_size=4, validation_fraction=0)

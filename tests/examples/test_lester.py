@@ -52,6 +52,7 @@ def call(lester, monkeypatch, capsys, *arguments):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_once(lester, small_bert, data, monkeypatch, capsys):
     """Each setting and seed is a line, which the same command does not run again."""
     arguments = (

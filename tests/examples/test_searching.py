@@ -34,6 +34,7 @@ def call(searching, monkeypatch, tmp_path, eagerly):
     return call
 
 
+@pytest.mark.slow
 def test_templates(searching, call, tmp_path, monkeypatch, capsys):
     """Each method is a line; the same command prints the table and runs nothing."""
     monkeypatch.setattr(searching, "LABELED", 8)

@@ -239,7 +239,7 @@ def test_other_settings_are_refused(make_dataset, tmp_path):
     )
 
 
-@pytest.mark.parametrize("weights_first", [False, True])
+@pytest.mark.parametrize("weights_first", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_loss_that_is_not_a_number(make_dataset, tmp_path, weights_first):
     """Weights that became infinite in the last step of an epoch have not spoilt its loss yet."""
 
