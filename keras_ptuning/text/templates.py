@@ -417,10 +417,10 @@ class Template:
         """
         if candidates is None and self.labels is None:
             raise ValueError("The template has no labels of its own: give `candidates` too.")
-        ids = []
+        ids, own = [], None if self.labels else candidates
         for i, label in enumerate(check_list("labels", labels)):
             label = label.item() if isinstance(label, np.generic) else label
-            names = self.label_names if self.labels else list(candidates[i])
+            names = self.label_names if own is None else list(own[i])
             index = self._label_index if self.labels else {n: k for k, n in enumerate(names)}
             if not _is_label(label) or label not in index:
                 owner = "the template" if self.labels else "its text"
