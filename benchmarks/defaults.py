@@ -20,6 +20,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tasks
+from runs import read_runs
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -111,13 +112,6 @@ def run(task, count, seed, options):
     }
 
 
-def read(path):
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def print_table(runs):
     cells = collections.defaultdict(list)
     for found in runs:
@@ -142,7 +136,7 @@ def print_table(runs):
 
 def main():
     options = parse_arguments()
-    runs = read(options.out)
+    runs = read_runs(options.out)
     keys = ("task", "labeled", "seed", "at most")
     done = {tuple(found[key] for key in keys) for found in runs}
     for seed in [] if options.table else options.seeds:
@@ -156,7 +150,7 @@ def main():
                 with open(options.out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(found, ensure_ascii=False) + "\n")
                 print(found, flush=True)
-    print_table([found for found in read(options.out) if found["at most"] == options.test])
+    print_table([found for found in read_runs(options.out) if found["at most"] == options.test])
 
 
 if __name__ == "__main__":

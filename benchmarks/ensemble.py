@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tasks
+from runs import read_runs
 
 from keras_ptuning import Prompt, Template, build_prompt_ensemble, build_ptuning_model, datasets
 
@@ -140,16 +141,9 @@ def print_table(runs):
             print(f"| {task} | {len(own)} | {' | '.join(cells)} |")
 
 
-def read(path):
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def main():
     options = parse_arguments()
-    done = {(found["task"], found["seed"]) for found in read(options.out)}
+    done = {(found["task"], found["seed"]) for found in read_runs(options.out)}
     for seed in [] if options.table else options.seeds:
         for task in options.tasks:
             if (task, seed) in done:
@@ -158,7 +152,7 @@ def main():
             with open(options.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(found, ensure_ascii=False) + "\n")
             print(found, flush=True)
-    runs = read(options.out)
+    runs = read_runs(options.out)
     if runs:
         print_table(runs)
 

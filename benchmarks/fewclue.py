@@ -33,6 +33,7 @@ from typing import NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from runs import read_runs
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -278,17 +279,10 @@ def write_submission(task, draw, labels, args):
 
 def read_results(args):
     """The runs in `--out` that had the same settings."""
-    if not os.path.exists(args.out):
-        return []
-    with open(args.out, "rb+") as file:
-        content = file.read()
-        # A run that was killed may have left half a line.
-        file.truncate(content.rfind(b"\n") + 1)
-    results = map(json.loads, content[: content.rfind(b"\n") + 1].splitlines())
     settings = {option: getattr(args, option) for option in SETTINGS}
     # Results of before there were these options do not have them.
     older = {"rdrop": 0.0, "dropout": None}
-    return [result for result in results if older | result["settings"] == settings]
+    return [result for result in read_runs(args.out) if older | result["settings"] == settings]
 
 
 def table(results):

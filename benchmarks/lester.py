@@ -47,6 +47,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 from methods import RATES, score, train
+from runs import read_runs
 
 from keras_ptuning import Prompt, Template, build_ptuning_model, datasets
 
@@ -245,13 +246,6 @@ def run(planned, options):
     return {**planned, "accuracy": accuracies, "trained": trained, "seconds": round(seconds, 1)}
 
 
-def read(path):
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def percent(values):
     values = [100 * value for value in values]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
@@ -287,7 +281,7 @@ def print_tables(runs):
 
 def main():
     options = parse_arguments()
-    done = {json.dumps(found) for found in map(planned_part, read(options.out))}
+    done = {json.dumps(found) for found in map(planned_part, read_runs(options.out))}
     for seed in [] if options.table else options.seeds:
         for experiment in options.experiments:
             counts = options.labeled if experiment == "shift" else options.labeled[:1]
@@ -300,7 +294,7 @@ def main():
                     with open(options.out, "a", encoding="utf-8") as file:
                         file.write(json.dumps(found, ensure_ascii=False) + "\n")
                     print(found, flush=True)
-    print_tables(read(options.out))
+    print_tables(read_runs(options.out))
 
 
 def planned_part(found):

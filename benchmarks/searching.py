@@ -27,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tasks
+from runs import read_runs
 
 from keras_ptuning import (
     Template,
@@ -218,13 +219,6 @@ def run_words(run):
     run.train("found, LoRA", found, "lora")
 
 
-def read(path):
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def print_tables(results):
     for experiment, known in EXPERIMENTS.items():
         own = [result for result in results if result["experiment"] == experiment]
@@ -252,7 +246,7 @@ def print_tables(results):
 
 def main():
     args = parse_arguments()
-    results = read(args.out)
+    results = read_runs(args.out)
     done = [
         {key: result[key] for key in ("experiment", "task", "seed", "settings")}
         for result in results
@@ -270,7 +264,7 @@ def main():
                     for result in run.results:
                         file.write(json.dumps(result, ensure_ascii=False) + "\n")
     settings = describe(None, None, None, args)["settings"]
-    print_tables([result for result in read(args.out) if result["settings"] == settings])
+    print_tables([result for result in read_runs(args.out) if result["settings"] == settings])
 
 
 if __name__ == "__main__":

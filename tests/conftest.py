@@ -42,18 +42,29 @@ def eagerly(request, monkeypatch):
 
 
 @pytest.fixture
-def run_script(monkeypatch, capsys):
+def load_script(monkeypatch):
+    """Imports a script, which finds those next to it."""
+
+    def load(path):
+        monkeypatch.syspath_prepend(path.parent)
+        spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def run_script(load_script, monkeypatch, capsys):
     """Calls `main` of a script, in this process and the present folder. Returns what it prints.
 
     TensorFlow need not be imported again. Keywords replace constants of the script.
     """
 
     def run(path, *arguments, **constants):
-        monkeypatch.syspath_prepend(path.parent)
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load_script(path)
         for name, value in constants.items():
             monkeypatch.setattr(module, name, value)
         capsys.readouterr()

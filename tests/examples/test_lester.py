@@ -1,6 +1,5 @@
 """`benchmarks/lester.py` on small models and a few reviews."""
 
-import importlib.util
 import json
 import pathlib
 import sys
@@ -13,12 +12,8 @@ BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def lester(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    spec = importlib.util.spec_from_file_location("lester", BENCHMARKS / "lester.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def lester(load_script):
+    return load_script(BENCHMARKS / "lester.py")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`benchmarks/searching.py` on a few texts."""
 
-import importlib.util
 import json
 import pathlib
 import sys
@@ -11,12 +10,8 @@ BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def searching(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    spec = importlib.util.spec_from_file_location("searching", BENCHMARKS / "searching.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def searching(load_script):
+    return load_script(BENCHMARKS / "searching.py")
 
 
 @pytest.fixture
