@@ -6,6 +6,7 @@ Prints a line of JSON. The texts of a batch differ in length and in how many of 
 auxiliary task predicts, so that no share is like another.
 """
 
+import functools
 import json
 import os
 import sys
@@ -25,7 +26,12 @@ else:
             }
         )
     import tensorflow as tf
+    from tensorflow.python.eager import context
 
+    # TensorFlow takes a process for dead that a busy machine stops for ten seconds.
+    context.context().configure_coordination_service = functools.partial(
+        context.context().configure_coordination_service, heartbeat_timeout_in_ms=120_000
+    )
     (cpu,) = tf.config.list_physical_devices("CPU")
     virtual = [tf.config.LogicalDeviceConfiguration()] * devices
     tf.config.set_logical_device_configuration(cpu, virtual)

@@ -28,13 +28,16 @@ def start(backend, small_bert, names, devices, *worker):
     )
 
 
-def result(process):
+def results(*processes):
     try:
-        out, errors = process.communicate(timeout=300)
+        printed = [process.communicate(timeout=300) for process in processes]
     finally:
-        process.kill()
-    assert process.returncode == 0, errors[-3000:]
-    return json.loads(out.splitlines()[-1])
+        for process in processes:
+            process.kill()
+    # Of two processes, the one that fails first says why.
+    errors = "\n".join(error[-3000:] for _, error in printed)
+    assert not any(process.returncode for process in processes), errors
+    return [json.loads(out.splitlines()[-1]) for out, _ in printed]
 
 
 def free_ports():
@@ -56,7 +59,7 @@ def backend(request):
 
 @pytest.fixture(scope="module")
 def one_device(backend, small_bert):
-    return result(start(backend, small_bert, "prompt", 1))
+    return results(start(backend, small_bert, "prompt", 1))[0]
 
 
 def check(found, expected):
@@ -67,14 +70,13 @@ def check(found, expected):
 
 
 def test_two_devices(backend, small_bert, one_device):
-    check(result(start(backend, small_bert, "prompt", 2)), one_device)
+    check(*results(start(backend, small_bert, "prompt", 2)), one_device)
 
 
 @pytest.mark.slow
 def test_two_processes(backend, small_bert, one_device):
     ports = free_ports()
-    processes = [start(backend, small_bert, "prompt", 1, rank, *ports) for rank in range(2)]
-    found = [result(process) for process in processes]
+    found = results(*(start(backend, small_bert, "prompt", 1, rank, *ports) for rank in range(2)))
     head, other_head = (one.pop("head") for one in found)
     assert head == other_head and np.ptp(head[0]) > 0
     for one in found:
@@ -83,8 +85,8 @@ def test_two_processes(backend, small_bert, one_device):
 
 @pytest.mark.slow
 def test_whole_models(backend, small_bert):
-    found = [result(start(backend, small_bert, "all,vat", devices)) for devices in (1, 2)]
-    check(*found)
+    one, two = (results(start(backend, small_bert, "all,vat", devices))[0] for devices in (1, 2))
+    check(one, two)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch cannot")
