@@ -71,9 +71,7 @@ def main():
     parser.add_argument("--test", metavar="FILE", help="BIO file")
     methods = ["prefix", "all"]
     parser.add_argument("--method", nargs="+", choices=methods, default=methods, help="what trains")
-    parser.add_argument(
-        "--checkpoint", default="bert-mini-zh", help="embedded name, or folder of a checkpoint"
-    )
+    parser.add_argument("--checkpoint", default="bert-mini-zh", help="embedded name, or a folder")
     parser.add_argument("--sentences", type=int, default=300, help="made for training")
     parser.add_argument("--prefix", type=int, default=100, help="virtual tokens")
     parser.add_argument("--epochs", type=int, default=20, help="of training")
@@ -110,9 +108,7 @@ def main():
         results[method] = {"f1": f1, "trained": trained, "seconds": seconds}
     print(f"F1 of entities in {len(test[0])} sentences, {len(train[0])} to learn from:")
     for method, numbers in results.items():
-        print(
-            "{f1:7.1%}  {0}: {trained:,} numbers trained in {seconds} s".format(method, **numbers)
-        )
+        print("{f1:7.1%}  {0}: {trained:,} numbers, {seconds} s".format(method, **numbers))
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"results": results, "arguments": vars(args)}, file, ensure_ascii=False)

@@ -109,8 +109,7 @@ def main():
     command.add_argument("texts", nargs="+")
     options = parser.parse_args()
     if options.command == "export":
-        export(options.model, options.folder)
-        return
+        return export(options.model, options.folder)
     classifier = Classifier(options.folder)
     for text, p in zip(options.texts, classifier.predict_proba(options.texts), strict=True):
         print(f"{classifier.settings['labels'][p.argmax()]} {p.max():.1%}  {text}")

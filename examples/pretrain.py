@@ -22,11 +22,13 @@ the library are next to this script; a BERT that begins as a GPT learns faster:
 """
 
 import argparse
+import functools
 import json
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import jieba
 import keras
 
 from keras_ptuning import (
@@ -38,7 +40,7 @@ from keras_ptuning import (
     pretrain,
     save_transformer_model,
 )
-from keras_ptuning.models import find_model
+from keras_ptuning.models import find_model, new_config
 from keras_ptuning.text import as_tokenizer
 
 
@@ -49,9 +51,9 @@ def parse_arguments():
         fromfile_prefix_chars="@",
     )
     add = parser.add_argument
+    applications = ["encoder", "lm", "encoder-decoder"]
     add("texts", help="UTF-8 text, or a gzip of it, one document a line")
     add("folder", help="where to write the checkpoint")
-    applications = ["encoder", "lm", "encoder-decoder"]
     add("--application", choices=applications, default="encoder", help="BERT, GPT or T5")
     add("--objective", choices=["spans", "continuation"], default="spans", help="of a T5")
     add("--checkpoint", help="folder or embedded name to continue from, at its size")
@@ -65,23 +67,12 @@ def parse_arguments():
     add("--save-every", type=int, default=100, help="steps")
     add("--predict-rate", type=float, help="if left out, 0.15 of the tokens, or all for lm")
     add("--whole-words", action="store_true", help="mask whole words, as jieba finds them")
-    add(
-        "--optimizer",
-        choices=["adamw", "muon"],
-        default="adamw",
-        help="muon needs fewer steps from scratch",
-    )
+    add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon: from scratch only")
     add("--learning-rate", type=float, default=1e-3, help="the highest rate")
     add("--warmup", type=float, default=0.05, help="share of the steps")
     add("--dropout", type=float, default=0.0, help="in a new configuration too")
     add("--dtype", default="mixed_bfloat16", help="or float32")
-    add(
-        "--held-out",
-        type=int,
-        default=1000,
-        help="documents, the first of the file, at most a tenth",
-    )
-    add("--snapshots", action="store_true", help="keep the weights of each evaluation")
+    add("--held-out", type=int, default=1000, help="first documents of the file, at most a tenth")
     add("--half", action="store_true", help="half precision in the final safetensors file")
     add("--seed", type=int, default=0, help="of all that is random")
     args = parser.parse_args()
@@ -91,99 +82,32 @@ def parse_arguments():
     return args
 
 
-def plot(curve, path):
-    try:
-        from matplotlib import pyplot
-    except ImportError:
-        print("For a plot of the curve, `pip install matplotlib`.")
-        return
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    axes.plot([row["tokens"] for row in curve], [row["loss"] for row in curve], label="training")
-    scored = [row for row in curve if "val_loss" in row]
-    if scored:
-        x, y = [row["tokens"] for row in scored], [row["val_loss"] for row in scored]
-        axes.plot(x, y, "o-", label="held out")
-    axes.set(xlabel="tokens", ylabel="loss", ylim=(None, curve[min(len(curve) // 20, 5)]["loss"]))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=100, bbox_inches="tight")
-
-
 def main():
     args = parse_arguments()
+    keras.utils.set_random_seed(args.seed)
     texts = datasets.read_documents(args.texts)
     number = min(args.held_out, len(texts) // 10)
     held_out, texts = texts[:number], texts[number:]
-    vocab, checkpoint = args.vocab, None
-    if args.checkpoint:
-        config, checkpoint = find_model(args.checkpoint)
-        vocab = vocab or args.checkpoint
-    text_to_text = args.application == "encoder-decoder"
+    t5, causal = args.application == "encoder-decoder", args.application == "lm"
+    vocab = args.vocab or args.checkpoint
     if not vocab:
         vocab = build_vocab(texts, args.min_count)
-        vocab += [f"<extra_id_{i}>" for i in range(100)] if text_to_text else []
+        vocab += [f"<extra_id_{i}>" for i in range(100)] if t5 else []
     tokenizer = as_tokenizer(vocab)
-    if not args.checkpoint and text_to_text:
-        # As T5 1.1, but for the head, which is the embedding.
-        config = {
-            "model_type": "t5",
-            "vocab_size": tokenizer.vocab_size,
-            "d_model": args.hidden_size,
-            "d_kv": 64,
-            "d_ff": 4 * args.hidden_size,
-            "num_layers": args.layers,
-            "num_heads": args.hidden_size // 64,
-            "feed_forward_proj": "gated-gelu",
-            "dropout_rate": args.dropout,
-            "pad_token_id": tokenizer.pad_id,
-            "eos_token_id": tokenizer.end_id,
-            "decoder_start_token_id": tokenizer.start_id,
-        }
-    elif not args.checkpoint:
-        config = {
-            "vocab_size": tokenizer.vocab_size,
-            "hidden_size": args.hidden_size,
-            "num_hidden_layers": args.layers,
-            "num_attention_heads": args.hidden_size // 64,
-            "intermediate_size": 4 * args.hidden_size,
-            "hidden_act": "gelu",
-            "hidden_dropout_prob": args.dropout,
-            "attention_probs_dropout_prob": args.dropout,
-            "max_position_embeddings": args.length,
-            "type_vocab_size": 2,
-            "initializer_range": 0.02,
-        }
-    causal = args.application == "lm"
-    if not text_to_text:
-        config["is_decoder"] = causal
-    if args.whole_words:
-        import jieba
-    options = {"length": args.length, "batch_size": args.batch_size, "seed": args.seed}
-    dataset_class = PackedDataset
-    if text_to_text:
-        dataset_class = TextToTextDataset
-        options["objective"] = args.objective
-    else:
-        options |= {"causal": causal, "split_words": jieba.lcut if args.whole_words else None}
-    usual = 1.0 if causal else 0.15
-    rate = args.predict_rate or usual
-    dataset = dataset_class(texts, tokenizer, steps=args.save_every, predict_rate=rate, **options)
-    if held_out:
-        held_out = dataset_class(held_out, tokenizer, predict_rate=usual, **options)
-    print(
-        f"{len(texts):,} documents, {(dataset.sequences > 0).sum():,} tokens of "
-        f"{tokenizer.vocab_size:,} different ones, packed into {len(dataset.sequences):,} "
-        f"sequences of {args.length}"
-    )
+    size = args.layers, args.hidden_size, args.length, args.dropout
+    config, checkpoint = new_config(tokenizer, args.application, *size), None
+    if args.checkpoint:
+        config, checkpoint = find_model(args.checkpoint)
+        config |= {} if t5 else {"is_decoder": causal}
 
-    keras.utils.set_random_seed(args.seed)
-    settings = {}
-    if not text_to_text:
-        settings = {
-            "gather_positions": True,
-            "document_start_id": tokenizer.start_id,
-            "sequence_length": args.length,
-        }
+    options = {"length": args.length, "batch_size": args.batch_size, "seed": args.seed}
+    pack = functools.partial(TextToTextDataset, objective=args.objective, **options)
+    if not t5:
+        words = jieba.lcut if args.whole_words else None
+        pack = functools.partial(PackedDataset, causal=causal, split_words=words, **options)
+    dataset = pack(texts, tokenizer, steps=args.save_every, predict_rate=args.predict_rate)
+    tokens, words = len(dataset.sequences) * args.length, tokenizer.vocab_size
+    print(f"{len(texts):,} documents, {tokens:,} tokens, a vocabulary of {words:,}")
     model = build_transformer_model(
         config,
         checkpoint,
@@ -192,30 +116,22 @@ def main():
         dropout_rate=args.dropout,
         attention_dropout_rate=args.dropout,
         dtype=args.dtype,
-        **settings,
+        **dataset.model_options,
     )
     print(f"{model.count_params():,} parameters")
-
-    def snapshot(epoch, logs):
-        if args.snapshots and "val_loss" in logs:
-            step = (epoch + 1) * args.save_every
-            folder = os.path.join(args.folder, f"step-{step:06d}")
-            save_transformer_model(model, folder, config, tokenizer)
 
     curve = pretrain(
         model,
         dataset,
         args.steps // args.save_every,
         args.folder,
-        held_out=held_out or None,
+        held_out=pack(held_out, tokenizer) if held_out else None,
         learning_rate=args.learning_rate,
         warmup=args.warmup,
         optimizer=args.optimizer,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=snapshot)],
     )
     dtype = "float16" if args.half else "float32"
     save_transformer_model(model, args.folder, config, tokenizer, dtype)
-    plot(curve, os.path.join(args.folder, "curve.png"))
     print(f"The checkpoint is in {args.folder}. Last: {json.dumps(curve[-1])}")
 
 

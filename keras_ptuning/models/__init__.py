@@ -9,7 +9,7 @@ from keras_ptuning.models.build import (
     max_length,
     save_transformer_model,
 )
-from keras_ptuning.models.config import load_config, override, read_config
+from keras_ptuning.models.config import load_config, new_config, override, read_config
 from keras_ptuning.models.electra import ELECTRA
 from keras_ptuning.models.ernie import ERNIE
 from keras_ptuning.models.gpt2 import GPT2
@@ -42,6 +42,7 @@ __all__ = [
     "inspect_checkpoint",
     "load_config",
     "max_length",
+    "new_config",
     "override",
     "pretrained_weights",
     "read_config",

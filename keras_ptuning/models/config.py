@@ -1,12 +1,15 @@
 """Reading `bert_config.json`, and Hugging Face's `config.json`."""
 
 import os
+from typing import Any, Literal
 
 from keras_ptuning.assets import NAMES
 from keras_ptuning.checkpoints import find_config
+from keras_ptuning.checks import check_integer
 from keras_ptuning.files import read_json
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.entries import REQUIRED
+from keras_ptuning.text import PieceTokenizer, Tokenizer
 
 # More than any model of these architectures has: building it would only fill the memory.
 MOST_PARAMETERS = 10**11
@@ -42,6 +45,87 @@ def load_config(path):
     if not isinstance(config, dict):
         raise ValueError(f"{name} is not a JSON object. Received: {type(config).__name__}.")
     return config
+
+
+def new_config(
+    tokenizer: Tokenizer | PieceTokenizer,
+    application: Literal["encoder", "lm", "encoder-decoder"] = "encoder",
+    num_layers: int = 3,
+    hidden_size: int = 192,
+    max_position: int = 128,
+    dropout_rate: float = 0.0,
+) -> dict[str, Any]:
+    """The configuration of a new, small BERT, GPT or T5, to be pretrained from scratch.
+
+    Attention heads have 64 numbers each, and the layers between four times the hidden size. A T5 is
+    as T5 1.1 is, but its head is its embedding.
+
+    Args:
+        tokenizer: A `Tokenizer` or `PieceTokenizer`, for the size of the vocabulary and the ids of
+            its special tokens.
+        application: `"encoder"` for a BERT, `"lm"` for a GPT of BERT's layers, `"encoder-decoder"`
+            for a T5. Defaults to `"encoder"`.
+        num_layers: Integer, the blocks; of a T5 in each half. Defaults to `3`.
+        hidden_size: Integer, a multiple of 64. Defaults to `192`.
+        max_position: Integer, the most tokens of a text. A T5 has no limit. Defaults to `128`.
+        dropout_rate: Float, for training. Defaults to `0.0`.
+
+    Returns:
+        A dictionary, as `build_transformer_model` takes it.
+
+    Raises:
+        ValueError: if there is no such application, or a number is out of range.
+
+    Example:
+
+    >>> from keras_ptuning.text import Tokenizer
+    >>> config = new_config(Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "很"]))
+    >>> config["vocab_size"], config["num_attention_heads"], config["intermediate_size"]
+    (6, 3, 768)
+
+    Reference:
+        - [Devlin et al., 2018](https://arxiv.org/abs/1810.04805), section 3.
+        - T5 1.1: [Shazeer, 2020](https://arxiv.org/abs/2002.05202).
+    """
+    check_integer("num_layers", num_layers, 1)
+    check_integer("max_position", max_position, 1)
+    check_integer("hidden_size", hidden_size, 64)
+    if hidden_size % 64:
+        raise ValueError(f"`hidden_size` must be a multiple of 64. Received: {hidden_size}.")
+    if application == "encoder-decoder":
+        return {
+            "model_type": "t5",
+            "vocab_size": tokenizer.vocab_size,
+            "d_model": hidden_size,
+            "d_kv": 64,
+            "d_ff": 4 * hidden_size,
+            "num_layers": num_layers,
+            "num_heads": hidden_size // 64,
+            "feed_forward_proj": "gated-gelu",
+            "dropout_rate": dropout_rate,
+            "pad_token_id": tokenizer.pad_id,
+            "eos_token_id": tokenizer.end_id,
+            "decoder_start_token_id": tokenizer.start_id,
+        }
+    if application not in ("encoder", "lm"):
+        raise ValueError(
+            "`application` must be 'encoder', 'lm' or 'encoder-decoder'. Received: "
+            f"application={application!r}."
+        )
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": hidden_size // 64,
+        "intermediate_size": 4 * hidden_size,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": dropout_rate,
+        "attention_probs_dropout_prob": dropout_rate,
+        "max_position_embeddings": max_position,
+        "type_vocab_size": 2,
+        "initializer_range": 0.02,
+        "is_decoder": application == "lm",
+    }
 
 
 def check_setting(name, value, check, expected):

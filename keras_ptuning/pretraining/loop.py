@@ -2,10 +2,10 @@
 
 import csv
 import hashlib
+import importlib.util
 import json
 import math
 import os
-import pathlib
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -19,7 +19,8 @@ from keras_ptuning.files import lock, opened, read_json, replacing, sweep
 from keras_ptuning.pretraining.packing import PackedDataset
 from keras_ptuning.text.masking import NONE
 
-STATE, SETTINGS, CURVE = "training.weights.h5", "training.json", "curve.csv"
+STATE, SETTINGS = "training.weights.h5", "training.json"
+CURVE, PLOT = "curve.csv", "curve.png"
 COLUMNS = ("step", "tokens", "loss", "learning_rate", "seconds", "val_loss", "perplexity")
 # How many times the held-out texts are scored on the way.
 EVALUATIONS = 10
@@ -49,12 +50,12 @@ def pretrain(
 
     Args:
         model: A Keras model that takes what `dataset` gives and returns logits, such as
-            `build_transformer_model(..., with_mlm="linear", gather_positions=True)`.
-        dataset: A `keras_ptuning.PackedDataset` with `steps`; or for a T5, whose model has no
-            `gather_positions`, a `TextToTextDataset`.
+            `build_transformer_model(..., with_mlm="linear", **dataset.model_options)`.
+        dataset: A `keras_ptuning.PackedDataset` with `steps`; or for a T5 a `TextToTextDataset`.
         epochs: Integer. How often to train for `dataset.steps` batches.
         folder: Folder for the state (`training.weights.h5`), the settings it belongs to
-            (`training.json`), and the curve (`curve.csv`). Made if need be.
+            (`training.json`), and the curve (`curve.csv`; where matplotlib is installed, in the end
+            also `curve.png`). Made if need be.
         held_out: Optional `PackedDataset` without `steps`, to measure the perplexity on.
         learning_rate: Float, the highest. Defaults to `1e-3`.
         warmup: Float, the share of the steps to rise for. Defaults to `0.05`.
@@ -77,11 +78,8 @@ def pretrain(
     Example:
 
     ```python
-    dataset = PackedDataset(texts, tokenizer, steps=100)
-    model = build_transformer_model(
-        "bert_config.json", "bert_model.ckpt", with_mlm="linear", gather_positions=True,
-        document_start_id=tokenizer.token_to_id("[CLS]"),
-    )
+    dataset = PackedDataset(texts, Tokenizer("bert-mini-zh"), steps=100)
+    model = build_transformer_model("bert-mini-zh", with_mlm="linear", **dataset.model_options)
     pretrain(model, dataset, epochs=50, folder="my_bert", learning_rate=1e-4)
     ```
 
@@ -129,12 +127,28 @@ def pretrain(
         return _train(model, dataset, folder, held_out, settings, callbacks)
 
 
+def _plot(curve, path):
+    # Without a window, wherever it runs.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    for name, label, style in (("loss", "training", "-"), ("val_loss", "held out", "o-")):
+        rows = [row for row in curve if name in row]
+        axes.plot([r["tokens"] for r in rows], [r[name] for r in rows], style, label=label)
+    # What is learnt at once would leave no room for the rest.
+    axes.set(xlabel="tokens", ylabel="loss", ylim=(None, curve[min(len(curve) // 20, 5)]["loss"]))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")
+
+
 def _train(model, dataset, folder, held_out, settings, callbacks):
     epochs, optimizer = settings["epochs"], settings["optimizer"]
     learning_rate, warmup = settings["learning_rate"], settings["warmup"]
     weight_decay = settings["weight_decay"]
-    for path in (folder, *pathlib.Path(folder).glob("step-*")):
-        sweep(path)
+    sweep(folder)
     steps = epochs * dataset.steps
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
@@ -173,6 +187,8 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
             # The state comes last: what was done before it is done again after an interruption.
             callbacks=[*callbacks, _Recorder(dataset, folder, curve, schedule)],
         )
+        if importlib.util.find_spec("matplotlib"):
+            _plot(curve, os.path.join(folder, PLOT))
     return curve
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_ptuning.checks import check_integer, check_list
+from keras_ptuning.text import PieceTokenizer
 from keras_ptuning.text.masking import NONE, mask_tokens
 from keras_ptuning.text.tokenizers import Tokenizer, is_special, warn_of_unknown
 
@@ -50,12 +51,16 @@ def pack(lengths, room):
 class PackedDataset(keras.utils.PyDataset):
     """Texts for pretraining, packed into sequences of one length: every batch has one shape.
 
-    Each text becomes `[CLS] text [SEP]`; texts too long for one sequence become several. A model
-    built with `document_start_id` keeps the texts of a sequence from seeing each other.
+    Each text becomes `[CLS] text [SEP]`; texts too long for one sequence become several. The
+    attribute `model_options` has the arguments of `build_transformer_model` for a model that takes
+    these batches. It keeps the texts of a sequence from seeing each other.
+
+    Tokenizers of decoders may put no token before or after a text. Then, with `causal`, the token
+    for padding is there, which for these is the end of a text.
 
     Args:
         texts: List of strings.
-        tokenizer: A `Tokenizer`.
+        tokenizer: A `Tokenizer` or `PieceTokenizer`.
         causal: Whether to predict each next token. Otherwise tokens are masked at random, again
             each time.
         length: Integer, tokens of a sequence. Defaults to `128`.
@@ -64,15 +69,16 @@ class PackedDataset(keras.utils.PyDataset):
             pass over the texts: the next epoch continues where the last stopped. `None` for one
             pass, always in the same order and with the same masks, as evaluation wants it.
         predict_rate: Share of the tokens to predict: to mask, or, with `causal`, to compute the
-            loss at (`1.0` for all; fewer are cheaper). Defaults to `0.15`.
+            loss at, where fewer are cheaper. Defaults to `0.15`, or with `causal` to all, `1.0`.
         split_words: Optional function from a string to its words, e.g. `jieba.lcut`; whole words
             are masked then.
         seed: Integer. The same seed gives the same batches. Defaults to `0`.
 
     Returns of `dataset[i]`:
-        `(inputs, targets)`: the inputs of a model with `gather_positions`, which are token ids and
-        segment ids, `(batch_size, length)`, and the positions to predict at, `(batch_size, n)`; and
-        the tokens to predict there, 0 for none. `n` is `ceil(predict_rate * length)`, or with
+        `(inputs, targets)`. The inputs are a dictionary by the names of a model's inputs:
+        `"Input-Token"` and `"Input-Segment"`, `(batch_size, length)`, and the positions to predict
+        at, `"Input-Gather"`, `(batch_size, n)`. A model without segments ignores those. The targets
+        are the tokens to predict there, -1 for none. `n` is `ceil(predict_rate * length)`, or with
         `causal`, `ceil(predict_rate * (length - 1))`.
 
     Raises:
@@ -85,8 +91,8 @@ class PackedDataset(keras.utils.PyDataset):
     >>> from keras_ptuning.text import Tokenizer
     >>> vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"很不满意好"]
     >>> dataset = PackedDataset(["很满意", "不好"], Tokenizer(vocab), length=10, batch_size=1)
-    >>> (token_ids, segment_ids, positions), targets = dataset[0]
-    >>> token_ids.shape, positions.shape, int((targets >= 0).sum())
+    >>> inputs, targets = dataset[0]
+    >>> inputs["Input-Token"].shape, inputs["Input-Gather"].shape, int((targets >= 0).sum())
     ((1, 10), (1, 2), 1)
     """
 
@@ -96,12 +102,12 @@ class PackedDataset(keras.utils.PyDataset):
     def __init__(
         self,
         texts: Collection[str],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | PieceTokenizer,
         causal: bool = False,
         length: int = 128,
         batch_size: int = 32,
         steps: int | None = None,
-        predict_rate: float = 0.15,
+        predict_rate: float | None = None,
         split_words: Callable[[str], Sequence[str]] | None = None,
         seed: int = 0,
     ) -> None:
@@ -113,6 +119,8 @@ class PackedDataset(keras.utils.PyDataset):
             ("seed", seed, 0),
         ):
             check_integer(name, value, least)
+        if predict_rate is None:
+            predict_rate = 1.0 if causal else 0.15
         if not 0 < predict_rate <= 1:
             raise ValueError(
                 "`predict_rate` must be greater than 0 and at most 1. Received: "
@@ -143,20 +151,29 @@ class PackedDataset(keras.utils.PyDataset):
 
     def _lay_out(self, tokens, lengths, words, length):
         """Puts the tokens of all texts, one after the other, into `sequences`."""
-        if self.tokenizer.start_id is None or self.tokenizer.end_id is None:
+        tokenizer, room = self.tokenizer, length - 2
+        self._start, self._end = tokenizer.start_id, tokenizer.end_id
+        if self.causal:
+            self._start = tokenizer.pad_id if self._start is None else self._start
+            self._end = tokenizer.pad_id if self._end is None else self._end
+        if self._start is None or self._end is None:
             raise ValueError(
                 "Packed documents need a token before and a token after each, such as [CLS] and "
-                f"[SEP], and this {type(self.tokenizer).__name__} does not have both. Use a "
-                "vocabulary of BERT's kind."
+                f"[SEP], and this {type(tokenizer).__name__} does not have both. Use a "
+                "vocabulary of BERT's kind, or with `causal` one that has a token for padding."
             )
-        ends, tokenizer, room = np.cumsum(lengths), self.tokenizer, length - 2
+        ends = np.cumsum(lengths)
         pieces = [
             (start, min(start + room, end))
             for start0, end in zip(ends - lengths, ends, strict=True)
             for start in range(start0, end, room)
         ]
         bins = pack(np.array([end - start + 2 for start, end in pieces]), length)
-        self.sequences = np.zeros((len(bins), length), "int32")
+        # Without padding of its own, as a LLaMA, more ends of a text are as good.
+        pad_id = self._end if tokenizer.pad_id is None else tokenizer.pad_id
+        self.sequences = np.full((len(bins), length), pad_id, "int32")
+        # Where a new document begins after the last, or none: that is not worth predicting.
+        self._outside = np.ones(self.sequences.shape, "bool")
         self.words = None if words is None else np.zeros((len(bins), length), "int32")
 
         rng = np.random.default_rng(self.seed)
@@ -166,13 +183,26 @@ class PackedDataset(keras.utils.PyDataset):
             place = 0
             for start, end in (pieces[i] for i in members):
                 stop = place + end - start + 2
-                self.sequences[row, place] = tokenizer.start_id
+                self.sequences[row, place] = self._start
                 self.sequences[row, place + 1 : stop - 1] = tokens[start:end]
-                self.sequences[row, stop - 1] = tokenizer.end_id
+                self.sequences[row, stop - 1] = self._end
+                self._outside[row, place + 1 : stop] = False
                 if words is not None:
                     numbers = words[start:end]
                     self.words[row, place + 1 : stop - 1] = numbers - numbers[0] + place
                 place = stop
+
+    @property
+    def model_options(self):
+        """Arguments of `build_transformer_model` for a model that takes these batches."""
+        options = {
+            "gather_positions": True,
+            "document_start_id": self._start,
+            "sequence_length": self.sequences.shape[1],
+        }
+        # A token that also begins or ends a text must be seen.
+        shared = self.tokenizer.pad_id in (self._start, self._end)
+        return options | ({"pad_id": None} if shared else {})
 
     def __len__(self):
         return self.steps or math.ceil(len(self.sequences) / self.batch_size)
@@ -200,17 +230,14 @@ class PackedDataset(keras.utils.PyDataset):
         step = index if self.steps is None else self.epoch * self.steps + index
         rows = self._rows(step)
         token_ids = self.sequences[rows]
-        segment_ids = np.zeros_like(token_ids)
         rng = np.random.default_rng([self.seed, step, 1])
         if self.causal:
-            # That a new document begins after the last is not worth predicting.
-            skipped = np.isin(token_ids, [self.tokenizer.start_id, self.tokenizer.pad_id])
-            next_ids = np.where(skipped, NONE, token_ids)
+            next_ids = np.where(self._outside[rows], NONE, token_ids)
             count = math.ceil(self.predict_rate * (token_ids.shape[1] - 1))
             positions = rng.random(token_ids[:, 1:].shape).argsort(axis=1)[:, :count]
             positions = np.sort(positions, axis=1).astype("int32")
             targets = np.take_along_axis(next_ids, positions + 1, axis=1)
-            return (token_ids, segment_ids, positions), targets
+            return self._inputs(token_ids, positions), targets
         masked_ids, positions, targets = mask_tokens(
             token_ids,
             ~self._special[token_ids],
@@ -220,4 +247,11 @@ class PackedDataset(keras.utils.PyDataset):
             rng,
             None if self.words is None else self.words[rows],
         )
-        return (masked_ids, segment_ids, positions), targets
+        return self._inputs(masked_ids, positions), targets
+
+    def _inputs(self, token_ids, positions):
+        return {
+            "Input-Token": token_ids,
+            "Input-Segment": np.zeros_like(token_ids),
+            "Input-Gather": positions,
+        }

@@ -56,13 +56,16 @@ class TextToTextDataset(PackedDataset):
         - LM adaptation: [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 2.2.
     """
 
+    # A T5 needs nothing that it would not have without them.
+    model_options = {}  # noqa: RUF012
+
     def __init__(
         self,
         texts: Collection[str],
         tokenizer: Tokenizer,
         objective: Literal["spans", "continuation"] = "spans",
         length: int = 128,
-        predict_rate: float = 0.15,
+        predict_rate: float | None = None,
         mean_span: float = 3.0,
         batch_size: int = 32,
         steps: int | None = None,
@@ -74,6 +77,7 @@ class TextToTextDataset(PackedDataset):
             )
         check_integer("length", length, 3)
         check_positive("mean_span", mean_span)
+        predict_rate = 0.15 if predict_rate is None else predict_rate
         if not 0 < predict_rate < 1:
             raise ValueError(
                 "`predict_rate` must be between 0 and 1: with all of a text left out, nothing is "

@@ -2,8 +2,10 @@ import collections
 
 import numpy as np
 import pytest
+import small_decoders
 from small_bert import CHARACTERS
 
+from keras_ptuning import PieceTokenizer, build_transformer_model
 from keras_ptuning.pretraining.packing import PackedDataset, pack
 from keras_ptuning.text.masking import mask_tokens
 
@@ -51,9 +53,15 @@ def documents():
     return ["".join(rng.choice(list(CHARACTERS), n)) for n in lengths]
 
 
+def parts(batch):
+    """Token ids, segment ids, and positions; and the targets."""
+    inputs, targets = batch
+    return [inputs[f"Input-{name}"] for name in ("Token", "Segment", "Gather")], targets
+
+
 def originals(batch):
     """The token ids of a batch without masks."""
-    (token_ids, _, positions), targets = batch
+    (token_ids, _, positions), targets = parts(batch)
     token_ids, rows = token_ids.copy(), np.arange(len(token_ids))[:, None]
     rows = np.broadcast_to(rows, positions.shape)
     token_ids[rows[targets >= 0], positions[targets >= 0]] = targets[targets >= 0]
@@ -91,7 +99,7 @@ def test_batches_of_one_shape(tokenizer, documents, causal):
     )
     shapes = set()
     for _ in range(3):
-        for inputs, targets in batches(dataset):
+        for inputs, targets in map(parts, batches(dataset)):
             shapes.add(tuple((x.shape, x.dtype.name) for x in (*inputs, targets)))
             assert not inputs[1].any()  # segment ids
         dataset.on_epoch_end()
@@ -137,7 +145,7 @@ def test_masks_change_with_each_pass(tokenizer, documents):
     dataset = PackedDataset(documents, tokenizer, length=16, batch_size=8, steps=5)
     masks = collections.defaultdict(list)
     for batch in epochs_of(dataset, 5):
-        for original, positions in zip(originals(batch), batch[0][2], strict=True):
+        for original, positions in zip(originals(batch), parts(batch)[0][2], strict=True):
             masks[tuple(original)].append(tuple(positions))
     repeated = [found for found in masks.values() if len(found) > 2]
     assert len(repeated) > 20 and np.mean([len(set(found)) for found in repeated]) > 2
@@ -147,7 +155,7 @@ def test_places_to_predict_change_with_each_epoch(tokenizer, documents):
     dataset = PackedDataset(
         documents, tokenizer, causal=True, length=16, batch_size=8, steps=1, predict_rate=0.3
     )
-    first, second = (x[2] for x, _ in epochs_of(dataset, 2))
+    first, second = (x["Input-Gather"] for x, _ in epochs_of(dataset, 2))
     assert (first != second).any()
 
 
@@ -156,7 +164,7 @@ def test_evaluation_repeats_exactly(tokenizer, documents):
     first, second = epochs_of(dataset, 1), epochs_of(dataset, 1)
     np.testing.assert_equal(first, second)
     other = PackedDataset(documents, tokenizer, length=16, batch_size=8, seed=1)
-    assert (other[0][0][2] != first[0][0][2]).any()
+    assert (parts(other[0])[0][2] != parts(first[0])[0][2]).any()
     # In order, and the last batch takes what is left.
     np.testing.assert_array_equal(np.concatenate([*map(originals, first)]), dataset.sequences)
 
@@ -168,7 +176,7 @@ def test_causal_targets_are_the_next_tokens(tokenizer, documents, rate):
     )
     cls = tokenizer.token_to_id("[CLS]")
     seen, starts = set(), 0
-    for (token_ids, _, positions), targets in batches(dataset):
+    for (token_ids, _, positions), targets in map(parts, batches(dataset)):
         assert all((np.diff(row) > 0).all() for row in positions)
         seen |= set(positions.ravel().tolist())
         following = np.take_along_axis(token_ids, positions + 1, axis=1)
@@ -179,7 +187,7 @@ def test_causal_targets_are_the_next_tokens(tokenizer, documents, rate):
     assert starts and seen == set(range(15)) and positions.shape[1] == (15 if rate == 1 else 5)
     # Nothing is masked.
     np.testing.assert_array_equal(
-        np.concatenate([x[0] for x, _ in batches(dataset)]), dataset.sequences
+        np.concatenate([x["Input-Token"] for x, _ in batches(dataset)]), dataset.sequences
     )
 
 
@@ -199,7 +207,7 @@ def test_whole_words_of_jieba(tokenizer):
         for word, end in zip(words, ends, strict=True)
     ]
     one_alone = 0
-    for (_, _, positions), targets in batches(dataset):
+    for (_, _, positions), targets in map(parts, batches(dataset)):
         for row, wanted in zip(positions, targets, strict=True):
             chosen = set(row[wanted > 0].tolist())
             assert len(chosen) == 7  # 30% of 24
@@ -233,6 +241,44 @@ def test_another_seed_is_another_order(tokenizer):
     texts, orders = [c * 6 for c in "很不满意好差理想"], []
     for seed in (0, 0, 1):
         dataset = PackedDataset(texts, tokenizer, True, 8, batch_size=1, steps=8, seed=seed)
-        orders.append([int(dataset[i][0][0][0, 1]) for i in range(8)])
+        orders.append([int(dataset[i][0]["Input-Token"][0, 1]) for i in range(8)])
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        # As Qwen: a text has nothing around it, and its end is the token for padding.
+        ("bytes", {"pad_token": "<|end|>"}),
+        # As LLaMA: a text has a beginning, and no token is padding.
+        ("pieces", {"eos_token": "<|end|>"}),
+    ],
+)
+def test_documents_of_decoders(tmp_path, eagerly, kind, names):
+    """Id 0 is a token, also where it begins or ends a text; packed ones have no others' logits."""
+    tokenizer = PieceTokenizer(small_decoders.write_tokenizer(tmp_path, kind, **names))
+    texts = [*small_decoders.TEXTS, "好", "很好"] * 3
+    dataset = PackedDataset(texts, tokenizer, causal=True, length=40, batch_size=100)
+    inputs, targets = dataset[0]
+    config = {**small_decoders.CONFIGS["qwen2"], "pad_token_id": tokenizer.pad_id}
+    options = {"with_mlm": "linear"}
+    packed = build_transformer_model(config, **dataset.model_options, **options)
+    alone = build_transformer_model(config, pad_id=None, **options)
+    alone.set_weights(packed.get_weights())
+    logits = packed.predict(inputs, verbose=0)
+    start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    end = tokenizer.token_to_id("<|end|>")
+    found = []
+    for tokens, row, own in zip(inputs["Input-Token"], targets, logits, strict=True):
+        places = np.flatnonzero(row >= 0)
+        assert (row[places] == tokens[places + 1]).all()
+        # What is predicted without a gap is a text and its end.
+        for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+            assert row[run[-1]] == end
+            text = tokens[run]
+            found.append(tuple(text[1:].tolist()))
+            assert text[0] == (start or [end])[0]
+            expected = alone.predict(text[None], verbose=0)[0]
+            np.testing.assert_allclose(own[run], expected, atol=1e-5)
+    assert sorted(found) == sorted(map(tuple, tokenizer.token_ids(texts)))
