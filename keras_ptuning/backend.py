@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import mmap
 import os
 import re
 import weakref
@@ -9,6 +11,9 @@ import weakref
 import keras
 import numpy as np
 from keras import ops
+
+# Weights of more numbers are handled with care for memory.
+LARGE = 2**20
 
 
 def takes_derivatives(x):
@@ -80,29 +85,54 @@ def draw_kept(x, rate, seed_generator):
     return tf.reshape(bits >= threshold, tf.shape(x))
 
 
-def can_assign_parts(variable):
-    """Whether a part of a variable can be assigned in place.
+@keras.saving.register_keras_serializable("keras_ptuning")
+class Unset(keras.initializers.Zeros):
+    """Zeros that something else replaces. On TensorFlow, large ones take no memory until then."""
 
-    JAX would copy all of it, and a variable on several devices has no parts.
-    """
-    return keras.backend.backend() != "jax" and not hasattr(variable._value, "values")
+    def __call__(self, shape, dtype=None):
+        if keras.backend.backend() == "tensorflow" and math.prod(shape) >= LARGE:
+            import tensorflow as tf
+
+            if tf.executing_eagerly():
+                return _as_tensor(_pages(shape, keras.backend.standardize_dtype(dtype)))
+        return super().__call__(shape, dtype)
 
 
-def assign_part(variable, value, start, axis):
-    """Assigns a part of a variable, from `start` on along an axis.
+def assign_parts(variable, parts, axis):
+    """Assigns a large variable some rows or columns at a time, with little more memory than it has.
 
     Args:
         variable: A `keras.Variable` of one axis or two.
-        value: NumPy array.
-        start: Integer.
+        parts: Iterable of `(start, value)`: where a part begins along the axis, and a NumPy array.
         axis: Integer, 0 or 1.
     """
-    part = (*[slice(None)] * axis, slice(start, start + value.shape[axis]))
-    value = ops.convert_to_tensor(value, variable.dtype)
-    if keras.backend.backend() == "torch":
-        variable.value.data[part] = value
-    else:
-        variable._value[part].assign(value)
+    backend = keras.backend.backend()
+    whole = variable.value.data if backend == "torch" else _pages(variable.shape, variable.dtype)
+    for start, value in parts:
+        part = (*[slice(None)] * axis, slice(start, start + value.shape[axis]))
+        whole[part] = ops.convert_to_tensor(value, variable.dtype) if backend == "torch" else value
+    if backend != "torch":
+        variable.assign(_as_tensor(whole) if backend == "tensorflow" else whole)
+
+
+def _pages(shape, dtype):
+    """A NumPy array of zeros, aligned as TensorFlow has it. It takes memory where it is written."""
+    dtype = np.dtype(dtype)
+    # A process that this one forks has its own.
+    own = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, **own)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _as_tensor(pages):
+    """TensorFlow's tensor of the same memory. All other ways copy, and TensorFlow keeps the memory.
+
+    Nor can a part of its variable be assigned: each reading of the variable is a copy after that.
+    """
+    import tensorflow as tf
+
+    bits = pages.view(f"u{pages.itemsize}")
+    return tf.bitcast(tf.experimental.dlpack.from_dlpack(bits.__dlpack__()), pages.dtype.name)
 
 
 def without_gradients():

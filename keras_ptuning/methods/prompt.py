@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_ptuning.backend import Unset
 from keras_ptuning.layers import Bias, PtuningEmbedding
 from keras_ptuning.layers.prompt_encoder import KINDS
 from keras_ptuning.methods.method import Method, assign, named_weights, to_numpy
@@ -117,7 +118,7 @@ class Prompt(Method):
             num_label_tokens=len(template.label_token_ids),
             prompt_encoder=self.encoder,
             # Random numbers would take time and memory, and then be replaced.
-            embeddings_initializer="zeros" if transformer.pretrained else transformer.initializer(),
+            embeddings_initializer=Unset() if transformer.pretrained else transformer.initializer(),
             dtype=transformer.exact,
             name="Embedding-Token",
         )

@@ -5,7 +5,7 @@ import copy
 import keras
 from keras import layers, ops
 
-from keras_ptuning.backend import check_name
+from keras_ptuning.backend import Unset, check_name
 from keras_ptuning.layers import (
     Bias,
     Dense,
@@ -549,7 +549,7 @@ class Transformer:
         self.used.add(name)
         if self.pretrained and self.is_pretrained(name):
             # Random numbers would take time and memory, and then be replaced.
-            kwargs = {k: "zeros" if k.endswith("initializer") else v for k, v in kwargs.items()}
+            kwargs = {k: Unset() if k.endswith("initializer") else v for k, v in kwargs.items()}
         if name not in self.layers:
             self.layers[name] = layer_class(**{"dtype": self.exact, **kwargs}, name=name)
         return self.layers[name]

@@ -7,7 +7,7 @@ import os
 import keras
 import numpy as np
 
-from keras_ptuning.backend import assign_part, can_assign_parts
+from keras_ptuning.backend import assign_parts
 from keras_ptuning.checks import check_finite
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.names import layout_of, tensors_of
@@ -16,7 +16,7 @@ from keras_ptuning.models.names import layout_of, tensors_of
 # axis of their weight that it is on.
 PER_TOKEN = {"Embedding-Token": 0, "MLM-Bias": 0, "Output-Token": -1}
 # A tensor of more numbers is read in parts of about so many, as reading it takes memory too.
-LARGE = 2**24
+LARGE = 2**22
 # What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
 # does not have, and how the names of its tensors end.
 TELLING = {
@@ -315,11 +315,8 @@ def load_weights(layers, tensors, keep_tokens=None):
                 f"the configuration, expects {expected}."
             )
     for variable, tensor, layer_name in plan:
-        if keep_tokens is None and tensors.has_parts(tensor) and can_assign_parts(variable):
-            for start, value in tensors.parts(tensor):
-                _check_numbers(value, tensor, path)
-                axis = 1 if tensor.transposed else 0
-                assign_part(variable, value.T if tensor.transposed else value, start, axis)
+        if keep_tokens is None and tensors.has_parts(tensor):
+            assign_parts(variable, _checked_parts(tensor, tensors), 1 if tensor.transposed else 0)
             continue
         value = tensors.read(tensor)
         _check_numbers(value, tensor, path)
@@ -330,6 +327,13 @@ def load_weights(layers, tensors, keep_tokens=None):
         # Layers that lay vectors of their own over a table start from the loaded one.
         if hasattr(layer, "reset_prompt"):
             layer.reset_prompt()
+
+
+def _checked_parts(tensor, tensors):
+    """The parts of a large tensor, as the weight has them."""
+    for start, value in tensors.parts(tensor):
+        _check_numbers(value, tensor, tensors.checkpoint.path)
+        yield start, value.T if tensor.transposed else value
 
 
 def _check_numbers(value, tensor, path):

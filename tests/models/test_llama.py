@@ -1,7 +1,10 @@
 """LLaMA, Qwen2 and Qwen3, with the numbers that `goldens/record_decoders.py` recorded."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -139,3 +142,28 @@ def test_large_tensors_are_read_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "LARGE", 500)
     model = build_transformer_model(write_small_decoder(tmp_path, "llama-untied"), **LINEAR)
     assert error(predict(model), GOLDEN["llama-untied"]) < 1e-5
+
+
+MEMORY = """
+import pathlib, sys
+import keras_ptuning
+def memory(name):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+keras_ptuning.layers.Dense(1)(keras_ptuning.backend.np.ones((1, 1)))
+before = memory("VmRSS")
+model = keras_ptuning.build_transformer_model(sys.argv[1], with_mlm="linear")
+print((memory("VmHWM") - before) / sum(v.value.numpy().nbytes for v in model.weights))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc to see the memory in")
+def test_loading_takes_little_more_memory_than_the_model(tmp_path, monkeypatch):
+    large = {**CONFIGS["qwen2"], "vocab_size": 60_000, "hidden_size": 896, "head_dim": 224}
+    monkeypatch.setitem(CONFIGS, "large", large)
+    folder = write_small_decoder(tmp_path, "large", "bfloat16")
+    command = [sys.executable, "-c", MEMORY, folder]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 0.9 < float(done.stdout) < 1.3
