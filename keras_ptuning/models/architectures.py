@@ -34,7 +34,7 @@ def find_architecture(config, model=None):
     """
     if model is None:
         model = config.get("model_type") or _told_by(config).architecture
-        if model == "roberta":
+        if model == "roberta" and model not in Transformer.known:
             raise ValueError(
                 "The configuration is of a RoBERTa of Hugging Face, which counts positions "
                 "otherwise, and splits words otherwise; it is not implemented. The Chinese ones, "
@@ -42,7 +42,7 @@ def find_architecture(config, model=None):
             )
     if isinstance(model, type) and issubclass(model, Transformer):
         return model
-    known = {**Transformer.known, **_OTHER_NAMES}
+    known = {**_OTHER_NAMES, **Transformer.known}
     if not isinstance(model, str) or model.lower() not in known:
         raise ValueError(
             f"Unknown architecture. Expected one of {sorted(known)}, or a subclass of "

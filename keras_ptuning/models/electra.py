@@ -1,6 +1,5 @@
 """ELECTRA's generator, as its difference from BERT."""
 
-from keras_ptuning.layers.feed_forward import get_activation
 from keras_ptuning.models.bert import BERT
 from keras_ptuning.models.names import hugging_face, renamed, without
 
@@ -31,8 +30,5 @@ class ELECTRA(BERT):
     )
     signs = ("generator_predictions", "discriminator_predictions")
     tied = "generator_lm_head.weight"
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        # Whatever the blocks have, in Hugging Face's. In Google's releases it is the same.
-        self.head_act = get_activation("gelu")
+    # Whatever the blocks have, in Hugging Face's. In Google's releases it is the same.
+    head_act = "gelu"

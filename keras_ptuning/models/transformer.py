@@ -62,8 +62,10 @@ class Transformer:
         tied: The name of a head's own table, where it is written next to the token embedding.
         fixed: Entries of a configuration that change a model's numbers, and the one value of each
             that is implemented.
-        input_names: The inputs.
+        input_names: The inputs. `"Input-Segment"` is left out where `segment_vocab_size` is 0.
         norm_epsilon: Where the configuration has none.
+        head_act: Name of the activation in the head that predicts tokens, where it is not that of
+            the blocks.
         always_causal: Whether each token always sees only what came before it.
         limited: Whether there is a greatest length of texts.
         writes: Whether a decoder reads tokens of its own, and looks at what an encoder read.
@@ -88,6 +90,7 @@ class Transformer:
     }
     input_names = ("Input-Token", "Input-Segment")
     norm_epsilon = 1e-12
+    head_act = None
     always_causal = False
     limited = True
     writes = False
@@ -141,13 +144,20 @@ class Transformer:
         self.num_key_value_heads = num_key_value_heads or num_attention_heads
         self.head_size = head_size or hidden_size // num_attention_heads
         self.intermediate_size = intermediate_size
-        self.hidden_act = self.head_act = get_activation(hidden_act)
+        self.hidden_act = get_activation(hidden_act)
+        self.head_act = get_activation(self.head_act or hidden_act)
         self.max_position = max_position
         self.segment_vocab_size = segment_vocab_size
         self.dropout_rate = dropout_rate
         self.attention_dropout_rate = attention_dropout_rate
         self.initializer_range = initializer_range
         self.norm_epsilon = norm_epsilon or self.norm_epsilon
+        self.application = "lm" if self.always_causal else application
+        if self.application == "unilm" and not segment_vocab_size:
+            raise ValueError(
+                "The application 'unilm' tells a text from its continuation by their segments, and "
+                "this model has none. Use 'encoder' or 'lm'."
+            )
         self.sequence_length = sequence_length
         self.hierarchical_position = hierarchical_position
         self.keep_tokens = keep_tokens
@@ -155,7 +165,6 @@ class Transformer:
         self.with_mlm = with_mlm
         self.with_mean = with_mean
         self.gather_positions = gather_positions
-        self.application = "lm" if self.always_causal else application
         self.document_start_id = document_start_id
         self.branching = branching
         self.own_vectors = own_vectors
@@ -366,7 +375,7 @@ class Transformer:
         return ops.not_equal(token_ids, self.pad_id)
 
     def positions(self, attention_mask, inputs, prefixes, prefix_mask):
-        """The position of each token, where it is not its place.
+        """The position of each token; `None` where it is the token's place in the sequence.
 
         With branches it is how many tokens it sees before it. In a causal model a prefix comes
         first, and the text continues it; an encoder's text begins at 0, as in pretraining.

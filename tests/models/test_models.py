@@ -345,6 +345,7 @@ def test_bad_arguments(small_bert):
         ({"model": "bart"}, "Unknown architecture.*'bart'"),
         ({"application": "seq"}, "`application` must be 'encoder' or 'lm' or 'unilm'.*'seq'"),
         ({"model": "gpt2", "application": "encoder"}, "`application` must be 'lm' for a GPT2"),
+        ({"application": "unilm", "segment_vocab_size": 0}, r"by their segments.*has none"),
         ({"with_mlp": True}, r"Unknown arguments \['with_mlp'\]"),
     ):
         with pytest.raises(ValueError, match=message):
