@@ -215,6 +215,21 @@ def run_words(run):
     words = {label: words[label] for label in run.words}
     found = Template(pattern, words, checkpoint)
     run.ask("found", found, time.perf_counter() - start, words=words)
+
+    start = time.perf_counter()
+    words = search_label_words(
+        model,
+        pattern,
+        *run.labeled,
+        count,
+        candidates=CANDIDATES,
+        score="classifier",
+        verbose=0,
+    )
+    words = {label: words[label] for label in run.words}
+    by_classifier = Template(pattern, words, checkpoint)
+    run.ask("found by a classifier", by_classifier, time.perf_counter() - start, words=words)
+
     run.train("of a person, LoRA", written, "lora")
     run.train("found, LoRA", found, "lora")
 

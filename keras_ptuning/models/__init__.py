@@ -19,7 +19,12 @@ from keras_ptuning.models.nezha import NEZHA
 from keras_ptuning.models.roformer import RoFormer
 from keras_ptuning.models.t5 import T5
 from keras_ptuning.models.transformer import Transformer
-from keras_ptuning.models.weights import NamedTensors, fingerprint, pretrained_weights
+from keras_ptuning.models.weights import (
+    NamedTensors,
+    fingerprint,
+    pretrained_weights,
+    token_vectors,
+)
 
 __all__ = [
     "ALBERT",
@@ -47,4 +52,5 @@ __all__ = [
     "pretrained_weights",
     "read_config",
     "save_transformer_model",
+    "token_vectors",
 ]

@@ -13,7 +13,8 @@ from keras_ptuning.models.transformer import Transformer
 
 # BERT comes last: the others have its signs too.
 ARCHITECTURES = (ALBERT, ELECTRA, GPT2, T5, Qwen2, Qwen3, LLaMA, ERNIE, NEZHA, RoFormer, BERT)
-# What Hugging Face and bert4keras call some of them.
+# What Hugging Face and bert4keras call some of them. As an argument, "roberta" is a BERT, as in
+# bert4keras; in a configuration it is refused below.
 _OTHER_NAMES = {"roberta": BERT, "mt5": T5, "t5.1.0": T5, "t5.1.1": T5, "mt5.1.1": T5}
 
 

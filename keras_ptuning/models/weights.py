@@ -71,6 +71,20 @@ def merged_values(layer):
     return [keras.ops.convert_to_numpy(merged.get(id(v), v)) for v in variables]
 
 
+def token_vectors(model):
+    """The vector of each token that its logit is a product with.
+
+    Args:
+        model: A Keras model that predicts tokens, as `build_transformer_model` returns it.
+
+    Returns:
+        A NumPy array of shape `(vocabulary, size)`.
+    """
+    if model.transformer.tie_embeddings:
+        return merged_values(model.get_layer("Embedding-Token"))[0]
+    return merged_values(model.get_layer("Output-Token"))[0].T
+
+
 def fingerprint(model, but=()):
     """A SHA-256 of the pretrained weights: the same for the same checkpoint.
 

@@ -268,6 +268,7 @@ class Tokenizer:
         if missing:
             raise ValueError(
                 f"The vocabulary lacks {', '.join(missing)}. Is this the `vocab.txt` of a BERT? "
+                "For a `tokenizer.json` with special tokens of other names, use `PieceTokenizer`. "
                 f"Received: {len(tokens)} tokens, beginning with {tokens[:5]}."
             )
         self.pad_id, self.unk_id = self._ids["[PAD]"], self._ids["[UNK]"]
@@ -275,7 +276,8 @@ class Tokenizer:
         self.mask_id = self._ids.get("[MASK]")
         if self.pad_id != 0:
             raise ValueError(
-                "[PAD] must be the first token (id 0), because models take id 0 for padding. "
+                "[PAD] must be the first token (id 0) of a `vocab.txt`. For a `tokenizer.json` "
+                "with another id, use `PieceTokenizer`. "
                 f"Received: [PAD] with id {self._ids['[PAD]']}."
             )
         self._backend = tokenizers.Tokenizer(

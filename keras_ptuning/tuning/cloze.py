@@ -219,8 +219,9 @@ class ClozeModel(LabelModel):
             "auxiliary_count": ops.sum(weights),
         }
 
-    def _logits(self, inputs, token_ids, positions, training):
-        """What the backbone returns."""
+    def _logits(self, inputs, token_ids, positions, training, backbone=None):
+        """What the backbone returns, or another model of the same inputs."""
+        backbone = backbone or self.backbone
         named = {
             "Input-Token": token_ids,
             "Decoder-Input-Token": inputs.get("decoder_token_ids"),
@@ -229,7 +230,7 @@ class ClozeModel(LabelModel):
             "Input-Gather": positions,
             "Input-Vectors": inputs.get("vectors"),
         }
-        return self.backbone([named[x.name] for x in self.backbone.inputs], training=training)
+        return backbone([named[x.name] for x in backbone.inputs], training=training)
 
     def fill(self, texts: Texts, top: int = 10) -> list[list[list[tuple[str, float]]]]:
         """The likeliest tokens at each mask, out of the whole vocabulary.

@@ -4,12 +4,13 @@ import functools
 import importlib.util
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
 
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import (
@@ -21,7 +22,7 @@ from keras_ptuning.checks import (
     check_list,
     check_verbose,
 )
-from keras_ptuning.models import find_application
+from keras_ptuning.models import find_application, token_vectors
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.text.templates import Template, _as_label
 from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
@@ -87,6 +88,7 @@ def search_label_words(
     words_per_label: int = 1,
     words: Collection[str] | None = None,
     candidates: int = 30,
+    score: Literal["likelihood", "classifier"] = "likelihood",
     batch_size: int = 32,
     maxlen: int = 128,
     verbose: int | str = "auto",
@@ -96,9 +98,14 @@ def search_label_words(
 
     A word is good for a label if the model finds it likely at the mask in the texts of this label,
     and unlikely in the others. Its score is the mean of `log(p / (1 - p))` over the texts of the
-    label, minus the mean over all other texts, where `p` is the probability of the word. No word
-    means two labels. It belongs to the one that it has the best score for. Only a label that has
-    too few words of its own takes one of another label, which can spare it.
+    label, minus the mean over all other texts, where `p` is the probability of the word.
+
+    `score="classifier"` is AutoPrompt's way. A logistic regression learns to tell the labels by the
+    vectors that the head has at the mask. Then it reads the vectors of words in place of these. The
+    score is the log of the probability that a word has the label, minus the mean over all words.
+
+    No word means two labels. It belongs to the one that it has the best score for. Only a label
+    that has too few words of its own takes one of another label, which can spare it.
 
     A word has as many tokens as the pattern has masks. The probability of a word of several tokens
     is the product of those of its tokens, each at its mask, as in `Verbalizer`.
@@ -130,9 +137,10 @@ def search_label_words(
         FileNotFoundError: if there is no such checkpoint.
         ImportError: if there are several masks, no `words`, and no jieba.
         TypeError: if `texts`, `labels` or `words` are no lists.
-        ValueError: if there are more or fewer labels than texts, fewer than two labels, no word to
-            choose from, or too few for a label; if the pattern is no pattern, has virtual tokens
-            that the model does not have, or has several masks and the model is causal.
+        ValueError: if there is no such `score`; if there are more or fewer labels than texts, fewer
+            than two labels, no word to choose from, or too few for a label; if the pattern is no
+            pattern, has virtual tokens that the model does not have, or has several masks and the
+            model is causal.
 
     Example:
 
@@ -144,10 +152,13 @@ def search_label_words(
 
     Reference:
         - [Schick et al., 2020](https://arxiv.org/abs/2010.13641), section 4: the likelihood ratio.
+        - [Shin et al., 2020](https://arxiv.org/abs/2010.15980), section 2.3: the classifier.
     """
     check_integer("words_per_label", words_per_label, 1)
     check_integer("candidates", candidates, 1)
     check_verbose(verbose)
+    if score not in ("likelihood", "classifier"):
+        raise ValueError(f"`score` must be 'likelihood' or 'classifier'. Received: {score!r}.")
     texts, labels = check_labeled(texts, labels)
     model, template = open_cloze(checkpoint, pattern, maxlen, kwargs)
     found = _find_words(words, texts, template)
@@ -164,7 +175,13 @@ def search_label_words(
         odds = of_words - ops.log1p(-ops.exp(ops.minimum(of_words, -1e-6)))
         of_label = ops.convert_to_tensor(np.eye(len(names), dtype="float32")[numbers[rows]].T)
         sums += [ops.convert_to_numpy(ops.matmul(of_label, x)) for x in (of_words, odds)]
-    ranking = _rank(list(found), names, np.bincount(numbers), sums, candidates, words_per_label)
+    likely, odds = sums
+    if score == "classifier":
+        vectors = _head_vectors(model, template, texts, batch_size)
+        scores = _classifier_scores(vectors, numbers, token_vectors(model.backbone)[ids])
+    else:
+        scores = _likelihood_scores(odds, np.bincount(numbers))
+    ranking = _rank(list(found), names, likely, scores, candidates, words_per_label)
     for label, ranked in ranking.items():
         if len(ranked) < words_per_label:
             raise ValueError(
@@ -175,12 +192,48 @@ def search_label_words(
     return LabelWords(ranking, words_per_label)
 
 
-def _rank(words, names, counts, sums, candidates, words_per_label):
-    """For each label the pairs of a word and its score: those that it gets, and others to show."""
-    likely, odds = sums
+def _likelihood_scores(odds, counts):
+    """The mean log-odds of words in the texts of each label, minus that in all others."""
     counts = counts[:, None]
     others = (odds.sum(axis=0) - odds) / (counts.sum() - counts)
-    scores = odds / counts - others
+    return odds / counts - others
+
+
+def _head_vectors(model, template, texts, batch_size):
+    """What the logits at the masks are computed from, `(texts, masks, size)`."""
+    backbone = model.backbone
+    head = keras.Model(backbone.inputs, backbone.transformer.before_logits)
+    data = ClozeDataset(
+        template._examples(texts, to_score=False), template, batch_size=batch_size, shuffle=False
+    )
+    parts = []
+    for i in range(len(data)):
+        (inputs,) = data[i]
+        inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
+        places = inputs["token_ids"], inputs["mask_positions"]
+        parts.append(ops.convert_to_numpy(model._logits(inputs, *places, False, head)))
+    return np.concatenate(parts).astype("float32")
+
+
+def _classifier_scores(vectors, numbers, of_words):
+    """The log-probabilities that words have each label, minus their means over the words.
+
+    Vectors of texts and of words differ, so that all words may be nearer to one label.
+
+    Args:
+        vectors: Array `(texts, masks, size)`, at the masks.
+        numbers: Array `(texts,)`, the labels.
+        of_words: Array `(words, masks, size)`, those of the words' tokens.
+    """
+    classifier = LogisticRegression(max_iter=1000)
+    classifier.fit(vectors.reshape(len(vectors), -1), numbers)
+    log_p = classifier.predict_log_proba(of_words.reshape(len(of_words), -1).astype("float32"))
+    log_p = np.maximum(log_p, np.log(LEAST))
+    return (log_p - log_p.mean(axis=0)).T
+
+
+def _rank(words, names, likely, scores, candidates, words_per_label):
+    """For each label the pairs of a word and its score: those that it gets, and others to show."""
     good = np.zeros(scores.shape, bool)
     usual = np.argsort(-likely, axis=1, kind="stable")[:, :candidates]
     np.put_along_axis(good, usual, True, axis=1)

@@ -73,6 +73,7 @@ def test_words(searching, call, monkeypatch):
     monkeypatch.setattr(searching, "WORDS", {"tnews": ("[MASK][MASK]新闻：{text}", 1)})
     monkeypatch.setitem(searching.EXPERIMENTS, "words", searching.WORDS)
     runs = call("--experiments", "words", "--tasks", "tnews")
-    methods = ["of a person", "of a person, calibrated", "found", "found, calibrated"]
+    asked = ["of a person", "found", "found by a classifier"]
+    methods = [name for word in asked for name in (word, f"{word}, calibrated")]
     assert [run["method"] for run in runs] == [*methods, "of a person, LoRA", "found, LoRA"]
     assert [len(own) for own in runs[2]["words"].values()] == [1, 1]

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from sklearn.linear_model import LogisticRegression
 from small_bert import tensors, write_small_bert
 
 from keras_ptuning import LabelWords, Template, build_ptuning_model, search_label_words
-from keras_ptuning.tuning.label_words import LEAST, _find_words, _rank
+from keras_ptuning.tuning.label_words import LEAST, _find_words, _likelihood_scores, _rank
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -59,6 +60,32 @@ def test_scores_are_likelihood_ratios(search, make_model, make_template, reviews
             assert found == pytest.approx(score(p[:, token_id], is_own), abs=1e-4)
         assert [x for _, x in ranked] == sorted((x for _, x in ranked), reverse=True)
         assert words[label] == [word for word, _ in ranked[:20]]
+
+
+@pytest.mark.parametrize("pattern", [PATTERN, "[MASK][MASK]{text}"])
+def test_scores_of_a_classifier(search, make_model, make_template, reviews, pattern):
+    """As in the paper: it learns from the vectors at the masks, and reads those of words."""
+    words = list("很不满意好差理想书屏幕")
+    if pattern != PATTERN:
+        words = [a + b for a in words for b in words]
+    template = make_template(pattern, {"负面": words[0], "正面": words[1]})
+    model = make_model(template)
+    x = template.encode(reviews[0])
+    norm = model.backbone.get_layer("MLM-Norm").output
+    inputs = [x["token_ids"], x["segment_ids"], x["mask_positions"]]
+    h = keras.Model(model.backbone.inputs, norm).predict(inputs, verbose=0)
+    numbers = np.equal(reviews[1], "正面").astype(int)
+    fitted = LogisticRegression(max_iter=1000).fit(h.reshape(24, -1), numbers)
+    table = model.backbone.get_layer("Embedding-Token").embeddings.numpy()
+    ids = template.tokenizer.token_ids(words)
+    p = fitted.predict_proba(table[np.array(ids)].reshape(len(ids), -1))
+    found = search(pattern, words=words, score="classifier")
+    scores = {(label, w): s for label, rows in found.ranking.items() for w, s in rows}
+    assert len(scores) > 8
+    expected = np.log(p) - np.log(p).mean(axis=0)
+    for (label, word), found in scores.items():
+        row = expected[words.index(word)]
+        assert found == pytest.approx(row[["负面", "正面"].index(label)], abs=1e-3)
 
 
 def test_words_of_two_tokens(search, make_model, make_template, reviews):
@@ -174,6 +201,8 @@ def test_no_infinity(search):
 
 def test_bad_arguments(search, make_model, make_template, reviews, small_bert):
     texts, labels = reviews
+    with pytest.raises(ValueError, match=r"'likelihood' or 'classifier'.*'ratio'"):
+        search(score="ratio")
     with pytest.raises(ValueError, match="24 texts and 23 labels"):
         search(labels=labels[1:])
     with pytest.raises(ValueError, match=r"at least two labels.*only the label '正面'"):
@@ -212,5 +241,6 @@ def test_labels_share_the_words(odds, expected):
     labels, words = ["股市", "金融", "公司"], ["股票", "财经", "上市", "经济"]
     # Sums of log p, and of the log-odds, over the one text of each label.
     odds = np.array(odds)
-    found = _rank(words, labels, np.ones(3, int), (odds, odds), candidates=4, words_per_label=1)
+    scores = _likelihood_scores(odds, np.ones(3, int))
+    found = _rank(words, labels, odds, scores, candidates=4, words_per_label=1)
     assert [found[label][0][0] for label in labels] == expected
