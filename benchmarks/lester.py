@@ -7,7 +7,7 @@
 Few labelled reviews train a prompt in front of a frozen model; nothing else of the template is
 words. The experiments change one thing at a time:
 
-- `length`: how many virtual tokens.
+- `length`: how many virtual tokens. An embedded model with 128 positions takes `--lengths 1 5 20`.
 - `start`: what 20 virtual tokens start as.
 - `adaptation`: what a T5 was pretrained for. "+ sentinel" writes `<extra_id_0>` before the label
   word, as spans have it in pretraining. `--t5-adapted` is what `examples/pretrain.py`
@@ -64,7 +64,7 @@ ADAPTATIONS = {
 }
 # By their rows.
 EXPERIMENTS = {
-    "length": (1, 5, 20, 100),
+    "length": [1, 5, 20, 100],
     "start": STARTS,
     "adaptation": ADAPTATIONS,
     "shift": ("prompt", "all weights"),
@@ -86,6 +86,8 @@ def parse_arguments():
     )
     add = parser.add_argument
     add("--experiments", nargs="+", choices=EXPERIMENTS, default=[*EXPERIMENTS], help="to run")
+    lengths = EXPERIMENTS["length"]
+    add("--lengths", type=int, nargs="+", choices=lengths, default=lengths, help="for length")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of all that is random")
     add("--checkpoint", default="bert-small-zh", help="embedded name, or folder of a checkpoint")
     add("--t5", default="t5-mini-zh", help="a T5 that was pretrained on spans, for adaptation")
@@ -286,7 +288,8 @@ def main():
         for experiment in options.experiments:
             counts = options.labeled if experiment == "shift" else options.labeled[:1]
             for labeled in counts:
-                for row in EXPERIMENTS[experiment]:
+                rows = options.lengths if experiment == "length" else EXPERIMENTS[experiment]
+                for row in rows:
                     planned = describe(experiment, row, labeled, seed, options)
                     if json.dumps(planned) in done:
                         continue
