@@ -325,8 +325,8 @@ class Transformers(Peer):
         targets = torch.full_like(ids, -100)
         auxiliary = torch.tensor(inputs["auxiliary_ids"])
         targets.scatter_(1, torch.tensor(inputs["auxiliary_positions"]), auxiliary)
-        # Where a text has fewer masks than another, its list ends with 0.
-        targets[targets == 0] = -100
+        # Where a text has fewer masks than another, its list ends with -1.
+        targets[targets < 0] = -100
         answers = torch.tensor([[word_ids[label]] for label in labels])
         targets.scatter_(1, torch.tensor(inputs["mask_positions"]), answers)
         if self.method == "prompt":
