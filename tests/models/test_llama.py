@@ -1,5 +1,6 @@
 """LLaMA, Qwen2 and Qwen3, with the numbers that `goldens/record_decoders.py` recorded."""
 
+import gc
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from small_decoders import CONFIGS, tensors, write_small_decoder
 
-from keras_ptuning import build_transformer_model
+from keras_ptuning import backend, build_transformer_model
 from keras_ptuning.models import find_application, inspect_checkpoint, read_config, weights
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -144,15 +145,35 @@ def test_large_tensors_are_read_in_parts(tmp_path, monkeypatch):
     assert error(predict(model), GOLDEN["llama-untied"]) < 1e-5
 
 
+def test_large_weights_train_like_small_ones(tmp_path, monkeypatch):
+    """On TensorFlow they are in memory of NumPy's."""
+    folder = write_small_decoder(tmp_path, "qwen3")
+    found = []
+    for limit in (2**20, 1):
+        monkeypatch.setattr(backend, "LARGE", limit)
+        monkeypatch.setattr(weights, "LARGE", limit)
+        model = build_transformer_model(folder, **LINEAR)
+        gc.collect()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(1e-2), loss)
+        losses = [model.train_on_batch(TOKENS[:, :-1], TOKENS[:, 1:]) for _ in range(3)]
+        found.append([*losses, *predict(model).ravel()])
+    assert found[0][2] < found[0][0]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
 MEMORY = """
 import pathlib, sys
-import keras_ptuning
+import keras, numpy as np
+from keras_ptuning import build_transformer_model
+
 def memory(name):
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-keras_ptuning.layers.Dense(1)(keras_ptuning.backend.np.ones((1, 1)))
+
+keras.layers.Dense(1)(np.ones((1, 1)))  # what is only done once
 before = memory("VmRSS")
-model = keras_ptuning.build_transformer_model(sys.argv[1], with_mlm="linear")
+model = build_transformer_model(sys.argv[1], with_mlm="linear")
 print((memory("VmHWM") - before) / sum(v.value.numpy().nbytes for v in model.weights))
 """
 
