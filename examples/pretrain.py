@@ -3,22 +3,11 @@
     python examples/pretrain.py corpus.txt.gz my_bert
     python examples/pretrain.py corpus.txt.gz my_gpt --application lm
     python examples/pretrain.py corpus.txt.gz my_t5 --application encoder-decoder
-    python examples/pretrain.py corpus.txt.gz adapted --application encoder-decoder \\
-        --checkpoint my_t5 --objective continuation
-    python examples/pretrain.py reviews.txt reviews_bert --checkpoint bert-mini-zh --steps 2000 \\
-        --learning-rate 1e-3
+    python examples/pretrain.py reviews.txt reviews_bert --checkpoint bert-mini-zh --steps 2000
 
-A T5 learns to write spans that are left out, or, with the objective "continuation", the rest of a
-text: LM adaptation, of https://arxiv.org/abs/2104.08691. The last command continues from a
-checkpoint, on the texts of a task: the unsupervised regime of https://kexue.fm/archives/7764.
-You can stop a command at any moment; the same command continues where it stopped.
-
-Options can be in a file, one a line, given as `@file`. Those of the checkpoints that come with
-the library are next to this script; a BERT that begins as a GPT learns faster:
-
-    python examples/pretrain.py corpus.txt.gz gpt @examples/gpt-mini-zh.args
-    python examples/pretrain.py corpus.txt.gz bert --checkpoint gpt @examples/bert-mini-zh.args
-    python examples/pretrain.py corpus.txt.gz t5-mini-zh @examples/t5-mini-zh.args
+You can stop a command at any moment. The same command continues where it stopped. Options can be
+in a file, one a line, given as `@file`. Those of the checkpoints that come with the library are
+next to this script, such as `@examples/t5-mini-zh.args`.
 """
 
 import argparse
@@ -57,7 +46,6 @@ def parse_arguments():
     add("--application", choices=applications, default="encoder", help="BERT, GPT or T5")
     add("--objective", choices=["spans", "continuation"], default="spans", help="of a T5")
     add("--checkpoint", help="folder or embedded name to continue from, at its size")
-    add("--vocab", help="if left out, the checkpoint's, or one built from the texts")
     add("--min-count", type=int, default=10, help="how often a token of a new vocabulary occurs")
     add("--layers", type=int, default=3, help="blocks of a new model")
     add("--hidden-size", type=int, default=192, help="a multiple of 64")
@@ -66,10 +54,9 @@ def parse_arguments():
     add("--steps", type=int, default=20_000, help="steps of training")
     add("--save-every", type=int, default=100, help="steps")
     add("--predict-rate", type=float, help="if left out, 0.15 of the tokens, or all for lm")
-    add("--whole-words", action="store_true", help="mask whole words, as jieba finds them")
+    add("--whole-words", action="store_const", const=jieba.lcut, help="mask words of jieba")
     add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon: from scratch only")
     add("--learning-rate", type=float, default=1e-3, help="the highest rate")
-    add("--warmup", type=float, default=0.05, help="share of the steps")
     add("--dropout", type=float, default=0.0, help="in a new configuration too")
     add("--dtype", default="mixed_bfloat16", help="or float32")
     add("--held-out", type=int, default=1000, help="first documents of the file, at most a tenth")
@@ -89,25 +76,21 @@ def main():
     number = min(args.held_out, len(texts) // 10)
     held_out, texts = texts[:number], texts[number:]
     t5, causal = args.application == "encoder-decoder", args.application == "lm"
-    vocab = args.vocab or args.checkpoint
-    if not vocab:
-        vocab = build_vocab(texts, args.min_count)
-        vocab += [f"<extra_id_{i}>" for i in range(100)] if t5 else []
-    tokenizer = as_tokenizer(vocab)
-    size = args.layers, args.hidden_size, args.length, args.dropout
-    config, checkpoint = new_config(tokenizer, args.application, *size), None
     if args.checkpoint:
         config, checkpoint = find_model(args.checkpoint)
         config |= {} if t5 else {"is_decoder": causal}
-
+        tokenizer = as_tokenizer(args.checkpoint)
+    else:
+        sentinels = [f"<extra_id_{i}>" for i in range(100)] if t5 else []
+        tokenizer = as_tokenizer(build_vocab(texts, args.min_count) + sentinels)
+        size = args.layers, args.hidden_size, args.length, args.dropout
+        config, checkpoint = new_config(tokenizer, args.application, *size), None
     options = {"length": args.length, "batch_size": args.batch_size, "seed": args.seed}
-    pack = functools.partial(TextToTextDataset, objective=args.objective, **options)
-    if not t5:
-        words = jieba.lcut if args.whole_words else None
-        pack = functools.partial(PackedDataset, causal=causal, split_words=words, **options)
+    bert = {"causal": causal, "split_words": args.whole_words}
+    options |= {"objective": args.objective} if t5 else bert
+    pack = functools.partial(TextToTextDataset if t5 else PackedDataset, **options)
     dataset = pack(texts, tokenizer, steps=args.save_every, predict_rate=args.predict_rate)
-    tokens, words = len(dataset.sequences) * args.length, tokenizer.vocab_size
-    print(f"{len(texts):,} documents, {tokens:,} tokens, a vocabulary of {words:,}")
+    print(f"{len(texts):,} documents, in {len(dataset.sequences):,} sequences of {args.length}")
     model = build_transformer_model(
         config,
         checkpoint,
@@ -118,8 +101,6 @@ def main():
         dtype=args.dtype,
         **dataset.model_options,
     )
-    print(f"{model.count_params():,} parameters")
-
     curve = pretrain(
         model,
         dataset,
@@ -127,7 +108,6 @@ def main():
         args.folder,
         held_out=pack(held_out, tokenizer) if held_out else None,
         learning_rate=args.learning_rate,
-        warmup=args.warmup,
         optimizer=args.optimizer,
     )
     dtype = "float16" if args.half else "float32"
