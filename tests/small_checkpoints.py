@@ -47,6 +47,7 @@ HUGGING_FACE = {
     ),
     "roformer-values": _hugging_face("RoFormer", embedding_size=32, rotary_value=True),
     "nezha": _hugging_face("Nezha", max_relative_position=8, layer_norm_eps=1e-3),
+    "megatron": _hugging_face("MegatronBert", model_type="megatron-bert", layer_norm_eps=1e-3),
 }
 
 TENSORFLOW = {
@@ -216,6 +217,12 @@ TRANSLATIONS = {
         (r"^generator\.", "electra."),
         (r"^generator_predictions\.bias", "generator_lm_head.bias"),
     ],
+    "megatron": [
+        (r"attention\.output\.LayerNorm", "attention.ln"),
+        (r"(layer\.\d)\.output\.LayerNorm", r"\1.ln"),
+        # After the last block, in place of the one of the embeddings.
+        (r"^bert\.embeddings\.LayerNorm", "bert.encoder.ln"),
+    ],
     "albert": [
         (r"transformer\.group_0\.inner_group_0", "albert_layer_groups.0.albert_layers.0"),
         (r"attention_1\.(self|output)", "attention"),
@@ -253,7 +260,7 @@ def random_tensors(shapes, seed=0, scale=0.25):
         name: rng.normal(scale=scale, size=shape).astype("float32")
         for name, shape in sorted(shapes.items())
     }
-    norm = re.compile(r"gamma$|(LayerNorm|layer_norm)\.weight$")
+    norm = re.compile(r"gamma$|(LayerNorm|layer_norm|ln)\.weight$")
     return {name: v + 1 if norm.search(name) else v for name, v in values.items()}
 
 

@@ -15,6 +15,7 @@ from keras_ptuning.models.ernie import ERNIE
 from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.models.inspecting import inspect_checkpoint
 from keras_ptuning.models.llama import LLaMA, Qwen2, Qwen3
+from keras_ptuning.models.megatron_bert import MegatronBERT
 from keras_ptuning.models.nezha import NEZHA
 from keras_ptuning.models.roformer import RoFormer
 from keras_ptuning.models.t5 import T5
@@ -35,6 +36,7 @@ __all__ = [
     "NEZHA",
     "T5",
     "LLaMA",
+    "MegatronBERT",
     "NamedTensors",
     "Qwen2",
     "Qwen3",

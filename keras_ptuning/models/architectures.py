@@ -6,13 +6,27 @@ from keras_ptuning.models.electra import ELECTRA
 from keras_ptuning.models.ernie import ERNIE
 from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.models.llama import LLaMA, Qwen2, Qwen3
+from keras_ptuning.models.megatron_bert import MegatronBERT
 from keras_ptuning.models.nezha import NEZHA
 from keras_ptuning.models.roformer import RoFormer
 from keras_ptuning.models.t5 import T5
 from keras_ptuning.models.transformer import Transformer
 
 # BERT comes last: the others have its signs too.
-ARCHITECTURES = (ALBERT, ELECTRA, GPT2, T5, Qwen2, Qwen3, LLaMA, ERNIE, NEZHA, RoFormer, BERT)
+ARCHITECTURES = (
+    ALBERT,
+    ELECTRA,
+    GPT2,
+    T5,
+    Qwen2,
+    Qwen3,
+    LLaMA,
+    ERNIE,
+    NEZHA,
+    RoFormer,
+    MegatronBERT,
+    BERT,
+)
 # What Hugging Face and bert4keras call some of them. As an argument, "roberta" is a BERT, as in
 # bert4keras; in a configuration it is refused below.
 _OTHER_NAMES = {"roberta": BERT, "mt5": T5, "t5.1.0": T5, "t5.1.1": T5, "mt5.1.1": T5}

@@ -71,10 +71,11 @@ def build_transformer_model(
             in the folder; with a configuration alone they are random.
         model: The architecture: `"bert"` (also for what shares its body: RoBERTa-wwm, MacBERT,
             UER's, LERT, PERT), `"albert"`, `"electra"` (its generator), `"ernie"`, `"nezha"`,
-            `"roformer"`, `"gpt2"` (whose id 0 is padding too, as in Chinese releases), `"llama"`,
-            `"qwen2"`, `"qwen3"`, `"t5"` (also mT5; or one of bert4keras's names, `"t5.1.0"`,
-            `"t5.1.1"`, `"mt5.1.1"`), or a subclass of `keras_ptuning.models.Transformer`. Defaults
-            to what the configuration says, or else the names of the tensors.
+            `"roformer"`, `"megatron-bert"`, `"gpt2"` (whose id 0 is padding too, as in Chinese
+            releases), `"llama"`, `"qwen2"`, `"qwen3"`, `"t5"` (also mT5; or one of bert4keras's
+            names, `"t5.1.0"`, `"t5.1.1"`, `"mt5.1.1"`), or a subclass of
+            `keras_ptuning.models.Transformer`. Defaults to what the configuration says, or else the
+            names of the tensors.
         application: `"encoder"`, where all tokens see each other; `"lm"`, a causal language model,
             where each sees only what came before it; or `"unilm"`, where this holds for the second
             segment alone. Defaults to what the configuration says: `"lm"` if its `is_decoder` is

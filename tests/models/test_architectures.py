@@ -42,6 +42,11 @@ def library_of(name, layout):
     return "nezha" if name == "nezha" else "transformers"
 
 
+def body_of(name):
+    """What the names of the body's tensors begin with."""
+    return HUGGING_FACE[name]["model_type"].removeprefix("megatron-")
+
+
 def build(folder, **kwargs):
     return build_transformer_model(str(folder), **{"with_mlm": "linear", **kwargs})
 
@@ -147,7 +152,7 @@ def test_without_prefix_and_head(tmp_path, name):
     full, bare = tmp_path / "full", tmp_path / "bare"
     full.mkdir(), bare.mkdir()
     small_checkpoints.write_hugging_face(full, name)
-    prefix = HUGGING_FACE[name]["model_type"] + "."
+    prefix = body_of(name) + "."
     body = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
     assert 0 < len(body) < len(values)
     small_checkpoints.write_hugging_face(bare, name, values=body)
@@ -174,7 +179,7 @@ def test_bias_of_the_decoder(tmp_path, name, both):
 def test_what_else_there_may_be(tmp_path, name):
     """Tensors of other heads, tied ones written twice, and tables that are computed."""
     values = small_checkpoints.hugging_face_tensors(name)
-    model = HUGGING_FACE[name]["model_type"]
+    model = body_of(name)
     words = values[f"{model}.embeddings.word_embeddings.weight"]
     decoder = {
         "albert": "predictions.decoder.weight",
