@@ -16,7 +16,8 @@ import pytest
 from keras_ptuning import Template, TextPredictor, build_ptuning_model, predict_to_file
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
-ROWS, FILES = 200, 16
+# 6,250 for 100,000 texts, which take minutes.
+ROWS, FILES = int(os.environ.get("KERAS_PTUNING_ROWS", 200)), 16
 CLAUSES = (
     "房间很小，",
     "物流很快，",
@@ -57,8 +58,8 @@ def folder(tmp_path_factory):
     template = Template("[MASK]满意。{text}", {"负面": "不", "正面": "很"}, "bert-mini-zh")
     model = build_ptuning_model("bert-mini-zh", template=template)
     model.save(folder / "model.keras")
-    clauses = itertools.islice(itertools.product(CLAUSES, repeat=5), ROWS * FILES)
-    texts = ["".join(five[: 1 + i % 5]) * (1 + i % 3) for i, five in enumerate(clauses)]
+    clauses = itertools.islice(itertools.product(CLAUSES, repeat=7), ROWS * FILES)
+    texts = ["".join(some[-1 - i % 5 :]) * (1 + i % 3) for i, some in enumerate(clauses)]
     (folder / "reviews").mkdir()
     for number in range(FILES):
         part = range(number * ROWS, (number + 1) * ROWS)
@@ -128,7 +129,7 @@ def test_interrupted_and_killed(engine, folder):
     process = start(engine, folder, out, log)
     wait_for(process, out, 1, log)
     process.send_signal(signal.SIGINT)
-    assert process.wait(120) != 0
+    assert process.wait(600) != 0
     before = complete(out)
     assert 1 <= len(before) < FILES - 4
 
@@ -138,7 +139,7 @@ def test_interrupted_and_killed(engine, folder):
     assert others, "expected two workers"
     os.kill(victim, signal.SIGKILL)
     assert len(complete(out)) < FILES
-    assert process.wait(300) == 0, log.read_text("utf-8", "replace")[-5000:]
+    assert process.wait(3000) == 0, log.read_text("utf-8", "replace")[-5000:]
     words = log.read_text("utf-8", "replace")
     assert f"{FILES} partitions" in words and f"{FILES - len(before)} of them without" in words
     after = complete(out)
@@ -162,7 +163,7 @@ def test_interrupted_and_killed(engine, folder):
 
     # All is done: nothing starts.
     process = start(engine, folder, out, log)
-    assert process.wait(120) == 0 and "0 of them without" in log.read_text("utf-8", "replace")
+    assert process.wait(600) == 0 and "0 of them without" in log.read_text("utf-8", "replace")
     assert complete(out) == after
 
 
