@@ -22,7 +22,7 @@ from keras_ptuning.checks import (
     check_verbose,
 )
 from keras_ptuning.estimators.base import TextEstimator
-from keras_ptuning.methods import Method, Prompt, read_methods
+from keras_ptuning.methods import Method, Prefix, Prompt, read_methods
 from keras_ptuning.methods.method import Tune
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
@@ -33,6 +33,8 @@ LEAST_EPOCHS = 4
 WARMUP = 0.1
 # Of the classifier next to the cloze, which learns from nothing.
 CLASSIFIER_RATE = 5e-3
+# From so few texts a model may learn less than it forgets.
+FEW_TEXTS = 16
 
 
 class PromptClassifier(TextEstimator):
@@ -62,6 +64,10 @@ class PromptClassifier(TextEstimator):
             need, at least 4. LoRA and the whole model need 60 steps, but no more than 10 passes.
             Other methods need 250 steps. Of several methods the one with the fewest steps decides.
         batch_size: Integer. Defaults to `16`.
+        interpolation: Float above 0, at most 1. After training each weight goes back to this share
+            of its way, as in WiSE-FT: 1 keeps what was learned, and near 0 the model is the
+            pretrained one. Defaults to `0.5` with at most 16 labelled texts, if the model began as
+            the pretrained one: `tune` has neither prompts nor prefixes. Otherwise to `1`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
             has not fallen for `patience` epochs. It keeps the weights of the best epoch. With 0 no
             text is held out. If a label has a single text, or the share is too small for one text
@@ -95,6 +101,7 @@ class PromptClassifier(TextEstimator):
         - [Hu et al., 2021](https://arxiv.org/abs/2106.09685), section 4.1.
         - [Liu et al., 2021](https://arxiv.org/abs/2103.10385), section 3.
         - [Su, 2021](https://kexue.fm/archives/8295).
+        - Interpolation: [Wortsman et al., 2021](https://arxiv.org/abs/2109.01903), section 3.
     """
 
     def __init__(
@@ -110,6 +117,7 @@ class PromptClassifier(TextEstimator):
         learning_rate: float | None = None,
         epochs: int | None = None,
         batch_size: int = 16,
+        interpolation: float | None = None,
         validation_fraction: float = 0.0,
         patience: int = 10,
         class_weight: ClassWeight | None = None,
@@ -126,6 +134,7 @@ class PromptClassifier(TextEstimator):
         self.learning_rate = learning_rate
         self.epochs = epochs
         self.batch_size = batch_size
+        self.interpolation = interpolation
         self.validation_fraction = validation_fraction
         self.patience = patience
         self.class_weight = class_weight
@@ -175,6 +184,9 @@ class PromptClassifier(TextEstimator):
                 keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
             ]
         self.model_, self.classes_ = self._build(), classes
+        share = self._count_share(data)
+        weights = self.model_.trainable_variables if share < 1 else []
+        start = [keras.ops.convert_to_numpy(weight).copy() for weight in weights]
         self.history_ = self._train(
             self.model_,
             data,
@@ -185,6 +197,8 @@ class PromptClassifier(TextEstimator):
             class_weight=self.class_weight,
             callbacks=callbacks,
         )
+        for weight, value in zip(weights, start, strict=True):
+            weight.assign(value + share * (keras.ops.convert_to_numpy(weight) - value))
         return self
 
     def _check_arguments(self, unlabeled):
@@ -201,6 +215,12 @@ class PromptClassifier(TextEstimator):
         check_verbose(self.verbose)
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
+        if self.interpolation is not None:
+            check_positive("interpolation", self.interpolation)
+            if self.interpolation > 1:
+                raise ValueError(
+                    f"`interpolation` must be at most 1. Received: {self.interpolation!r}."
+                )
         share = self.validation_fraction
         number = isinstance(share, int | float | np.number) and not isinstance(share, bool)
         if not number or not 0 <= share < 1:
@@ -247,6 +267,14 @@ class PromptClassifier(TextEstimator):
         first = min(self.model_.methods, key=lambda method: method.steps, default=Method)
         passes = min(first.passes, math.ceil(first.steps / len(data)))
         return max(LEAST_EPOCHS, passes)
+
+    def _count_share(self, data):
+        """The share of the way from the weights before training to those after it."""
+        if self.interpolation is not None:
+            return self.interpolation
+        few = (data.label_ids >= 0).sum() <= FEW_TEXTS
+        other = any(isinstance(method, Prompt | Prefix) for method in self.model_.methods)
+        return 0.5 if few and not other else 1
 
     def _split(self, label_ids):
         """Which texts to train on, and which to hold out, or `None`."""

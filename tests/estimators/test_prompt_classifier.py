@@ -66,6 +66,39 @@ def test_it_learns_and_repeats(make, reviews):
     assert {"val_loss", "val_accuracy"} <= set(first.history_)
 
 
+def weights_of(classifier):
+    return [keras.ops.convert_to_numpy(v) for v in classifier.model_.trainable_variables]
+
+
+def test_interpolation(make, reviews):
+    """Half of the way to the weights that training finds."""
+    options = {"tune": "lora", "classifier": True}
+    whole, half = (make(interpolation=n, **options).fit(*reviews) for n in (1, 0.5))
+    start = whole._build()
+    assert len(weights_of(half)) > 2
+    for first, last, found in zip(
+        start.trainable_variables, weights_of(whole), weights_of(half), strict=True
+    ):
+        first = keras.ops.convert_to_numpy(first)
+        assert (first != last).any()
+        np.testing.assert_allclose(found, (first + last) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "tune", "share"),
+    [(16, "lora", 0.5), (17, "lora", 1), (16, ["lora", "prompt"], 1), (4, Prefix(2), 1)],
+)
+def test_few_texts_change_a_pretrained_model_less(
+    make, make_template, untrained, reviews, count, tune, share
+):
+    """Not one that began otherwise: its prompt says nothing before it has learned."""
+    texts, labels = (column[:count] for column in reviews)
+    pattern = "[u1][MASK]满意。{text}" if isinstance(tune, list) else "[MASK]满意。{text}"
+    template = make_template(pattern)
+    classifier = make(template, tune=tune).fit(texts, labels)
+    assert classifier._count_share(template.dataset(texts, labels)) == share
+
+
 def test_few_steps_give_a_warning(make, untrained, reviews, recwarn):
     options = {"batch_size": 24, "validation_fraction": 0}
     with pytest.warns(UserWarning, match="trains for 2 steps, which are few"):
@@ -196,6 +229,8 @@ def test_one_label_more_than_was_seen(make, make_template, reviews):
         ({"epochs": 0}, {}, ValueError, "`epochs` must be an integer, at least 1"),
         ({"patience": "3"}, {}, ValueError, "`patience` must be an integer"),
         ({"random_state": None}, {}, ValueError, "`random_state` must be an integer"),
+        ({"interpolation": 0}, {}, ValueError, "`interpolation` must be a number above 0"),
+        ({"interpolation": 1.5}, {}, ValueError, "`interpolation` must be at most 1.*1.5"),
         ({"validation_fraction": None}, {}, ValueError, "`validation_fraction` must be at least"),
         ({}, {"labels": [None] * 24}, ValueError, "Label 0 is None"),
         ({}, {"labels": ["正面"] * 23 + ["中"]}, ValueError, "Label 23 is '中'"),
