@@ -203,35 +203,21 @@ def run_words(run):
     task, checkpoint = run.key["task"], run.args.checkpoint
     written = Template(tasks.TASKS[task][0], run.words, checkpoint)
     model = run.ask("of a person", written)
-    start = time.perf_counter()
     pattern, count = WORDS[task]
     if pattern != written.pattern:
         # A template of as many masks, with any words of so many tokens.
         any_words = {"a": "体育", "b": "财经"}
         model = build_ptuning_model(checkpoint, template=Template(pattern, any_words, checkpoint))
-    words = search_label_words(
-        model, pattern, *run.labeled, count, candidates=CANDIDATES, verbose=0
-    )
-    words = {label: words[label] for label in run.words}
-    found = Template(pattern, words, checkpoint)
-    run.ask("found", found, time.perf_counter() - start, words=words)
-
-    start = time.perf_counter()
-    words = search_label_words(
-        model,
-        pattern,
-        *run.labeled,
-        count,
-        candidates=CANDIDATES,
-        score="classifier",
-        verbose=0,
-    )
-    words = {label: words[label] for label in run.words}
-    by_classifier = Template(pattern, words, checkpoint)
-    run.ask("found by a classifier", by_classifier, time.perf_counter() - start, words=words)
-
+    options = {"candidates": CANDIDATES, "verbose": 0}
+    found = {}
+    for method, score in (("found", "likelihood"), ("found by a classifier", "classifier")):
+        start = time.perf_counter()
+        words = search_label_words(model, pattern, *run.labeled, count, score=score, **options)
+        words = {label: words[label] for label in run.words}
+        found[score] = Template(pattern, words, checkpoint)
+        run.ask(method, found[score], time.perf_counter() - start, words=words)
     run.train("of a person, LoRA", written, "lora")
-    run.train("found, LoRA", found, "lora")
+    run.train("found, LoRA", found["likelihood"], "lora")
 
 
 def print_tables(results):

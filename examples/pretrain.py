@@ -55,7 +55,7 @@ def parse_arguments():
     add("--save-every", type=int, default=100, help="steps")
     add("--predict-rate", type=float, help="if left out, 0.15 of the tokens, or all for lm")
     add("--whole-words", action="store_const", const=jieba.lcut, help="mask words of jieba")
-    add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon: from scratch only")
+    add("--optimizer", choices=["adamw", "muon"], default="adamw", help="muon needs fewer steps")
     add("--learning-rate", type=float, default=1e-3, help="the highest rate")
     add("--dropout", type=float, default=0.0, help="in a new configuration too")
     add("--dtype", default="mixed_bfloat16", help="or float32")

@@ -87,7 +87,7 @@ def draw_kept(x, rate, seed_generator):
 
 @keras.saving.register_keras_serializable("keras_ptuning")
 class Unset(keras.initializers.Zeros):
-    """Zeros that something else replaces. On TensorFlow, large ones take no memory until then."""
+    """Zeros to be replaced. On TensorFlow's CPU, large ones take no memory until then."""
 
     def __call__(self, shape, dtype=None):
         if keras.backend.backend() == "tensorflow" and math.prod(shape) >= LARGE:
@@ -99,7 +99,9 @@ class Unset(keras.initializers.Zeros):
 
 
 def assign_parts(variable, parts, axis):
-    """Assigns a large variable some rows or columns at a time, with little more memory than it has.
+    """Assigns a large variable, whose values come some rows or columns at a time.
+
+    On PyTorch, and on TensorFlow's CPU, this takes no memory but that of the variable.
 
     Args:
         variable: A `keras.Variable` of one axis or two.
@@ -125,9 +127,10 @@ def _pages(shape, dtype):
 
 
 def _as_tensor(pages):
-    """TensorFlow's tensor of the same memory. All other ways copy, and TensorFlow keeps the memory.
+    """TensorFlow's tensor of the same memory.
 
-    Nor can a part of its variable be assigned: each reading of the variable is a copy after that.
+    Other ways copy the memory. A slice of a variable cannot be assigned instead: after that,
+    TensorFlow copies the whole variable at every read.
     """
     import tensorflow as tf
 

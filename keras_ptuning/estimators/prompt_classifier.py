@@ -22,7 +22,7 @@ from keras_ptuning.checks import (
     check_verbose,
 )
 from keras_ptuning.estimators.base import TextEstimator
-from keras_ptuning.methods import Method, Prefix, Prompt, read_methods
+from keras_ptuning.methods import Method, Prompt, read_methods
 from keras_ptuning.methods.method import Tune
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
@@ -66,8 +66,9 @@ class PromptClassifier(TextEstimator):
         batch_size: Integer. Defaults to `16`.
         interpolation: Float above 0, at most 1. After training each weight goes back to this share
             of its way, as in WiSE-FT: 1 keeps what was learned, and near 0 the model is the
-            pretrained one. Defaults to `0.5` with at most 16 labelled texts, if the model began as
-            the pretrained one: `tune` has neither prompts nor prefixes. Otherwise to `1`.
+            pretrained one. `history_` is of the training before that. Defaults to `0.5` with at
+            most 16 labelled texts, of which none are held out, and where neither a prompt nor a
+            prefix learns, since these do not begin as the pretrained model. Otherwise to `1`.
         validation_fraction: Share of the labelled texts to hold out. Training stops when their loss
             has not fallen for `patience` epochs. It keeps the weights of the best epoch. With 0 no
             text is held out. If a label has a single text, or the share is too small for one text
@@ -184,7 +185,7 @@ class PromptClassifier(TextEstimator):
                 keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
             ]
         self.model_, self.classes_ = self._build(), classes
-        share = self._count_share(data)
+        share = self._count_share(data, held_out)
         weights = self.model_.trainable_variables if share < 1 else []
         start = [keras.ops.convert_to_numpy(weight).copy() for weight in weights]
         self.history_ = self._train(
@@ -268,13 +269,13 @@ class PromptClassifier(TextEstimator):
         passes = min(first.passes, math.ceil(first.steps / len(data)))
         return max(LEAST_EPOCHS, passes)
 
-    def _count_share(self, data):
+    def _count_share(self, data, held_out):
         """The share of the way from the weights before training to those after it."""
         if self.interpolation is not None:
             return self.interpolation
-        few = (data.label_ids >= 0).sum() <= FEW_TEXTS
-        other = any(isinstance(method, Prompt | Prefix) for method in self.model_.methods)
-        return 0.5 if few and not other else 1
+        few = held_out is None and (data.label_ids >= 0).sum() <= FEW_TEXTS
+        pretrained = all(method.starts_pretrained for method in self.model_.methods)
+        return 0.5 if few and pretrained else 1
 
     def _split(self, label_ids):
         """Which texts to train on, and which to hold out, or `None`."""

@@ -34,6 +34,7 @@ class Method:
         pretrained_rate: Whether `learning_rate` is for BERT-base, and smaller models take a larger
             one.
         merges: Whether a checkpoint can have what it trained.
+        starts_pretrained: Whether the model computes what the pretrained one does, before training.
     """
 
     name = None
@@ -43,6 +44,7 @@ class Method:
     passes = 100
     pretrained_rate = False
     merges = False
+    starts_pretrained = True
 
     def added_layers(
         self, transformer: Transformer, template: Template

@@ -51,6 +51,7 @@ class Prefix(Method):
 
     name = "prefix"
     settings = ("length", "reparametrize", "start")
+    starts_pretrained = False
     learning_rate = 1e-2
 
     def __init__(

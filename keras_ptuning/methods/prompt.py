@@ -66,6 +66,7 @@ class Prompt(Method):
 
     name = "prompt"
     settings = ("start", "encoder", "label_start")
+    starts_pretrained = False
     learning_rate = 6e-4
     pretrained_rate = True
     merges = True

@@ -57,8 +57,8 @@ def new_config(
 ) -> dict[str, Any]:
     """The configuration of a new, small BERT, GPT or T5, to be pretrained from scratch.
 
-    Attention heads have 64 numbers each, and the layers between four times the hidden size. A T5 is
-    as T5 1.1 is, but its head is its embedding.
+    Each attention head has 64 numbers. The feed-forward layers are four times as wide as the rest.
+    A T5 is like T5 1.1, but its head shares the table of its embedding.
 
     Args:
         tokenizer: A `Tokenizer` or `PieceTokenizer`, for the size of the vocabulary and the ids of
@@ -92,7 +92,11 @@ def new_config(
     check_integer("hidden_size", hidden_size, 64)
     if hidden_size % 64:
         raise ValueError(f"`hidden_size` must be a multiple of 64. Received: {hidden_size}.")
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"`dropout_rate` must be from 0 to below 1. Received: {dropout_rate}.")
     if application == "encoder-decoder":
+        # A decoder begins with padding where no token begins a text.
+        start = tokenizer.pad_id if tokenizer.start_id is None else tokenizer.start_id
         return {
             "model_type": "t5",
             "vocab_size": tokenizer.vocab_size,
@@ -105,7 +109,7 @@ def new_config(
             "dropout_rate": dropout_rate,
             "pad_token_id": tokenizer.pad_id,
             "eos_token_id": tokenizer.end_id,
-            "decoder_start_token_id": tokenizer.start_id,
+            "decoder_start_token_id": start,
         }
     if application not in ("encoder", "lm"):
         raise ValueError(

@@ -482,7 +482,8 @@ class Transformer:
 
     def project_tokens(self, x):
         """Logits of the vocabulary, by the vectors of its tokens."""
-        self.before_logits = x
+        if isinstance(x, keras.KerasTensor):
+            self.before_logits = x
         if self.own_vectors:
             self.own_logits = ops.matmul(x, ops.transpose(self.vectors, (0, 2, 1)))
         if self.tie_embeddings:

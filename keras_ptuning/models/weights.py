@@ -72,7 +72,7 @@ def merged_values(layer):
 
 
 def token_vectors(model):
-    """The vector of each token that its logit is a product with.
+    """The output vectors: the logit of a token is the product of its vector and the head's.
 
     Args:
         model: A Keras model that predicts tokens, as `build_transformer_model` returns it.

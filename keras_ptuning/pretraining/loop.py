@@ -1,8 +1,8 @@
 """Pretraining of language models, from scratch or continued."""
 
+import contextlib
 import csv
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -128,14 +128,15 @@ def pretrain(
 
 
 def _plot(curve, path):
-    # Without a window, wherever it runs.
+    # `Figure` needs no display, unlike pyplot.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
     for name, label, style in (("loss", "training", "-"), ("val_loss", "held out", "o-")):
         rows = [row for row in curve if name in row]
-        axes.plot([r["tokens"] for r in rows], [r[name] for r in rows], style, label=label)
+        if rows:
+            axes.plot([r["tokens"] for r in rows], [r[name] for r in rows], style, label=label)
     # What is learnt at once would leave no room for the rest.
     axes.set(xlabel="tokens", ylabel="loss", ylim=(None, curve[min(len(curve) // 20, 5)]["loss"]))
     axes.grid(alpha=0.3)
@@ -187,8 +188,11 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
             # The state comes last: what was done before it is done again after an interruption.
             callbacks=[*callbacks, _Recorder(dataset, folder, curve, schedule)],
         )
-        if importlib.util.find_spec("matplotlib"):
-            _plot(curve, os.path.join(folder, PLOT))
+    plot = os.path.join(folder, PLOT)
+    if not os.path.exists(plot):
+        # The training is done, with or without a plot.
+        with contextlib.suppress(ImportError):
+            _plot(curve, plot)
     return curve
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_ptuning.checks import check_integer, check_list
 from keras_ptuning.text import PieceTokenizer
 from keras_ptuning.text.masking import NONE, mask_tokens
-from keras_ptuning.text.tokenizers import Tokenizer, is_special, warn_of_unknown
+from keras_ptuning.text.tokenizers import Tokenizer, warn_of_unknown
 
 
 def pack(lengths, room):
@@ -56,7 +56,7 @@ class PackedDataset(keras.utils.PyDataset):
     these batches. It keeps the texts of a sequence from seeing each other.
 
     Tokenizers of decoders may put no token before or after a text. Then, with `causal`, the token
-    for padding is there, which for these is the end of a text.
+    that ends documents is there.
 
     Args:
         texts: List of strings.
@@ -84,7 +84,7 @@ class PackedDataset(keras.utils.PyDataset):
     Raises:
         TypeError: if `texts` is not a list, or one of them not a string.
         ValueError: if there are no texts, a number is out of range, or the tokenizer has no token
-            before and after a text.
+            before and after a text, or without `causal` none for masks or padding.
 
     Example:
 
@@ -133,8 +133,9 @@ class PackedDataset(keras.utils.PyDataset):
         self.predict_rate = predict_rate
         self.seed = seed
         self.epoch = 0
-        self._special = np.array([is_special(token) for token in tokenizer.vocab])
-        self._ordinary_ids = np.flatnonzero(~self._special)
+        self._ordinary_ids = np.array(tokenizer.ordinary_ids)
+        self._ordinary = np.zeros(tokenizer.vocab_size, "bool")
+        self._ordinary[self._ordinary_ids] = True
         # One flat row of tokens; documents are stretches of it.
         texts = list(check_list("texts", texts))
         encoded = tokenizer.token_ids(texts)
@@ -153,14 +154,20 @@ class PackedDataset(keras.utils.PyDataset):
         """Puts the tokens of all texts, one after the other, into `sequences`."""
         tokenizer, room = self.tokenizer, length - 2
         self._start, self._end = tokenizer.start_id, tokenizer.end_id
+        if not self.causal and None in (tokenizer.mask_id, tokenizer.pad_id):
+            raise ValueError(
+                "Masking needs tokens for masks and for padding, and this "
+                f"{type(tokenizer).__name__} lacks one of them. For a decoder give `causal=True`."
+            )
         if self.causal:
-            self._start = tokenizer.pad_id if self._start is None else self._start
-            self._end = tokenizer.pad_id if self._end is None else self._end
+            end_of_text = getattr(tokenizer, "eos_id", self._end)
+            self._start = end_of_text if self._start is None else self._start
+            self._end = end_of_text if self._end is None else self._end
         if self._start is None or self._end is None:
             raise ValueError(
                 "Packed documents need a token before and a token after each, such as [CLS] and "
                 f"[SEP], and this {type(tokenizer).__name__} does not have both. Use a "
-                "vocabulary of BERT's kind, or with `causal` one that has a token for padding."
+                "vocabulary of BERT's kind, or with `causal` one that has a token for the end."
             )
         ends = np.cumsum(lengths)
         pieces = [
@@ -169,7 +176,7 @@ class PackedDataset(keras.utils.PyDataset):
             for start in range(start0, end, room)
         ]
         bins = pack(np.array([end - start + 2 for start, end in pieces]), length)
-        # Without padding of its own, as a LLaMA, more ends of a text are as good.
+        # A tokenizer without padding: fill with the end token.
         pad_id = self._end if tokenizer.pad_id is None else tokenizer.pad_id
         self.sequences = np.full((len(bins), length), pad_id, "int32")
         # Where a new document begins after the last, or none: that is not worth predicting.
@@ -195,14 +202,14 @@ class PackedDataset(keras.utils.PyDataset):
     @property
     def model_options(self):
         """Arguments of `build_transformer_model` for a model that takes these batches."""
-        options = {
+        # A token that also begins or ends a text must be seen.
+        shared = self.tokenizer.pad_id in (self._start, self._end)
+        return {
             "gather_positions": True,
             "document_start_id": self._start,
             "sequence_length": self.sequences.shape[1],
+            "pad_id": None if shared else self.tokenizer.pad_id,
         }
-        # A token that also begins or ends a text must be seen.
-        shared = self.tokenizer.pad_id in (self._start, self._end)
-        return options | ({"pad_id": None} if shared else {})
 
     def __len__(self):
         return self.steps or math.ceil(len(self.sequences) / self.batch_size)
@@ -240,7 +247,7 @@ class PackedDataset(keras.utils.PyDataset):
             return self._inputs(token_ids, positions), targets
         masked_ids, positions, targets = mask_tokens(
             token_ids,
-            ~self._special[token_ids],
+            self._ordinary[token_ids],
             self.predict_rate,
             self.tokenizer.mask_id,
             self._ordinary_ids,

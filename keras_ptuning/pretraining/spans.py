@@ -8,6 +8,7 @@ import numpy as np
 from keras_ptuning.checks import check_integer, check_positive
 from keras_ptuning.pretraining.packing import PackedDataset
 from keras_ptuning.text.masking import NONE
+from keras_ptuning.text.piece_tokenizer import PieceTokenizer
 from keras_ptuning.text.tokenizers import Tokenizer
 
 OBJECTIVES = ("spans", "continuation")
@@ -56,13 +57,10 @@ class TextToTextDataset(PackedDataset):
         - LM adaptation: [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 2.2.
     """
 
-    # A T5 needs nothing that it would not have without them.
-    model_options = {}  # noqa: RUF012
-
     def __init__(
         self,
         texts: Collection[str],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | PieceTokenizer,
         objective: Literal["spans", "continuation"] = "spans",
         length: int = 128,
         predict_rate: float | None = None,
@@ -97,9 +95,9 @@ class TextToTextDataset(PackedDataset):
         # A training depends on these too.
         self.settings = {"objective": objective, "mean_span": mean_span}
         self._sentinels = find_sentinels(tokenizer)
-        self._start = [] if tokenizer.start_id is None else [tokenizer.start_id]
-        self._end = [] if tokenizer.end_id is None else [tokenizer.end_id]
-        self._decoder_start = self._start or [tokenizer.pad_id]
+        self._before = [] if tokenizer.start_id is None else [tokenizer.start_id]
+        self._after = [] if tokenizer.end_id is None else [tokenizer.end_id]
+        self._decoder_start = self._before or [tokenizer.pad_id]
         if self._decoder_start == [None]:
             raise ValueError(
                 "The decoder begins with the token for padding, and nothing says which one that "
@@ -120,13 +118,18 @@ class TextToTextDataset(PackedDataset):
             sizes = zip(range(2, length + 1), counts, strict=True)
             read = max(n - noise + spans for n, (noise, spans) in sizes)
             written = max(noise + spans for noise, spans in counts)
-        self._widths = read + len(self._start + self._end), written + len(self._end)
+        self._widths = read + len(self._before + self._after), written + len(self._after)
 
     def _lay_out(self, tokens, lengths, words, length):
         rows = -(-len(tokens) // length)
         self.sequences = np.full((rows, length), NONE, "int32")
         self.sequences.ravel()[: len(tokens)] = tokens
         self.words = None
+
+    @property
+    def model_options(self):
+        """A T5 needs no further arguments."""
+        return {}
 
     def __getitem__(self, index):
         step = index if self.steps is None else self.epoch * self.steps + index
@@ -136,7 +139,7 @@ class TextToTextDataset(PackedDataset):
         targets = np.full((len(rows), self._widths[1]), NONE)
         for i, row in enumerate(rows):
             source, target = self._split(row[row != NONE], rng)
-            source, target = [*self._start, *source, *self._end], [*target, *self._end]
+            source, target = [*self._before, *source, *self._after], [*target, *self._after]
             read[i, : len(source)] = source
             targets[i, : len(target)] = target
             written[i, : len(target)] = [*self._decoder_start, *target[:-1]]

@@ -18,6 +18,7 @@ from keras_ptuning.text.tokenizers import _CONFIG, Tokenizer, find_vocab
 # The roles of tokens, and what Hugging Face's files call the tokens that have them.
 ROLES = {
     "pad_id": ("pad_token", "eos_token"),
+    "eos_id": ("eos_token", "pad_token"),
     "unk_id": ("unk_token",),
     "mask_id": ("mask_token",),
 }
@@ -47,6 +48,8 @@ class PieceTokenizer(Tokenizer):
         pad_id, unk_id, mask_id, start_id, end_id: The ids of the tokens for padding, for unknown
             tokens, for masks, and for the start and the end of a text. `None` if there is no such
             token. If no token is for padding, it is the one that ends documents.
+        eos_id: The id of the token that ends documents in pretraining, whether or not the file puts
+            it after a text. If none is named, it is the one for padding.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -1,4 +1,4 @@
-"""A search of label words: those that are likelier in the texts of their label than elsewhere."""
+"""A search of label words, by their likelihoods in labelled texts or by a classifier."""
 
 import functools
 import importlib.util
@@ -124,6 +124,7 @@ def search_label_words(
         candidates: Integer. Only so many words can be chosen for a label, those that are likeliest
             in its texts. Rare words differ more, and answer less often. Defaults to `30`, with
             which a small model answered best.
+        score: `"likelihood"` or `"classifier"`, see above. Defaults to `"likelihood"`.
         batch_size: Integer. Defaults to `32`.
         maxlen: Integer, that of the `Template`. A `ClozeModel` has its own. Defaults to `128`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
@@ -177,7 +178,7 @@ def search_label_words(
         sums += [ops.convert_to_numpy(ops.matmul(of_label, x)) for x in (of_words, odds)]
     likely, odds = sums
     if score == "classifier":
-        vectors = _head_vectors(model, template, texts, batch_size)
+        vectors = _head_vectors(model, template, texts, batch_size, verbose)
         scores = _classifier_scores(vectors, numbers, token_vectors(model.backbone)[ids])
     else:
         scores = _likelihood_scores(odds, np.bincount(numbers))
@@ -199,20 +200,20 @@ def _likelihood_scores(odds, counts):
     return odds / counts - others
 
 
-def _head_vectors(model, template, texts, batch_size):
-    """What the logits at the masks are computed from, `(texts, masks, size)`."""
+def _head_vectors(model, template, texts, batch_size, verbose):
+    """What the logits at the masks are computed from, `(texts, masks * size)`."""
     backbone = model.backbone
     head = keras.Model(backbone.inputs, backbone.transformer.before_logits)
-    data = ClozeDataset(
-        template._examples(texts, to_score=False), template, batch_size=batch_size, shuffle=False
-    )
-    parts = []
-    for i in range(len(data)):
-        (inputs,) = data[i]
-        inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
+
+    def read(inputs):
         places = inputs["token_ids"], inputs["mask_positions"]
-        parts.append(ops.convert_to_numpy(model._logits(inputs, *places, False, head)))
-    return np.concatenate(parts).astype("float32")
+        return model._logits(inputs, *places, training=False, backbone=head)
+
+    found = [None] * len(texts)
+    for rows, vectors in _batches(read, template, texts, batch_size, verbose):
+        for row, own in zip(rows, ops.convert_to_numpy(vectors), strict=True):
+            found[row] = own.astype("float32").ravel()
+    return np.array(found)
 
 
 def _classifier_scores(vectors, numbers, of_words):
@@ -221,12 +222,12 @@ def _classifier_scores(vectors, numbers, of_words):
     Vectors of texts and of words differ, so that all words may be nearer to one label.
 
     Args:
-        vectors: Array `(texts, masks, size)`, at the masks.
+        vectors: Array `(texts, masks * size)`, at the masks.
         numbers: Array `(texts,)`, the labels.
         of_words: Array `(words, masks, size)`, those of the words' tokens.
     """
     classifier = LogisticRegression(max_iter=1000)
-    classifier.fit(vectors.reshape(len(vectors), -1), numbers)
+    classifier.fit(vectors, numbers)
     log_p = classifier.predict_log_proba(of_words.reshape(len(of_words), -1).astype("float32"))
     log_p = np.maximum(log_p, np.log(LEAST))
     return (log_p - log_p.mean(axis=0)).T
@@ -362,6 +363,12 @@ def token_log_probabilities(model, template, texts, batch_size, verbose):
     Yields:
         The numbers of the texts of a batch, and a tensor of shape `(batch, positions, vocabulary)`.
     """
+    for rows, p in _batches(model._token_probabilities, template, texts, batch_size, verbose):
+        yield rows, ops.log(ops.maximum(p, LEAST))
+
+
+def _batches(read, template, texts, batch_size, verbose):
+    """The numbers of the texts of each batch, and what `read` makes of its inputs."""
     examples = template._examples(texts, to_score=False)
     data = ClozeDataset(examples, template, batch_size=batch_size, shuffle=False)
     dataset, order = data.by_length()
@@ -369,10 +376,9 @@ def token_log_probabilities(model, template, texts, batch_size, verbose):
     first = 0
     for i in range(len(dataset)):
         (inputs,) = dataset[i]
-        inputs = {name: ops.convert_to_tensor(array) for name, array in inputs.items()}
-        p = model._token_probabilities(inputs)
-        rows = order[first : first + p.shape[0]]
-        yield rows, ops.log(ops.maximum(p, LEAST))
+        found = read({name: ops.convert_to_tensor(array) for name, array in inputs.items()})
+        rows = order[first : first + found.shape[0]]
+        yield rows, found
         first += len(rows)
         bar.update(first)
 

@@ -86,17 +86,20 @@ def test_interpolation(make, reviews):
 
 @pytest.mark.parametrize(
     ("count", "tune", "share"),
-    [(16, "lora", 0.5), (17, "lora", 1), (16, ["lora", "prompt"], 1), (4, Prefix(2), 1)],
+    [(16, "lora", 0.5), (17, "lora", 1), (16, "[u1]", 1), (4, Prefix(2), 1)],
 )
 def test_few_texts_change_a_pretrained_model_less(
     make, make_template, untrained, reviews, count, tune, share
 ):
     """Not one that began otherwise: its prompt says nothing before it has learned."""
     texts, labels = (column[:count] for column in reviews)
-    pattern = "[u1][MASK]满意。{text}" if isinstance(tune, list) else "[MASK]满意。{text}"
-    template = make_template(pattern)
+    prompt, tune = (tune, "lora") if tune == "[u1]" else ("", tune)
+    template = make_template(f"{prompt}[MASK]满意。{{text}}")
     classifier = make(template, tune=tune).fit(texts, labels)
-    assert classifier._count_share(template.dataset(texts, labels)) == share
+    data = template.dataset(texts, labels)
+    assert classifier._count_share(data, None) == share
+    # Held-out texts have chosen the weights.
+    assert classifier._count_share(data, [0]) == 1
 
 
 def test_few_steps_give_a_warning(make, untrained, reviews, recwarn):

@@ -247,28 +247,28 @@ def test_another_seed_is_another_order(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"),
+    ("kind", "names", "end"),
     [
         # As Qwen: a text has nothing around it, and its end is the token for padding.
-        ("bytes", {"pad_token": "<|end|>"}),
+        ("bytes", {"pad_token": "<|end|>"}, "<|end|>"),
         # As LLaMA: a text has a beginning, and no token is padding.
-        ("pieces", {"eos_token": "<|end|>"}),
+        ("pieces", {"eos_token": "<|end|>"}, "<|end|>"),
+        ("pieces", {"eos_token": "<unk>", "pad_token": "<|pad|>"}, "<unk>"),
     ],
 )
-def test_documents_of_decoders(tmp_path, eagerly, kind, names):
+def test_documents_of_decoders(tmp_path, eagerly, kind, names, end):
     """Id 0 is a token, also where it begins or ends a text; packed ones have no others' logits."""
     tokenizer = PieceTokenizer(small_decoders.write_tokenizer(tmp_path, kind, **names))
     texts = [*small_decoders.TEXTS, "好", "很好"] * 3
     dataset = PackedDataset(texts, tokenizer, causal=True, length=40, batch_size=100)
     inputs, targets = dataset[0]
-    config = {**small_decoders.CONFIGS["qwen2"], "pad_token_id": tokenizer.pad_id}
-    options = {"with_mlm": "linear"}
+    config, options = small_decoders.CONFIGS["qwen2"], {"with_mlm": "linear"}
     packed = build_transformer_model(config, **dataset.model_options, **options)
     alone = build_transformer_model(config, pad_id=None, **options)
     alone.set_weights(packed.get_weights())
     logits = packed.predict(inputs, verbose=0)
     start = [] if tokenizer.start_id is None else [tokenizer.start_id]
-    end = tokenizer.token_to_id("<|end|>")
+    end = tokenizer.token_to_id(end)
     found = []
     for tokens, row, own in zip(inputs["Input-Token"], targets, logits, strict=True):
         places = np.flatnonzero(row >= 0)

@@ -28,7 +28,7 @@ else:
     import tensorflow as tf
     from tensorflow.python.eager import context
 
-    # TensorFlow takes a process for dead that a busy machine stops for ten seconds.
+    # On a busy machine a process may stop for ten seconds. TensorFlow takes it for dead then.
     context.context().configure_coordination_service = functools.partial(
         context.context().configure_coordination_service, heartbeat_timeout_in_ms=120_000
     )

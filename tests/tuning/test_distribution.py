@@ -1,5 +1,6 @@
 """Several devices do what one does, to the last digits."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -29,12 +30,13 @@ def start(backend, small_bert, names, devices, *worker):
 
 
 def results(*processes):
-    try:
-        printed = [process.communicate(timeout=300) for process in processes]
-    finally:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         for process in processes:
-            process.kill()
-    # Of two processes, the one that fails first says why.
+            process.wait(timeout=300)
+    for process in processes:
+        process.kill()
+    printed = [process.communicate() for process in processes]
+    # Of two processes, the one that fails first says why, and the other may wait for it.
     errors = "\n".join(error[-3000:] for _, error in printed)
     assert not any(process.returncode for process in processes), errors
     return [json.loads(out.splitlines()[-1]) for out, _ in printed]

@@ -88,6 +88,15 @@ def test_scores_of_a_classifier(search, make_model, make_template, reviews, patt
         assert found == pytest.approx(row[["负面", "正面"].index(label)], abs=1e-3)
 
 
+def test_a_classifier_after_answers(reviews):
+    """A T5 that has written something still has the vectors of its head."""
+    template = Template("{text}[DECODER][MASK]", {"负面": "差", "正面": "好"}, "t5-mini-zh", 32)
+    model = build_ptuning_model("t5-mini-zh", template=template, auxiliary=False)
+    model.generate(reviews[0][:2], max_tokens=2)
+    found = search_label_words(model, template.pattern, *reviews, score="classifier", verbose=0)
+    assert set(found) == {"负面", "正面"}
+
+
 def test_words_of_two_tokens(search, make_model, make_template, reviews):
     """Each token at its mask."""
     template = make_template("[MASK][MASK]。{text}", {"负面": "不好", "正面": "满意"})
