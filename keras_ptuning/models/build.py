@@ -233,6 +233,9 @@ def find_model(config_path, checkpoint_path=None, model=None):
     'bert'
     """
     config = dict(load_config(config_path))
+    if config.get("model_type") is None:
+        # Some files have the entry, without a value.
+        config.pop("model_type", None)
     if isinstance(model, str):
         config["model_type"] = model
     architecture = find_architecture(config, model)

@@ -5,6 +5,7 @@ this environment, or in that of the Python that `$KERAS_PTUNING_TRANSFORMERS_PYT
 `$KERAS_PTUNING_NEZHA_PYTHON` or `$KERAS_PTUNING_BERT4KERAS_PYTHON` names.
 """
 
+import json
 import os
 import pathlib
 import subprocess
@@ -102,6 +103,14 @@ def test_nothing_tells_the_architecture(tmp_path, name):
     small_checkpoints.write_tensorflow(tmp_path, name)
     with pytest.raises(ValueError, match=r"(?i)nezha.*roformer"):
         build(tmp_path)
+
+
+def test_an_entry_without_a_value(tmp_path):
+    """The tensors tell what `"model_type": null` does not."""
+    small_checkpoints.write_hugging_face(tmp_path, "megatron")
+    config = {**HUGGING_FACE["megatron"], "model_type": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check(build(tmp_path), "megatron", "hugging_face")
 
 
 def test_the_checkpoint_has_no_segments(tmp_path):
