@@ -47,6 +47,31 @@ class Peer:
         self.maxlen = maxlen
         self.batch_size = batch_size
 
+    def peak_memory(self):
+        """The greatest memory of the process; of the GPU instead, if the peer uses one. In GiB."""
+        taken = self.gpu_memory()
+        if taken is None:
+            with open("/proc/self/status") as lines:
+                taken = 1024 * next(int(line.split()[1]) for line in lines if "VmHWM" in line)
+        return taken / 2**30
+
+    def gpu_memory(self):
+        return None
+
+
+def pytorch_device():
+    """The GPU, if there is one. JAX computes float32 as TF32 there, so PyTorch has to as well."""
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pytorch_gpu_memory():
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
 
 class Bert4keras(Peer):
     """The construction of the articles: all rows of the table in the graph, all logits."""
@@ -188,7 +213,8 @@ class Transformers(Peer):
         self.tokenizer = BertTokenizerFast(os.path.join(self.folder, "vocab.txt"))
         self.mask_id = self.tokenizer.mask_token_id
         self.word_ids = self.tokenizer.convert_tokens_to_ids(list(WORDS))
-        self.model = BertForMaskedLM.from_pretrained(self.folder)
+        self.device = pytorch_device()
+        self.model = BertForMaskedLM.from_pretrained(self.folder).to(self.device)
         self.model.requires_grad_(False)
         rows = self.tokenizer.convert_tokens_to_ids([f"[unused{i + 1}]" for i in range(PROMPT)])
         self.embeddings = self.model.get_input_embeddings()
@@ -198,7 +224,10 @@ class Transformers(Peer):
     def precision(self):
         import torch
 
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16)
+
+    def gpu_memory(self):
+        return pytorch_gpu_memory()
 
     def encode(self, texts, maxlen):
         batch = self.tokenizer(
@@ -226,11 +255,12 @@ class Transformers(Peer):
             answers = torch.full_like(front, -100)
             if labels is not None:
                 answers[:, PROMPT // 2] = torch.tensor([self.word_ids[labels[i]] for i in rows])
-            yield (
+            batch = (
                 torch.cat([ids[:, :1], front, ids[:, 1:]], 1),
                 torch.cat([torch.ones_like(front), seen], 1),
                 torch.cat([targets[:, :1], answers, targets[:, 1:]], 1),
             )
+            yield [tensor.to(self.device) for tensor in batch]
 
     def embed(self, ids):
         import torch
@@ -262,6 +292,7 @@ class Transformers(Peer):
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        loss.item()
 
     def epoch(self, texts, labels):
         self.model.train()
@@ -277,23 +308,25 @@ class Transformers(Peer):
             for ids, seen, _ in self.batches(texts):
                 logits = self.model(inputs_embeds=self.embed(ids), attention_mask=seen).logits
                 found.append(logits[:, 1 + PROMPT // 2, self.word_ids].float())
-        return torch.cat(found).argmax(dim=1).numpy()
+        return torch.cat(found).argmax(dim=1).cpu().numpy()
 
     def prepare_fine_tuning(self, texts, labels):
         import torch
         from transformers import BertForSequenceClassification
 
-        self.classifier = BertForSequenceClassification.from_pretrained(self.folder).train()
+        self.classifier = BertForSequenceClassification.from_pretrained(self.folder)
+        self.classifier.to(self.device).train()
         self.optimizer = torch.optim.Adam(self.classifier.parameters(), 2e-5)
         return *self.encode(texts, self.maxlen), torch.tensor(labels)
 
     def fine_tuning_step(self, batch):
-        ids, seen, targets = batch
+        ids, seen, targets = (tensor.to(self.device) for tensor in batch)
         with self.precision():
             loss = self.classifier(ids, attention_mask=seen, labels=targets).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        loss.item()
 
     def build_method(self, method):
         """PEFT, for whose classes of tasks a masked language model counts as "features"."""
@@ -301,6 +334,7 @@ class Transformers(Peer):
         from transformers import BertForMaskedLM
 
         self.method = method
+        self.device = pytorch_device()
         self.model = BertForMaskedLM.from_pretrained(self.folder)
         if method != "all":
             import peft
@@ -314,7 +348,7 @@ class Transformers(Peer):
                 ),
             }
             self.model = peft.get_peft_model(self.model, configs[method]())
-        self.model.train()
+        self.model.to(self.device).train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, 2e-5 if method == "all" else 1e-3)
 
@@ -338,11 +372,14 @@ class Transformers(Peer):
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": targets}
 
     def method_step(self, batch):
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         with self.precision():
             loss = self.model(**batch).loss
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        # A GPU is done only when somebody reads what it computed. Keras reads the loss too.
+        loss.item()
 
 
 class TransformersBfloat16(Transformers):
@@ -354,6 +391,17 @@ class KerasPtuning(Peer):
 
     methods = tuple(METHODS)
     dtype = "float32"
+
+    def gpu_memory(self):
+        import keras
+
+        if keras.backend.backend() == "torch":
+            return pytorch_gpu_memory()
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        return None
 
     def build(self):
         from keras_ptuning import PlainText, Template, build_ptuning_model

@@ -260,9 +260,24 @@ def test_results_of_other_settings(fewclue, tmp_path):
     lines = [json.dumps({"settings": own, "draw": i}) + "\n" for i, own in enumerate(lines)]
     (tmp_path / "out").write_text("".join(lines) + '{"half')
     for rdrop, draws in ((0.0, [0, 1]), (4.0, [2]), (1.0, [])):
-        options = {**settings, "rdrop": rdrop, "dropout": None}
+        options = {**settings, "rdrop": rdrop, "dropout": None, "validate_on": "draw"}
         args = argparse.Namespace(out=tmp_path / "out", **options)
         assert [r["draw"] for r in fewclue.read_results(args)] == draws
+
+
+def test_validation_examples_of_all_draws(fewclue, tmp_path):
+    """As the published methods chose their epochs; the training examples stay those of the draw."""
+    (tmp_path / "ocnli").mkdir()
+    draws = [f"{split}_{draw}" for split in ("train", "dev") for draw in range(5)]
+    for name in (*draws, "test_public"):
+        row = {"sentence1": name, "sentence2": "", "label": "neutral"}
+        (tmp_path / "ocnli" / f"{name}.json").write_text(json.dumps(row))
+    for choice, draws in (("draw", [3]), ("all", range(5))):
+        args = argparse.Namespace(validate_on=choice, data=tmp_path, submission=None)
+        data = fewclue.load("ocnli", 3, args).data
+        assert list(data["valid"][0]) == [(f"dev_{draw}", "") for draw in draws]
+        assert list(data["valid"][1]) == ["neutral"] * len(draws)
+        assert list(data["train"][0]) == [("train_3", "")]
 
 
 def test_fewclue_leaked_abstracts(call, tmp_path):
