@@ -9,6 +9,7 @@ Some also build a cloze model with a tuning method. All then take the same batch
 """
 
 import os
+import time
 from types import MappingProxyType
 
 PROMPT, PREFIX, WORDS, MASK_RATE = 8, 20, ("不", "很"), 0.15
@@ -33,7 +34,8 @@ def cloze_pattern(prompt=PROMPT):
 class Peer:
     """What is timed: `step`, `epoch`, `score`, `fine_tuning_step`, after `build`.
 
-    Of a tuning method it is `method_step`, after `build_method`.
+    Of a tuning method it is `method_steps`, after `build_method`: some steps with one batch, as the
+    library's users run them. It returns `clock()` at the end of each.
     """
 
     needs = ()
@@ -71,6 +73,11 @@ def pytorch_gpu_memory():
     import torch
 
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def clock():
+    """The seconds that passed, and those that all cores worked."""
+    return time.perf_counter(), time.process_time()
 
 
 class Bert4keras(Peer):
@@ -371,15 +378,19 @@ class Transformers(Peer):
             targets = torch.cat([nothing, targets], dim=1)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": targets}
 
-    def method_step(self, batch):
-        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        with self.precision():
-            loss = self.model(**batch).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        # A GPU is done only when somebody reads what it computed. Keras reads the loss too.
-        loss.item()
+    def method_steps(self, batch, count):
+        ends = []
+        for _ in range(count):
+            inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            with self.precision():
+                loss = self.model(**inputs).loss
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            # A GPU is done only when somebody reads what it computed. Keras reads the loss too.
+            loss.item()
+            ends.append(clock())
+        return ends
 
 
 class TransformersBfloat16(Transformers):
@@ -461,8 +472,22 @@ class KerasPtuning(Peer):
         inputs = {name: np.array(array, "int32") for name, array in inputs.items()}
         return inputs, np.array(labels, "int32")
 
-    def method_step(self, batch):
-        self.model.train_on_batch(*batch)
+    def method_steps(self, batch, count):
+        import keras
+
+        class Batches(keras.utils.PyDataset):
+            def __len__(self):
+                return count
+
+            def __getitem__(self, index):
+                return batch
+
+        ends = []
+        note = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: ends.append(clock())
+        )
+        self.model.fit(Batches(), callbacks=[note], verbose=0)
+        return ends
 
 
 def _this_library(backend, dtype):

@@ -29,6 +29,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -187,7 +188,7 @@ def turn(folder, name):
     peer = PEERS[name](folder, work["maxlen"], work["batch_size"])
     peer.build()
     found["build"] = time.perf_counter() - start
-    found["step"], _ = time_steps(peer.step, peer.prepare_step(*work["full"]))
+    found["step"] = time_steps(peer.step, peer.prepare_step(*work["full"]))
     found["memory"] = peer.peak_memory()
     # The graphs of an epoch and of scoring are made outside the time.
     peer.epoch(*work["small"])
@@ -197,7 +198,7 @@ def turn(folder, name):
     predicted = timed("score", peer.score, work["reviews"][0])
     found["predicted"] = [int(label) for label in predicted]
     batch = peer.prepare_fine_tuning(*work["full"])
-    found["fine_tuning_step"], _ = time_steps(peer.fine_tuning_step, batch)
+    found["fine_tuning_step"] = time_steps(peer.fine_tuning_step, batch)
     print(json.dumps(found))
 
 
@@ -207,20 +208,34 @@ def turn_of_method(folder, name, method):
     peer = PEERS[name](folder, work["maxlen"], work["batch_size"])
     peer.build_method(method)
     batch = peer.prepare_method(**work["batches"][method])
-    seconds, cores = time_steps(peer.method_step, batch, count=2)
+    seconds, cores = time_method_steps(peer, batch)
     print(json.dumps({"step": seconds, "cores": cores, "memory": peer.peak_memory()}))
 
 
 def time_steps(step, batch, count=3):
-    """The medians, over some steps, of their seconds, and of the seconds that all cores worked."""
+    """The median of the seconds of some steps."""
     step(batch)  # Traces or compiles.
     seconds = []
-    # A GPU's steps are short: as many as fit into a second.
-    while len(seconds) < count or sum(passed for passed, _ in seconds) < 1:
-        begin = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        begin = time.perf_counter()
         step(batch)
-        seconds.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
-    return [statistics.median(column) for column in zip(*seconds, strict=True)]
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def time_method_steps(peer, batch):
+    """The medians, over some steps, of their seconds, and of the seconds that all cores worked."""
+    count = 3
+    peer.method_steps(batch, count)  # Traces or compiles.
+    while True:
+        clocks = peer.method_steps(batch, count)
+        passed = clocks[-1][0] - clocks[0][0]
+        # Steps of a GPU are short.
+        if passed > 1:
+            break
+        count = math.ceil(2 * count / passed)
+    steps = [[b - a for a, b in zip(*pair, strict=True)] for pair in itertools.pairwise(clocks)]
+    return [statistics.median(column) for column in zip(*steps, strict=True)]
 
 
 def installed(options):
