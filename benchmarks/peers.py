@@ -62,11 +62,13 @@ class Peer:
 
 
 def pytorch_device():
-    """The GPU, if there is one. JAX computes float32 as TF32 there, so PyTorch has to as well."""
+    """The GPU, if there is one. JAX multiplies float32 as TF32 there, so PyTorch does too."""
     import torch
 
+    if not torch.cuda.is_available():
+        return "cpu"
     torch.set_float32_matmul_precision("high")
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda"
 
 
 def pytorch_gpu_memory():
