@@ -238,6 +238,13 @@ class Transformers(Peer):
     def gpu_memory(self):
         return pytorch_gpu_memory()
 
+    def learn(self, loss):
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        # A GPU is done only when somebody reads what it computed. Keras reads the loss too.
+        loss.item()
+
     def encode(self, texts, maxlen):
         batch = self.tokenizer(
             texts, truncation=True, max_length=maxlen, padding=True, return_tensors="pt"
@@ -298,10 +305,7 @@ class Transformers(Peer):
             loss = self.model(
                 inputs_embeds=self.embed(ids), attention_mask=seen, labels=targets
             ).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        loss.item()
+        self.learn(loss)
 
     def epoch(self, texts, labels):
         self.model.train()
@@ -332,10 +336,7 @@ class Transformers(Peer):
         ids, seen, targets = (tensor.to(self.device) for tensor in batch)
         with self.precision():
             loss = self.classifier(ids, attention_mask=seen, labels=targets).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        loss.item()
+        self.learn(loss)
 
     def build_method(self, method):
         """PEFT, for whose classes of tasks a masked language model counts as "features"."""
@@ -386,11 +387,7 @@ class Transformers(Peer):
             inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
             with self.precision():
                 loss = self.model(**inputs).loss
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            # A GPU is done only when somebody reads what it computed. Keras reads the loss too.
-            loss.item()
+            self.learn(loss)
             ends.append(clock())
         return ends
 
