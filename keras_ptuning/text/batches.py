@@ -30,7 +30,8 @@ class Example(NamedTuple):
     token_ids: np.ndarray
     segment_ids: np.ndarray
     mask_positions: np.ndarray
-    # True at ordinary words, which may be masked at random; False at virtual and special tokens.
+    # True at words, unknown ones too, which may be masked at random; False at virtual and special
+    # tokens.
     maskable: np.ndarray
     # Of a causal template: the place of the last token that sees each.
     reach: np.ndarray | None = None

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Self
 
@@ -25,6 +26,13 @@ ROLES = {
 # Files that name them; what an earlier one says counts.
 _FILES = (_CONFIG, "special_tokens_map.json")
 _SPACE = "▁"
+# Rows without a token, and those that wait for one.
+_EMPTY = re.compile(r"\[(none|unused)[0-9]+\]")
+# Steps of a normalizer, for any white space.
+_ONE_SPACE = [
+    {"type": "Strip", "strip_left": True, "strip_right": True},
+    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+]
 _SENTENCEPIECE = ".model"
 
 
@@ -139,7 +147,7 @@ class PieceTokenizer(Tokenizer):
         return [
             i
             for i, token in enumerate(self.vocab)
-            if i not in self._special and not token.startswith("[none")
+            if i not in self._special and not _EMPTY.fullmatch(token)
         ]
 
     def token_to_id(self, token: str) -> int:
@@ -303,9 +311,13 @@ def _drop_prefix_space(settings):
         own = settings.get(part) or {}
         # The steps of a sequence are its "normalizers", or its "pretokenizers".
         key = part.replace("_", "") + "s"
-        if key in own:
-            # It drops the spaces between words, and then nothing is left to put them back.
-            own[key] = [step for step in own[key] if step.get("type") != "WhitespaceSplit"]
+        steps = own.get(key, [own])
+        if any(step.get("type") == "WhitespaceSplit" for step in steps):
+            # It drops the spaces between words, and then nothing is left to put them back. What it
+            # does with other white space, the normalizer does.
+            own[key] = [step for step in steps if step.get("type") != "WhitespaceSplit"]
+            before = [settings["normalizer"]] if settings.get("normalizer") else []
+            settings["normalizer"] = {"type": "Sequence", "normalizers": before + _ONE_SPACE}
         for step in own.get(key, [own]):
             if step.get("type") == "Metaspace":
                 step |= {"prepend_scheme": "never"}

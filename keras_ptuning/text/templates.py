@@ -166,10 +166,10 @@ class Template:
         self.text_to_text = isinstance(pattern, str) and "[DECODER]" in pattern
         causal = causal or self.text_to_text
         if tokenizer.mask_id is None and not causal:
+            hint = "For a causal language model, use Template(..., causal=True)."
             raise ValueError(
-                "A cloze needs a vocabulary with [MASK]. Received one of "
-                f"{tokenizer.vocab_size} tokens without it. For a causal language model, use "
-                "Template(..., causal=True)."
+                "Expected a vocabulary with [MASK], that of a masked language model. Received one "
+                f"of {tokenizer.vocab_size} tokens without it. {hint if self.is_cloze else ''}"
             )
         check_text("The pattern", pattern)
         if not isinstance(maxlen, int | np.integer) or isinstance(maxlen, bool):
@@ -230,7 +230,7 @@ class Template:
                     )
                 self._pieces.append(([token_id], segment, False))
                 segment = 1 if part == "[SEP]" else segment
-            elif part[0] in "{[" or _SENTINEL.fullmatch(part):
+            elif _PARTS.fullmatch(part):
                 raise ValueError(
                     f"Unknown {part!r} in the template {pattern!r}. A template has the slots "
                     "{text} and {text_b} (or {text:64} to limit it to 64 tokens), [MASK], virtual "
@@ -499,6 +499,17 @@ class Template:
             words.append(ids)
         return words
 
+    def _token_before(self):
+        """What an answer continues where nothing comes before it, as after a document's end."""
+        token_id = getattr(self.tokenizer, "eos_id", None)
+        if token_id is None:
+            raise ValueError(
+                "A text without tokens leaves nothing to continue, and the vocabulary does not say "
+                "which token ends a document. Leave such texts out, or put words before {text}. "
+                f"Received: an empty text, for the template {self.pattern!r}."
+            )
+        return token_id
+
     def _example(self, slot_ids, own_words):
         parts = []
         for ids, limit in zip(slot_ids, self._slot_limits, strict=True):
@@ -527,6 +538,12 @@ class Template:
         reach, slots = None, own_words and [range(len(word)) for word in own_words]
         if self.causal:
             end = mask_positions[0]
+            if not end:
+                # The answer is read at the token before it, and here is none.
+                token_ids.insert(0, self._token_before())
+                segment_ids.insert(0, segment)
+                maskable.insert(0, False)
+                end = 1
             tokens, relative_reach, slots = (
                 lay_out_continuations(own_words) if own_words else self._continuations
             )

@@ -423,15 +423,15 @@ class Tokenizer:
             ValueError: if `maxlen` has no room for `[CLS]` and `[SEP]`.
         """
         parts = self.token_ids([text] if second_text is None else [text, second_text])
-        if maxlen is not None:
-            room = maxlen - 1 - len(parts)
-            if room < 0:
-                raise ValueError(
-                    f"`maxlen` must leave room for [CLS] and [SEP]: at least {1 + len(parts)}. "
-                    f"Received: maxlen={maxlen}."
-                )
-            truncate_longest(parts, room)
         start, end = ([] if i is None else [i] for i in (self.start_id, self.end_id))
+        if maxlen is not None:
+            around = len(start) + len(end) * len(parts)
+            if maxlen < around:
+                raise ValueError(
+                    "`maxlen` must leave room for what begins and ends a text, such as [CLS] and "
+                    f"[SEP]: at least {around}. Received: maxlen={maxlen}."
+                )
+            truncate_longest(parts, maxlen - around)
         token_ids, segment_ids = [*start], [0] * len(start)
         for segment, part in enumerate(parts):
             token_ids += [*part, *end]
@@ -453,7 +453,7 @@ class Tokenizer:
                 continue
             if token.startswith("##") and len(token) > 2:
                 text += token[2:]
-            elif text and _is_latin(text[-1]) and _is_latin(token[0]):
+            elif text and token and _is_latin(text[-1]) and _is_latin(token[0]):
                 text += " " + token
             else:
                 text += token

@@ -135,6 +135,37 @@ def test_no_space_before_parts_where_words_are_split_first(tmp_path):
     tokenizer = PieceTokenizer(path)
     assert tokenizer.tokenize("很")[0] == "很"
     assert "".join(tokenizer.tokenize("not bad")) == "not bad"
+    # White space is what it is in pretraining.
+    assert tokenizer.token_ids([" 很好\r\n\n很好\n"]) == tokenizer.token_ids(["很好 很好"])
+    theirs = PieceTokenizer(path, add_prefix_space=True).tokenize("很好\t \u3000很好\n")
+    assert theirs == [" ", *tokenizer.tokenize("很好 很好")]
+
+
+def test_only_what_is_put_around_a_text_takes_room(path):
+    tokenizer = PieceTokenizer(path)
+    ids, _ = tokenizer.encode("屏幕很好")
+    assert tokenizer.encode("屏幕很好", maxlen=len(ids))[0] == ids
+    assert tokenizer.encode("屏幕很好", maxlen=len(ids) - 1)[0] == ids[:-1]
+
+
+def test_tokens_that_wait_for_a_use_are_not_ordinary(tmp_path, small_bert):
+    Tokenizer(small_bert[2]).save(tmp_path / "tokenizer.json")
+    tokenizer = PieceTokenizer(tmp_path / "tokenizer.json")
+    words = [tokenizer.vocab[i] for i in tokenizer.ordinary_ids]
+    assert "很" in words and "[unused1]" not in words
+
+
+def test_an_answer_to_an_empty_text_continues_the_end_of_a_document(tmp_path):
+    """Qwen and GPT-2 put nothing before a text."""
+    write_tokenizer(tmp_path)
+    template = Template("{text}[MASK][MASK]", LABELS, tmp_path, maxlen=48, causal=True)
+    encoded = template.encode(["", "屏幕很好"])
+    assert encoded["token_ids"][0, 0] == template.tokenizer.eos_id
+    assert encoded["mask_positions"][0].tolist() == [0, 1]
+    assert encoded["reach"].shape == encoded["token_ids"].shape
+    template.tokenizer.eos_id = None
+    with pytest.raises(ValueError, match=r"an empty text, for the template '\{text\}"):
+        template.encode([""])
 
 
 def test_sentinels_that_begin_with_a_space(tmp_path):

@@ -214,6 +214,13 @@ def test_words_of_different_lengths(make_template):
     assert template.word_slots == [[[0], [0, 1]], [[0, 1]]]
 
 
+def test_brackets_are_words(tokenizer):
+    """Also where a pattern begins with one."""
+    vocab = [*tokenizer.vocab, "[", "]"]
+    encoded = Template("[好]{text}[MASK]", LABELS, vocab).encode(["很"])["token_ids"][0]
+    assert "".join(vocab[i] for i in encoded) == "[CLS][好]很[MASK][SEP]"
+
+
 def test_label_tokens(make_template):
     """They count [unused] rows from the last, and virtual tokens from the first."""
     template = make_template("[u1][MASK]{text}", {"a": ["不", "[v2]"], "b": "[v1]"})

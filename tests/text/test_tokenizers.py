@@ -20,6 +20,9 @@ def test_encode_decode(tokenizer):
     assert segment_ids == [0] * 7 + [1] * 3
     assert tokenizer.decode(token_ids) == "很满意okay good 1"
     assert tokenizer.token_to_id("没") == tokenizer.token_to_id("[UNK]")
+    # A file may have an empty line.
+    other = Tokenizer([*vocabulary()[:25], "ok", "", "1"])
+    assert other.decode([25, 26, 27]) == "ok 1"
 
 
 def test_case_is_kept_on_request():
