@@ -29,6 +29,7 @@ from keras_ptuning.files import (
 )
 
 SPLITS = ("train", "valid", "test")
+_ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([\"\\]))")
 SENTIMENT_URL = (
     "https://raw.githubusercontent.com/bojone/bert4keras/master/examples/datasets/sentiment.zip"
 )
@@ -817,8 +818,14 @@ def _read_names(path, language):
                     f"{label[:60]!r}."
                 )
             if tag == language and name[1:-1].strip():
-                escaped = re.compile(r"\\u([0-9a-fA-F]{4})")
-                names[entity] = escaped.sub(lambda code: chr(int(code[1], 16)), name[1:-1])
+                names[entity] = _without_escapes(name[1:-1])
     if not names:
         raise ValueError(f"{path} has no names in the language {language!r}.")
     return names
+
+
+def _without_escapes(name):
+    """Characters in place of `\\u6cd5`, `\\U00020bb7` and `\\"`, as RDF writes them."""
+    name = _ESCAPED.sub(lambda e: e[3] or chr(int(e[1] or e[2], 16)), name)
+    # Two halves are one character.
+    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

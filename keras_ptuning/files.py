@@ -627,6 +627,8 @@ def _places(name, columns, found):
 
 
 def _csv_rows(name, columns, delimiter):
+    # The module's own limit, which is for all readers, is less than what a line may have.
+    csv.field_size_limit(max(LONGEST_LINE, csv.field_size_limit()))
     # Otherwise a quotation mark that is never closed would make one text of all that follows.
     rows = csv.reader(iterate_lines(name), delimiter=delimiter, strict=True)
     try:

@@ -96,6 +96,14 @@ def test_xfactr(xfactr):
     assert load_xfactr(xfactr, "en")["P36"] == {"template": "[X], capital [Y]", "facts": []}
 
 
+def test_escaped_names(xfactr):
+    names = {r"\U00020bb7\u91ce": "𠮷野", r"\ud842\udfb7": "𠮷", r"a\"b\\": 'a"b\\'}
+    for written, name in names.items():
+        lines = f'Q1\t"{written}"@zh\nQ2\t"巴黎"@zh\n'
+        (xfactr / "mTRExf_unicode_escape.txt").write_text(lines, encoding="utf-8")
+        assert load_xfactr(xfactr)["P36"]["facts"] == [(name, "巴黎")]
+
+
 def test_bad_xfactr(xfactr):
     with pytest.raises(ValueError, match=r"TREx_prompts\.csv' has no column 'el'"):
         load_xfactr(xfactr, "el")

@@ -23,6 +23,7 @@ from keras_ptuning.files import (
     check_file,
     finish,
     iterate_lines,
+    iterate_table,
     lock,
     read_json,
     replacing,
@@ -333,6 +334,13 @@ def test_lines_that_are_no_text(tmp_path, monkeypatch):
         ValueError, match=r"line 2: .* more than 1,000 bytes, which begins with b'aa"
     ):
         list(iterate_lines(path))
+
+
+def test_long_cells(tmp_path):
+    """Python's own limit is 131,072 characters."""
+    path = tmp_path / "texts.csv"
+    path.write_text("text,label\n" + 140_000 * "好" + ",1\n", encoding="utf-8")
+    assert [len(text) for text in iterate_table(path, ["text"])] == [140_000]
 
 
 # Names of Hugging Face's hub.

@@ -31,7 +31,9 @@ class TensorFlowCheckpoint:
 
     def __init__(self, path):
         self.path = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", os.fspath(path))
-        data = sorted(glob.glob(glob.escape(self.path) + ".data-*"))
+        parts = glob.glob(glob.escape(self.path) + ".data-*")
+        # Unfinished downloads have other names.
+        data = sorted(part for part in parts if re.search(r"\.data-\d+-of-\d+$", part))
         index = self.path + ".index"
         has_index = os.path.exists(index)
         if not has_index and not data:

@@ -163,11 +163,13 @@ def make_transformer(config, checkpoint=None, model=None, application=None, **kw
     unknown = [key for key in kwargs if key not in known]
     if unknown:
         raise ValueError(f"Unknown arguments {unknown}. Expected some of {sorted(known)}.")
+    # What the configuration says.
+    for argument in ("dtype", "dropout_rate", "attention_dropout_rate"):
+        if kwargs.get(argument) is None:
+            kwargs.pop(argument, None)
     for argument, _, check, expected in architecture.config_entries(config).values():
         if argument in kwargs:
             check_setting(f"`{argument}`", kwargs[argument], check, expected)
-    if kwargs.get("dtype") is None:
-        kwargs.pop("dtype", None)
     transformer = architecture(
         **{
             **read_config(config, model=model),
@@ -279,7 +281,7 @@ def find_application(config_path, model=None, application=None):
         config_path, model, application: As `build_transformer_model` takes them.
 
     Returns:
-        `"encoder"`, `"lm"` or `"unilm"`.
+        `"encoder"`, `"lm"`, `"unilm"` or, for a T5, `"encoder-decoder"`.
 
     Raises:
         FileNotFoundError: if there is no such configuration.

@@ -182,6 +182,8 @@ def read_config(config, path=None, model=None):
     for key, (argument, default, check, expected) in entries.items():
         settings[argument] = config.get(key, default)
         check_setting(f"{name}: {key}", settings[argument], check, expected)
+        if settings[argument] is None and argument.endswith("dropout_rate"):
+            settings[argument] = 0.0
     divides = settings["hidden_size"] % settings["num_attention_heads"] == 0
     if not divides and not settings.get("head_size"):
         keys = {entry[0]: key for key, entry in entries.items()}

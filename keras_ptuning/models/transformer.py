@@ -437,8 +437,11 @@ class Transformer:
         if not self.segment_vocab_size:
             return x
         embedding = self.embedding("Embedding-Segment", self.segment_vocab_size)
-        segments = embedding(inputs["Input-Segment"])
-        return self.layer("Embedding-Token-Segment", layers.Add)([x, segments])
+        segments = inputs["Input-Segment"]
+        if self.segment_vocab_size == 1:
+            # As a RoBERTa has it: the second text of a pair is in the same segment.
+            segments = ops.zeros_like(segments)
+        return self.layer("Embedding-Token-Segment", layers.Add)([x, embedding(segments)])
 
     def add_positions(self, x, positions):
         embedding = self.layer(

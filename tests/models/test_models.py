@@ -82,6 +82,19 @@ def test_dropout_comes_from_the_configuration(small_bert):
     assert not [layer.name for layer in model.layers if layer.name.endswith("Dropout")]
     attention = model.get_layer("Transformer-0-MultiHeadSelfAttention")
     assert attention.dropout == CONFIG["attention_probs_dropout_prob"]
+    # `null` is none, and an argument of `None` leaves it to the configuration.
+    config = {**CONFIG, "attention_probs_dropout_prob": None}
+    for source, rate in (config, 0.0), (CONFIG, CONFIG["attention_probs_dropout_prob"]):
+        model = build_transformer_model(source, attention_dropout_rate=None)
+        assert model.get_layer("Transformer-0-MultiHeadSelfAttention").dropout == rate
+
+
+def test_one_segment(tokenizer):
+    """As a RoBERTa has it: pairs of texts are in it too."""
+    model = build_transformer_model({**CONFIG, "type_vocab_size": 1})
+    token_ids = np.array([tokenizer.encode("很好", "不好")[0]])
+    one, two = (model([token_ids, np.full_like(token_ids, n)]) for n in (0, 1))
+    np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, two)))
 
 
 def test_sequence_length_and_dtype(small_bert):
@@ -284,6 +297,11 @@ def test_a_flipped_byte_is_noticed(broken):
 def test_missing_shard(broken):
     shutil.move(broken[1] + ".data-00000-of-00001", broken[1] + ".data-00000-of-00002")
     with pytest.raises(FileNotFoundError, match=r"data-00001-of-00002 is missing"):
+        build_transformer_model(*broken[:2])
+    # An unfinished download.
+    path = broken[1] + ".data-00000-of-00001"
+    shutil.move(broken[1] + ".data-00000-of-00002", path + ".part")
+    with pytest.raises(FileNotFoundError, match=r"data-00000-of-00001 is missing"):
         build_transformer_model(*broken[:2])
 
 
