@@ -51,5 +51,16 @@ class ALBERT(BERT):
     signs = ("/inner_group_0/", ".albert_layers.")
     tied = "predictions.decoder.weight"
 
+    @classmethod
+    def complete_config(cls, config, tensors):
+        size = config["hidden_size"]
+        if tensors.has("Embedding-Mapping") and config.get("embedding_size", size) == size:
+            raise ValueError(
+                f"The checkpoint {tensors.checkpoint.path!r} has a layer between embeddings and "
+                "blocks, which is built only where they differ in size. Received: embedding_size="
+                f"{config.get('embedding_size')!r} and hidden_size={size}."
+            )
+        return super().complete_config(config, tensors)
+
     def block_name(self, i):
         return "Transformer"

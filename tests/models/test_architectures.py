@@ -131,6 +131,15 @@ def test_paths_of_both_files(tmp_path, layout, name):
     check(build_transformer_model(*paths, with_mlm="linear"), name, layout)
 
 
+def test_an_albert_whose_embeddings_have_the_size_of_its_blocks(tmp_path):
+    """Hugging Face puts a layer between them, other programs do not."""
+    WRITERS["hugging_face"](tmp_path, "albert")
+    config = {**HUGGING_FACE["albert"], "embedding_size": HUGGING_FACE["albert"]["hidden_size"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="only where they differ in size"):
+        build_transformer_model(tmp_path)
+
+
 @pytest.mark.parametrize("name", NOT_IMPLEMENTED)
 def test_not_implemented(tmp_path, name):
     small_checkpoints.write_hugging_face(tmp_path, name)
