@@ -97,9 +97,9 @@ def test_few_texts_change_a_pretrained_model_less(
     template = make_template(f"{prompt}[MASK]满意。{{text}}")
     classifier = make(template, tune=tune).fit(texts, labels)
     data = template.dataset(texts, labels)
-    assert classifier._count_share(data, None) == share
+    assert classifier._count_share(classifier.model_, data, None) == share
     # Held-out texts have chosen the weights.
-    assert classifier._count_share(data, [0]) == 1
+    assert classifier._count_share(classifier.model_, data, [0]) == 1
 
 
 def test_few_steps_give_a_warning(make, untrained, reviews, recwarn):
@@ -414,6 +414,35 @@ def test_class_weights(make, reviews):
     np.testing.assert_allclose(loss(class_weight="balanced"), both, rtol=1e-4)
     with pytest.raises(ValueError, match="labels of the template"):
         loss(class_weight={0: 1.0})
+
+
+def test_a_refused_fit_changes_nothing(make, make_template, reviews):
+    """Neither where the weights are wrong, nor where the model itself refuses to train."""
+    classifier = make().fit(*reviews)
+    expected = classifier.predict_proba(reviews[0])
+    for wrong in (
+        {"class_weight": {0: 2.0}},
+        {"class_weight": None, "tune": [], "template": make_template("[MASK]满意。{text}")},
+    ):
+        with pytest.raises(ValueError, match=r"labels of the template|Nothing would be trained"):
+            classifier.set_params(**wrong).fit(*reviews)
+        np.testing.assert_array_equal(classifier.predict_proba(reviews[0]), expected)
+        unfitted = clone(classifier)
+        with pytest.raises(ValueError):
+            unfitted.fit(*reviews)
+        assert not hasattr(unfitted, "classes_")
+
+
+@pytest.mark.parametrize("error", [FloatingPointError, KeyboardInterrupt])
+def test_what_a_stopped_fit_learned_stays(make, reviews, monkeypatch, error):
+    def fit(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(LabelModel, "fit", fit)
+    classifier = make()
+    with pytest.raises(error):
+        classifier.fit(*reviews)
+    assert classifier.predict(reviews[0]).shape == (24,)
 
 
 @pytest.mark.usefixtures("untrained")
