@@ -70,7 +70,7 @@ class ClozeModel(LabelModel):
             )
         self.normalization = normalization
         self.auxiliary = auxiliary
-        self._check_application(self.init_config["config"], kwargs)
+        self._check_kind(template)
         self._check_classifier(classifier)
         self.backbone = self._build_backbone(
             checkpoint, with_mlm="linear", with_mean=classifier, branching=template.causal
@@ -86,9 +86,11 @@ class ClozeModel(LabelModel):
         )
         self.built = True
 
-    def _check_application(self, config, kwargs):
-        template = self.template
-        application = find_application(config, kwargs.get("model"), kwargs.get("application"))
+    def _check_kind(self, template):
+        """Refuses a template of another kind: masked, causal, or with a decoder."""
+        settings = self.init_config
+        config = settings["config"]
+        application = find_application(config, settings.get("model"), settings.get("application"))
         if template.text_to_text != (application == "encoder-decoder"):
             need = (
                 "A template with [DECODER] needs a model that reads a text and writes another, "

@@ -462,8 +462,9 @@ def weigh_templates(
         TypeError: if something in `templates` is not a `Template`, or `texts` and `labels` are no
             lists.
         ValueError: if there are fewer than two templates, or they differ in what they must share,
-            or have tokens that learn; if there are more or fewer labels than texts, or fewer than
-            two labels, or a label that the templates do not have.
+            or have tokens that learn; if they were made for another model; if there are more or
+            fewer labels than texts, or fewer than two labels, or a label that the templates do not
+            have.
 
     Example:
 
