@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal, Self
 
 import keras
@@ -313,10 +313,18 @@ class PromptClassifier(TextEstimator):
         return [self.template]
 
     def _templates_to_json(self):
-        # The model has them.
-        return {"template": None, "tune": None}
+        weights = self.class_weight
+        if isinstance(weights, Mapping):
+            # Pairs, since JSON would turn integer labels into strings.
+            weights = list(weights.items())
+        # The model has the others.
+        return {"template": None, "tune": None, "class_weight": weights}
 
     @staticmethod
     def _templates_from_json(parameters, model):
+        weights = parameters.get("class_weight")
+        if isinstance(weights, list):
+            weights = dict(weights)
         # As a plain list: Keras's own would be copied with the whole model.
-        return {"template": model.template, "tune": list(model.methods)}
+        methods = list(model.methods)
+        return {"template": model.template, "tune": methods, "class_weight": weights}

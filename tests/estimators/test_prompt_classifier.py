@@ -152,6 +152,18 @@ def test_saving(make, reviews, tmp_path):
     np.testing.assert_array_equal(again.predict_proba(texts), expected)
 
 
+@pytest.mark.parametrize("weights", [{0: 1.0, np.int64(1): np.float32(3)}, "balanced", None])
+def test_saved_class_weights(make, make_template, reviews, tmp_path, weights):
+    """Integer labels stay integers."""
+    texts, labels = reviews
+    labels = [int(label == "正面") for label in labels]
+    template = make_template(labels={0: "不", 1: "很"})
+    make(template, class_weight=weights).fit(texts, labels).save(tmp_path / "a.keras")
+    again = PromptClassifier.load(tmp_path / "a.keras")
+    assert again.class_weight == weights
+    again.fit(texts, labels)
+
+
 def test_bad_files(make, make_model, reviews, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
         PromptClassifier.load(tmp_path / "nowhere.keras")
