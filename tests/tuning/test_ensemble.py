@@ -80,6 +80,14 @@ def test_majority(make_ensemble, reviews):
     assert np.isfinite(model.predict(data, verbose=0)).all()
 
 
+def test_double_precision(make_ensemble, reviews):
+    model = make_ensemble(labels={"负面": "[v1]", "正面": "[v2]"}, dtype="float64")
+    data = model.template.dataset(*reviews)
+    model.compile(keras.optimizers.Adam(0.05))
+    model.fit(data, epochs=1, verbose=0)
+    assert np.isfinite(model.predict(data, verbose=0)).all()
+
+
 @pytest.mark.graph
 def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
     model = make_ensemble(labels={"负面": "[v1]", "正面": "[v2]"}, members=2)
