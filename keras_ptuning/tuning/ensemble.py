@@ -126,6 +126,14 @@ class PromptEnsemble(ClozeModel):
         )
         self.prompts.assign(np.stack(vectors))
 
+    @property
+    def embedding(self) -> NoReturn:
+        """Refused: each prompt has vectors of its own."""
+        raise ValueError(
+            f"A {type(self).__name__} has {self.members} prompts, and not the vectors of one. Save "
+            "them, `model.save_tuned(folder)`, and load one: `load_tuned`."
+        )
+
     def tuned_weights(self) -> dict[str, dict[str, keras.Variable]]:
         return {"prompt": {"prompts": self.prompts}}
 

@@ -139,10 +139,11 @@ def search_label_words(
         FileNotFoundError: if there is no such checkpoint.
         ImportError: if there are several masks, no `words`, and no jieba.
         TypeError: if `texts`, `labels` or `words` are no lists.
-        ValueError: if there is no such `score`; if there are more or fewer labels than texts, fewer
-            than two labels, no word to choose from, or too few for a label; if the pattern is no
-            pattern, has virtual tokens that the model does not have, or has several masks and the
-            model is causal.
+        ValueError: if there is no such `score`, or it is that of a classifier and the model a
+            `PromptEnsemble`; if there are more or fewer labels than texts, fewer than two labels,
+            no word to choose from, or too few for a label; if the pattern is no pattern, has
+            virtual tokens that the model does not have, or has several masks and the model is
+            causal.
 
     Example:
 
@@ -163,6 +164,12 @@ def search_label_words(
         raise ValueError(f"`score` must be 'likelihood' or 'classifier'. Received: {score!r}.")
     texts, labels = check_labeled(texts, labels)
     model, template = open_cloze(checkpoint, pattern, maxlen, kwargs)
+    if score == "classifier" and model.backbone.transformer.own_vectors:
+        raise ValueError(
+            f"A {type(model).__name__} has several vectors at each mask, so no classifier learns "
+            "from them: leave out `score`, or save its prompts, `model.save_tuned(folder)`, and "
+            "load one: `load_tuned`. Received: score='classifier'."
+        )
     found = _find_words(words, texts, template)
     names = list(dict.fromkeys(labels))
     numbers = np.array([names.index(label) for label in labels])

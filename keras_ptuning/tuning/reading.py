@@ -91,7 +91,7 @@ def describe_prompt(model: ClozeModel, k: int = 5) -> list[dict[str, Any]]:
         `(token, cosine)`.
 
     Raises:
-        ValueError: if the model has no virtual tokens.
+        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`.
 
     Example:
 
@@ -130,7 +130,7 @@ def prompt_table(model: ClozeModel, k: int = 5) -> str:
         columns wide.
 
     Raises:
-        ValueError: if the model has no virtual tokens.
+        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`.
 
     Example:
 
@@ -182,7 +182,8 @@ def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the model has no virtual tokens, or `path` another ending.
+        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`; if `path` has
+            another ending.
 
     Example:
 
