@@ -69,7 +69,7 @@ class ClozeModel(LabelModel):
                 f"normalization={normalization!r}."
             )
         self.normalization = normalization
-        self.auxiliary = auxiliary
+        self.auxiliary = bool(auxiliary)
         self._check_kind(template)
         self._check_classifier(classifier)
         self.backbone = self._build_backbone(
