@@ -177,8 +177,8 @@ def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
         k: Integer, how many nearest tokens to show. Defaults to `5`.
 
     Returns:
-        A `matplotlib.figure.Figure`. Without fonts for Chinese characters there is a warning that
-        says how to get one.
+        A `matplotlib.figure.Figure`. Without a `path` it stays open in pyplot. Without fonts for
+        Chinese characters there is a warning that says how to get one.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -219,6 +219,8 @@ def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
         if path is not None:
             with replacing(path) as temporary:
                 figure.savefig(temporary, dpi=150)
+            # Others stay open, for `pyplot.show()`.
+            pyplot.close(figure)
     return figure
 
 
