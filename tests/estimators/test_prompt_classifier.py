@@ -270,6 +270,11 @@ def test_labels_of_two_kinds(make, make_template, reviews):
         make(template).fit(["书", "贵"] * 3, np.array([0, "a"] * 3, dtype=object))
 
 
+def test_labels_that_can_be_read_once(make, reviews):
+    classifier = make().fit(reviews[0], iter(reviews[1]))
+    assert classifier.score(reviews[0], iter(reviews[1])) == classifier.score(*reviews)
+
+
 def test_labels_that_change_after_fitting(make, make_template, reviews):
     classifier = make().fit(*reviews)
     with pytest.raises(ValueError, match="Label 0 is '中'"):
