@@ -195,7 +195,8 @@ def search_template(
         seed: Integer. What is drawn depends on it: the places, the batches and the held-out texts.
             Defaults to `0`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
-        **kwargs: Other arguments of `build_ptuning_model`, such as `dtype` and `application`.
+        **kwargs: Other arguments of `build_ptuning_model`, such as `dtype` and `application`, but
+            for `data_parallel`: the search uses one device.
 
     Returns:
         A `Template`. Its words are tokenized into the same tokens as the search used. Its attribute
