@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from keras_ptuning.checks import Label, Path, Texts
+from keras_ptuning.checks import Label, Path, Texts, as_list
 from keras_ptuning.files import check_archive, check_file, parse_json, replacing
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.loading import load_model
@@ -139,6 +139,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
             ValueError: if one of the labels is none of those that were fitted.
         """
         check_is_fitted(self)
+        labels = as_list("labels", labels)
         self.model_.template.label_ids(labels)
         return super().score(texts, labels, sample_weight)
 

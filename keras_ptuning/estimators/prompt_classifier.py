@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal, Self
 
 import keras
@@ -26,6 +26,7 @@ from keras_ptuning.methods import Method, Prompt, read_methods
 from keras_ptuning.methods.method import Tune
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
+from keras_ptuning.tuning.data import _class_factors
 from keras_ptuning.tuning.ensemble import build_prompt_ensemble
 
 # The least passes over the labelled texts, and the share of the steps in which the rate rises.
@@ -177,6 +178,8 @@ class PromptClassifier(TextEstimator):
             mask_rate=None if self.auxiliary else 0,
             unlabeled=unlabeled,
         )
+        if self.class_weight is not None:
+            _class_factors(template, self.class_weight, data.label_ids)
         validation, callbacks = None, []
         rows, held_out = self._split(data.label_ids)
         if held_out is not None:
@@ -184,22 +187,28 @@ class PromptClassifier(TextEstimator):
             callbacks = [
                 keras.callbacks.EarlyStopping(patience=self.patience, restore_best_weights=True)
             ]
-        self.model_, self.classes_ = self._build(), classes
-        share = self._count_share(data, held_out)
-        weights = self.model_.trainable_variables if share < 1 else []
+        model = self._build()
+        share = self._count_share(model, data, held_out)
+        weights = model.trainable_variables if share < 1 else []
         start = [keras.ops.convert_to_numpy(weight).copy() for weight in weights]
-        self.history_ = self._train(
-            self.model_,
-            data,
-            self._count_epochs(data),
-            warmup=WARMUP,
-            head_rate=None if self.model_.classifier is None else CLASSIFIER_RATE,
-            validation_data=validation,
-            class_weight=self.class_weight,
-            callbacks=callbacks,
-        )
+        try:
+            history = self._train(
+                model,
+                data,
+                self._count_epochs(model, data),
+                warmup=WARMUP,
+                head_rate=None if model.classifier is None else CLASSIFIER_RATE,
+                validation_data=validation,
+                class_weight=self.class_weight,
+                callbacks=callbacks,
+            )
+        except (FloatingPointError, KeyboardInterrupt):
+            # What it has learned so far is of use.
+            self.model_, self.classes_ = model, classes
+            raise
         for weight, value in zip(weights, start, strict=True):
             weight.assign(value + share * (keras.ops.convert_to_numpy(weight) - value))
+        self.model_, self.classes_, self.history_ = model, classes, history
         return self
 
     def _check_arguments(self, unlabeled):
@@ -261,20 +270,20 @@ class PromptClassifier(TextEstimator):
             )
         return build_prompt_ensemble(config, weights, template, self.ensemble, **arguments)
 
-    def _count_epochs(self, data):
+    def _count_epochs(self, model, data):
         """As many as the method needs, but not too many passes over few texts."""
         if self.epochs is not None:
             return self.epochs
-        first = min(self.model_.methods, key=lambda method: method.steps, default=Method)
+        first = min(model.methods, key=lambda method: method.steps, default=Method)
         passes = min(first.passes, math.ceil(first.steps / len(data)))
         return max(LEAST_EPOCHS, passes)
 
-    def _count_share(self, data, held_out):
+    def _count_share(self, model, data, held_out):
         """The share of the way from the weights before training to those after it."""
         if self.interpolation is not None:
             return self.interpolation
         few = held_out is None and (data.label_ids >= 0).sum() <= FEW_TEXTS
-        pretrained = all(method.starts_pretrained for method in self.model_.methods)
+        pretrained = all(method.starts_pretrained for method in model.methods)
         return 0.5 if few and pretrained else 1
 
     def _split(self, label_ids):
@@ -304,10 +313,18 @@ class PromptClassifier(TextEstimator):
         return [self.template]
 
     def _templates_to_json(self):
-        # The model has them.
-        return {"template": None, "tune": None}
+        weights = self.class_weight
+        if isinstance(weights, Mapping):
+            # Pairs, since JSON would turn integer labels into strings.
+            weights = list(weights.items())
+        # The model has the others.
+        return {"template": None, "tune": None, "class_weight": weights}
 
     @staticmethod
     def _templates_from_json(parameters, model):
+        weights = parameters.get("class_weight")
+        if isinstance(weights, list):
+            weights = dict(weights)
         # As a plain list: Keras's own would be copied with the whole model.
-        return {"template": model.template, "tune": list(model.methods)}
+        methods = list(model.methods)
+        return {"template": model.template, "tune": methods, "class_weight": weights}

@@ -272,6 +272,7 @@ def _trial(template):
     text = ("", "") if "text_b" in template.slots else ""
     if template.labels is not None:
         return [(text,)]
-    words = [token for token in template.tokenizer.vocab if "\u4e00" <= token <= "\u9fa5"]
-    words = [word for word in words if len(word) == 1][:2]
-    return [(text, words)] if len(words) == 2 else []
+    tokenizer = template.tokenizer
+    tokens = ((i, tokenizer.id_to_token(i)) for i in template.ordinary_ids)
+    words = (token for i, token in tokens if tokenizer.token_ids([token]) == [[i]])
+    return [(text, list(itertools.islice(words, 2)))]

@@ -16,7 +16,7 @@ from keras_ptuning.methods.method import Tune
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
 from keras_ptuning.text import PieceTokenizer
-from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.batches import ClozeDataset, model_inputs
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.data import check_template
@@ -69,8 +69,8 @@ class ClozeModel(LabelModel):
                 f"normalization={normalization!r}."
             )
         self.normalization = normalization
-        self.auxiliary = auxiliary
-        self._check_application(self.init_config["config"], kwargs)
+        self.auxiliary = bool(auxiliary)
+        self._check_kind(template)
         self._check_classifier(classifier)
         self.backbone = self._build_backbone(
             checkpoint, with_mlm="linear", with_mean=classifier, branching=template.causal
@@ -86,9 +86,11 @@ class ClozeModel(LabelModel):
         )
         self.built = True
 
-    def _check_application(self, config, kwargs):
-        template = self.template
-        application = find_application(config, kwargs.get("model"), kwargs.get("application"))
+    def _check_kind(self, template):
+        """Refuses a template of another kind: masked, causal, or with a decoder."""
+        settings = self.init_config
+        config = settings["config"]
+        application = find_application(config, settings.get("model"), settings.get("application"))
         if template.text_to_text != (application == "encoder-decoder"):
             need = (
                 "A template with [DECODER] needs a model that reads a text and writes another, "
@@ -451,9 +453,12 @@ class ClozeModel(LabelModel):
             )
         if self.init_config.get("application") == "lm":
             config["is_decoder"] = True
-        example = {name: array[0].tolist() for name, array in template.encode([""]).items()}
+        text = ("", "") if "text_b" in template.slots else ""
+        (example,) = template._examples([text], to_score=False)
+        # Of one text there is nothing to pad.
+        arrays = model_inputs([example], len(example.token_ids), pad_id=0)
         names = ("token_ids", "segment_ids", "mask_positions", "decoder_token_ids")
-        example = {name: example[name] for name in names if name in example}
+        example = {name: arrays[name][0].tolist() for name in names if name in arrays}
         settings = template.get_config()
         del settings["tokenizer"]
         text = json.dumps({**settings, "empty_text": example}, ensure_ascii=False, indent=2)

@@ -126,6 +126,14 @@ class PromptEnsemble(ClozeModel):
         )
         self.prompts.assign(np.stack(vectors))
 
+    @property
+    def embedding(self) -> NoReturn:
+        """Refused: each prompt has vectors of its own."""
+        raise ValueError(
+            f"A {type(self).__name__} has {self.members} prompts, and not the vectors of one. Save "
+            "them, `model.save_tuned(folder)`, and load one: `load_tuned`."
+        )
+
     def tuned_weights(self) -> dict[str, dict[str, keras.Variable]]:
         return {"prompt": {"prompts": self.prompts}}
 
@@ -142,7 +150,7 @@ class PromptEnsemble(ClozeModel):
         moved = ops.take(moved_ids, token_ids, axis=0)
         logits, own = super()._logits(inputs, moved, positions, training)
         rows, offset = (ops.convert_to_tensor(a)[None] for a in self._tokens[1:3])
-        label_bias = ops.convert_to_tensor(self.label_bias)
+        label_bias = ops.cast(self.label_bias, offset.dtype)
         offset = offset + ops.pad(label_bias, [[offset.shape[1] - label_bias.shape[0], 0]])
         return with_own_logits(logits, own, rows, offset, token_bias(self.backbone))
 

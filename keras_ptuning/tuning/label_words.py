@@ -1,5 +1,6 @@
 """A search of label words, by their likelihoods in labelled texts or by a classifier."""
 
+import copy
 import functools
 import importlib.util
 import itertools
@@ -22,7 +23,7 @@ from keras_ptuning.checks import (
     check_list,
     check_verbose,
 )
-from keras_ptuning.models import find_application, token_vectors
+from keras_ptuning.models import find_application, max_length, token_vectors
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.text.templates import Template, _as_label
 from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
@@ -138,10 +139,11 @@ def search_label_words(
         FileNotFoundError: if there is no such checkpoint.
         ImportError: if there are several masks, no `words`, and no jieba.
         TypeError: if `texts`, `labels` or `words` are no lists.
-        ValueError: if there is no such `score`; if there are more or fewer labels than texts, fewer
-            than two labels, no word to choose from, or too few for a label; if the pattern is no
-            pattern, has virtual tokens that the model does not have, or has several masks and the
-            model is causal.
+        ValueError: if there is no such `score`, or it is that of a classifier and the model a
+            `PromptEnsemble`; if there are more or fewer labels than texts, fewer than two labels,
+            no word to choose from, or too few for a label; if the pattern is no pattern, has
+            virtual tokens that the model does not have, or has several masks and the model is
+            causal.
 
     Example:
 
@@ -162,6 +164,12 @@ def search_label_words(
         raise ValueError(f"`score` must be 'likelihood' or 'classifier'. Received: {score!r}.")
     texts, labels = check_labeled(texts, labels)
     model, template = open_cloze(checkpoint, pattern, maxlen, kwargs)
+    if score == "classifier" and model.backbone.transformer.own_vectors:
+        raise ValueError(
+            f"A {type(model).__name__} has several vectors at each mask, so no classifier learns "
+            "from them: leave out `score`, or save its prompts, `model.save_tuned(folder)`, and "
+            "load one: `load_tuned`. Received: score='classifier'."
+        )
     found = _find_words(words, texts, template)
     names = list(dict.fromkeys(labels))
     numbers = np.array([names.index(label) for label in labels])
@@ -330,8 +338,13 @@ def open_cloze(checkpoint, pattern, maxlen, kwargs):
             raise ValueError(
                 f"A `ClozeModel` is built already: leave out {sorted(kwargs)}. Received: {kwargs}."
             )
+        if pattern == own.pattern:
+            template = copy.copy(own)
+            # Without labels, but the virtual tokens keep their ids, which depend on these.
+            template._read_labels(None)
+            return checkpoint, template
         template = Template(pattern, None, own.tokenizer, own.maxlen, own.causal)
-        if template.virtual_ids and pattern != own.pattern:
+        if template.virtual_ids:
             raise ValueError(
                 "The vectors of virtual tokens belong to the pattern of the model, "
                 f"{own.pattern!r}. Use this pattern, or one without virtual tokens. Received: "
@@ -355,16 +368,40 @@ def token_log_probabilities(model, template, texts, batch_size, verbose):
 
     Args:
         model: A `ClozeModel`.
-        template: A `Template` over the same vocabulary.
+        template: A `Template` for the same checkpoint.
         texts: List of texts.
         batch_size: Integer.
         verbose: As in `keras.Model.fit`.
 
     Yields:
         The numbers of the texts of a batch, and a tensor of shape `(batch, positions, vocabulary)`.
+
+    Raises:
+        ValueError: if the model cannot read such a template.
     """
+    _check_fits(model, template)
     for rows, p in _batches(model._token_probabilities, template, texts, batch_size, verbose):
         yield rows, ops.log(ops.maximum(p, LEAST))
+
+
+def _check_fits(model, template):
+    """Refuses a template that was made for another model."""
+    model._check_kind(template)
+    if template.tokenizer.vocab != model.template.tokenizer.vocab:
+        raise ValueError(
+            "The template has another vocabulary than the model, so its words would have the "
+            "vectors of other tokens. Make it with the vocabulary of the model's checkpoint: "
+            f"Template(..., tokenizer=checkpoint). Received: {template!r}."
+        )
+    settings = model.init_config
+    positions = max_length(
+        settings["config"], settings.get("model"), settings.get("hierarchical_position")
+    )
+    if positions is not None and template.maxlen > positions:
+        raise ValueError(
+            f"The template makes texts of up to {template.maxlen} tokens, and the model has "
+            f"{positions} positions. Use `maxlen={positions}` or less in the template."
+        )
 
 
 def _batches(read, template, texts, batch_size, verbose):

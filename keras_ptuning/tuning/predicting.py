@@ -26,6 +26,7 @@ from keras_ptuning.files import (
     replacing,
 )
 from keras_ptuning.text.tags import TaggedText
+from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.classifier import TextClassifier
 from keras_ptuning.tuning.cloze import ClozeModel
 
@@ -72,8 +73,8 @@ def predict_to_file(
         FileExistsError: if there is such a file, with the complete predictions or other content;
             or if there is a file with `.part` after its name that no interrupted predictions left.
         FileNotFoundError: if there is no file of texts, or no folder to write into.
-        TypeError: if `texts` is a table, or one of the texts is not a string (or a pair); what was
-            predicted before stays.
+        TypeError: if `model` is none of these; if `texts` is a table, or one of the texts is not a
+            string (or a pair); what was predicted before stays.
         ValueError: if the file of texts is a table without a `column`, damaged or binary, or a line
             is not UTF-8; if a column is missing, or there are not as many as the template has
             texts; if it is one of the files to write; if the interrupted predictions are damaged,
@@ -91,6 +92,11 @@ def predict_to_file(
     ```
     """
     check_integer("batch_size", batch_size, 1)
+    if not isinstance(model, LabelModel):
+        raise TypeError(
+            "Expected a `ClozeModel` or `TextClassifier`. Of a `PromptClassifier` or "
+            f"`PetClassifier` give `classifier.model_`. Received: {type(model).__name__}."
+        )
     names = named_labels(model.template)
     if is_shared(model.distribution):
         raise ValueError(
@@ -358,7 +364,8 @@ def _add(digest, text):
 def _fingerprint(model):
     """A hash of all that the predictions depend on."""
     digest = hashlib.sha256(json.dumps(model.template.get_config(), default=str).encode())
-    digest.update(json.dumps(model.init_config, default=str, sort_keys=True).encode())
+    settings = [model.init_config, type(model).__name__, model._options()]
+    digest.update(json.dumps(settings, default=str, sort_keys=True).encode())
     for variable in model.weights:
         digest.update(keras.ops.convert_to_numpy(variable).tobytes())
     return digest.hexdigest()

@@ -91,7 +91,7 @@ def describe_prompt(model: ClozeModel, k: int = 5) -> list[dict[str, Any]]:
         `(token, cosine)`.
 
     Raises:
-        ValueError: if the model has no virtual tokens.
+        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`.
 
     Example:
 
@@ -130,7 +130,7 @@ def prompt_table(model: ClozeModel, k: int = 5) -> str:
         columns wide.
 
     Raises:
-        ValueError: if the model has no virtual tokens.
+        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`.
 
     Example:
 
@@ -177,12 +177,13 @@ def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
         k: Integer, how many nearest tokens to show. Defaults to `5`.
 
     Returns:
-        A `matplotlib.figure.Figure`. Without fonts for Chinese characters there is a warning that
-        says how to get one.
+        A `matplotlib.figure.Figure`. Without a `path` it stays open in pyplot. Without fonts for
+        Chinese characters there is a warning that says how to get one.
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the model has no virtual tokens, or `path` another ending.
+        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`; if `path` has
+            another ending.
 
     Example:
 
@@ -218,6 +219,8 @@ def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
         if path is not None:
             with replacing(path) as temporary:
                 figure.savefig(temporary, dpi=150)
+            # Others stay open, for `pyplot.show()`.
+            pyplot.close(figure)
     return figure
 
 

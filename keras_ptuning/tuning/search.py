@@ -195,7 +195,8 @@ def search_template(
         seed: Integer. What is drawn depends on it: the places, the batches and the held-out texts.
             Defaults to `0`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
-        **kwargs: Other arguments of `build_ptuning_model`, such as `dtype` and `application`.
+        **kwargs: Other arguments of `build_ptuning_model`, such as `dtype` and `application`, but
+            for `data_parallel`: the search uses one device.
 
     Returns:
         A `Template`. Its words are tokenized into the same tokens as the search used. Its attribute
@@ -462,8 +463,9 @@ def weigh_templates(
         TypeError: if something in `templates` is not a `Template`, or `texts` and `labels` are no
             lists.
         ValueError: if there are fewer than two templates, or they differ in what they must share,
-            or have tokens that learn; if there are more or fewer labels than texts, or fewer than
-            two labels, or a label that the templates do not have.
+            or have tokens that learn; if they were made for another model; if there are more or
+            fewer labels than texts, or fewer than two labels, or a label that the templates do not
+            have.
 
     Example:
 

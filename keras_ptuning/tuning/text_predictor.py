@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -95,9 +95,7 @@ class TextPredictor:
 
     def __call__(self, batch: Any) -> Any:
         texts = self._texts(batch)
-        # A file that was saved again is another model.
-        changed = os.path.exists(self.path) and os.stat(self.path).st_mtime_ns
-        model = _load(self.path, self.checkpoint, changed)
+        model = _load(self.path, self.checkpoint, self._stamp())
         template = model.template
         texts = self._checked(texts, template, batch)
         label_type = np.array(template.label_names).dtype
@@ -112,6 +110,13 @@ class TextPredictor:
         columns = (np.concatenate(labels), np.concatenate(probabilities))
         found = dict(zip(ADDED, columns, strict=True))
         return {**batch, **found} if isinstance(batch, Mapping) else batch.assign(**found)
+
+    def _stamp(self):
+        """What tells the file from one that was saved again, or has this path in another folder."""
+        if not os.path.exists(self.path):
+            return None
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def _texts(self, batch):
         if not isinstance(batch, Mapping) and not hasattr(batch, "assign"):
@@ -139,7 +144,11 @@ class TextPredictor:
                 checked.append(text)
         except TypeError as error:
             # The number counts the rows of one batch, which nobody sees: what is in the row helps.
-            row = {name: list(batch[name])[len(checked)] for name in batch}
+            row = {
+                name: list(batch[name])[len(checked)]
+                for name in batch
+                if isinstance(batch[name], Sized) and len(batch[name]) == len(texts)
+            }
             raise TypeError(
                 f"{error} It is in the column {self.column!r} of the row {row!r:.300}. Fill it or "
                 "drop the row."
@@ -149,8 +158,8 @@ class TextPredictor:
 
 # Two, for a worker that compares models in turn. More would fill its memory.
 @functools.lru_cache(maxsize=2)
-def _load(path, checkpoint, changed):
-    """The model of a file, as the file is since `changed`."""
+def _load(path, checkpoint, stamp):
+    """The model of a file, as long as the file has the same `stamp`."""
     model = load_model(path) if checkpoint is None else load_tuned(path, checkpoint)
     if not hasattr(model, "template"):
         raise ValueError(

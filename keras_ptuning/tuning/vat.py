@@ -44,7 +44,7 @@ class VATClassifier(TextClassifier):
         if not 0 < epsilon < math.inf:
             raise ValueError(f"`epsilon` must be positive and finite. Received: {epsilon!r}.")
         super().__init__(config, template, tune, checkpoint, name, **kwargs)
-        self.epsilon = epsilon
+        self.epsilon = float(epsilon)
         self.seed_generator = keras.random.SeedGenerator()
         embeddings = self.backbone.get_layer("Embedding-Token").output
         rest = keras.Model([embeddings, *self.backbone.inputs], self.backbone.output)

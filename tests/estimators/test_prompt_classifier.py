@@ -97,9 +97,9 @@ def test_few_texts_change_a_pretrained_model_less(
     template = make_template(f"{prompt}[MASK]满意。{{text}}")
     classifier = make(template, tune=tune).fit(texts, labels)
     data = template.dataset(texts, labels)
-    assert classifier._count_share(data, None) == share
+    assert classifier._count_share(classifier.model_, data, None) == share
     # Held-out texts have chosen the weights.
-    assert classifier._count_share(data, [0]) == 1
+    assert classifier._count_share(classifier.model_, data, [0]) == 1
 
 
 def test_few_steps_give_a_warning(make, untrained, reviews, recwarn):
@@ -150,6 +150,18 @@ def test_saving(make, reviews, tmp_path):
     assert keras.models.load_model(tmp_path / "a.keras").template.labels == again.template.labels
     again = pickle.loads(pickle.dumps(classifier))
     np.testing.assert_array_equal(again.predict_proba(texts), expected)
+
+
+@pytest.mark.parametrize("weights", [{0: 1.0, np.int64(1): np.float32(3)}, "balanced", None])
+def test_saved_class_weights(make, make_template, reviews, tmp_path, weights):
+    """Integer labels stay integers."""
+    texts, labels = reviews
+    labels = [int(label == "正面") for label in labels]
+    template = make_template(labels={0: "不", 1: "很"})
+    make(template, class_weight=weights).fit(texts, labels).save(tmp_path / "a.keras")
+    again = PromptClassifier.load(tmp_path / "a.keras")
+    assert again.class_weight == weights
+    again.fit(texts, labels)
 
 
 def test_bad_files(make, make_model, reviews, tmp_path):
@@ -256,6 +268,11 @@ def test_labels_of_two_kinds(make, make_template, reviews):
     template = make_template(labels={0: "不", "a": "很"})
     with pytest.raises(ValueError, match="all strings or all integers"):
         make(template).fit(["书", "贵"] * 3, np.array([0, "a"] * 3, dtype=object))
+
+
+def test_labels_that_can_be_read_once(make, reviews):
+    classifier = make().fit(reviews[0], iter(reviews[1]))
+    assert classifier.score(reviews[0], iter(reviews[1])) == classifier.score(*reviews)
 
 
 def test_labels_that_change_after_fitting(make, make_template, reviews):
@@ -414,6 +431,35 @@ def test_class_weights(make, reviews):
     np.testing.assert_allclose(loss(class_weight="balanced"), both, rtol=1e-4)
     with pytest.raises(ValueError, match="labels of the template"):
         loss(class_weight={0: 1.0})
+
+
+def test_a_refused_fit_changes_nothing(make, make_template, reviews):
+    """Neither where the weights are wrong, nor where the model itself refuses to train."""
+    classifier = make().fit(*reviews)
+    expected = classifier.predict_proba(reviews[0])
+    for wrong in (
+        {"class_weight": {0: 2.0}},
+        {"class_weight": None, "tune": [], "template": make_template("[MASK]满意。{text}")},
+    ):
+        with pytest.raises(ValueError, match=r"labels of the template|Nothing would be trained"):
+            classifier.set_params(**wrong).fit(*reviews)
+        np.testing.assert_array_equal(classifier.predict_proba(reviews[0]), expected)
+        unfitted = clone(classifier)
+        with pytest.raises(ValueError):
+            unfitted.fit(*reviews)
+        assert not hasattr(unfitted, "classes_")
+
+
+@pytest.mark.parametrize("error", [FloatingPointError, KeyboardInterrupt])
+def test_what_a_stopped_fit_learned_stays(make, reviews, monkeypatch, error):
+    def fit(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(LabelModel, "fit", fit)
+    classifier = make()
+    with pytest.raises(error):
+        classifier.fit(*reviews)
+    assert classifier.predict(reviews[0]).shape == (24,)
 
 
 @pytest.mark.usefixtures("untrained")

@@ -114,6 +114,21 @@ def test_a_prompt_in_its_rows(tmp_path, small_bert):
     assert written["empty_text"]["mask_positions"] == [3]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "labels"), [("[u1][MASK]{text}[SEP]{text_b}", LABELS), ("[u1][MASK]{text}", None)]
+)
+def test_a_template_of_pairs_or_without_labels(tmp_path, small_bert, pattern, labels):
+    folder = small_bert[0].rsplit("/", 1)[0]
+    model = tuned(Template(pattern, labels, folder, maxlen=32), folder)
+    model.save_checkpoint(tmp_path)
+    written = json.loads((tmp_path / "template.json").read_text("utf-8"))
+    assert written["pattern"] == pattern
+    tokenizer = Tokenizer(tmp_path)
+    tokens = [tokenizer.id_to_token(i) for i in written["empty_text"]["token_ids"]]
+    assert tokens[:3] == ["[CLS]", "[unused1]", "[MASK]"] and set(tokens[3:]) == {"[SEP]"}
+    assert written["empty_text"].keys() == {"token_ids", "segment_ids", "mask_positions"}
+
+
 def test_a_prompt_in_rows_of_its_own(tmp_path):
     """Where the vocabulary has no unused ones."""
     vocab = small_bert.vocabulary(unused=False)

@@ -5,7 +5,9 @@ import time
 import types
 
 import pytest
+from small_bert import SPECIAL
 
+import keras_ptuning
 from keras_ptuning.serving import worker as working
 from keras_ptuning.serving.worker import BadText, Full, UnknownTask, Worker
 
@@ -182,3 +184,17 @@ def test_labels_that_are_alike_as_strings(served):
     (served.folder / "b.tuned").write_text("alike")
     eventually(lambda: "must differ as strings" in served.worker.problems.get("b.tuned", ""))
     assert len(served.bank.tasks) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["[unused1]", "##s", "the", "is"], ["the", "is"]),
+        (["很", "不"], ["很", "不"]),
+    ],
+)
+def test_the_trial_of_candidates(words, found):
+    """Two tokens that are read as themselves, of any language."""
+    template = keras_ptuning.Template("[MASK]{text}", None, ["[PAD]", *SPECIAL[1:], *words])
+    assert working._trial(template) == [("", found)]
+    template.encode([""], candidates=[found])

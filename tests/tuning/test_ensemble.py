@@ -1,6 +1,7 @@
 """Prompts that train together become what each becomes alone."""
 
 import os
+from functools import partial
 
 import keras
 import numpy as np
@@ -12,8 +13,10 @@ from keras_ptuning import (
     PromptBank,
     build_prompt_ensemble,
     build_ptuning_model,
+    describe_prompt,
     load_model,
     load_tuned,
+    search_label_words,
 )
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -80,6 +83,14 @@ def test_majority(make_ensemble, reviews):
     assert np.isfinite(model.predict(data, verbose=0)).all()
 
 
+def test_double_precision(make_ensemble, reviews):
+    model = make_ensemble(labels={"负面": "[v1]", "正面": "[v2]"}, dtype="float64")
+    data = model.template.dataset(*reviews)
+    model.compile(keras.optimizers.Adam(0.05))
+    model.fit(data, epochs=1, verbose=0)
+    assert np.isfinite(model.predict(data, verbose=0)).all()
+
+
 @pytest.mark.graph
 def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
     model = make_ensemble(labels={"负面": "[v1]", "正面": "[v2]"}, members=2)
@@ -111,7 +122,7 @@ def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
     np.testing.assert_allclose(model.predict(data, verbose=0), expected, atol=1e-6)
 
 
-def test_what_it_refuses(make_ensemble, make_template, tmp_path, capsys):
+def test_what_it_refuses(make_ensemble, reviews, tmp_path, capsys):
     for tune in (Prompt(), Prompt(["很好"]), Prompt("random", encoder="mlp"), LoRA(), "all"):
         with pytest.raises(
             ValueError, match=r"prompts of an ensemble have no encoder.*Received: tune="
@@ -126,5 +137,11 @@ def test_what_it_refuses(make_ensemble, make_template, tmp_path, capsys):
     model = make_ensemble()
     with pytest.raises(ValueError, match=r"one prompt, and there are 3"):
         model.save_checkpoint(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=r"3 prompts, and not the vectors of one.*load_tuned"):
+        describe_prompt(model)
+    search = partial(search_label_words, model, model.template.pattern, *reviews, verbose=0)
+    with pytest.raises(ValueError, match=r"leave out `score`.*Received: score='classifier'"):
+        search(score="classifier")
+    assert set(search()) == {"负面", "正面"}
     model.summary()
     assert "3 prompts of 2 tokens x 32" in capsys.readouterr().out

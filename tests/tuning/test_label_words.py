@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 from keras import ops
 from sklearn.linear_model import LogisticRegression
-from small_bert import tensors, write_small_bert
+from small_bert import tensors, vocabulary, write_small_bert
 
 from keras_ptuning import LabelWords, Template, build_ptuning_model, search_label_words
-from keras_ptuning.tuning.label_words import LEAST, _find_words, _likelihood_scores, _rank
+from keras_ptuning.tuning.label_words import (
+    LEAST,
+    _find_words,
+    _likelihood_scores,
+    _rank,
+    open_cloze,
+    token_log_probabilities,
+)
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -167,6 +174,23 @@ def test_a_template_takes_them(search, make_template, make_model, reviews):
     assert json.loads(json.dumps(words)) == words
 
 
+def test_label_tokens_do_not_move_the_virtual_ones(tmp_path, reviews):
+    """Where there are no `[unused]` rows, `[v1]` and `[v2]` come before `[u1]` and `[u2]`."""
+    paths = write_small_bert(tmp_path, vocab=vocabulary(unused=False))
+    words = {"负面": ["不", "[v1]"], "正面": ["很", "[v2]"]}
+    template = Template("[u1][u2][MASK]满意。{text}", words, paths[2], maxlen=64)
+    model = build_ptuning_model(*paths[:2], template)
+    model.prompt.assign(np.random.default_rng(0).normal(size=model.prompt.shape))
+    x = template.encode(reviews[0])
+    p = model._token_probabilities({k: ops.convert_to_tensor(v) for k, v in x.items()})
+    expected = np.log(ops.convert_to_numpy(p)[:, 0])
+    model, opened = open_cloze(model, template.pattern, 128, {})
+    assert opened.labels is None and model.template.labels == words
+    for rows, log_p in token_log_probabilities(model, opened, reviews[0], 32, verbose=0):
+        found = ops.convert_to_numpy(log_p)[:, 0]
+        np.testing.assert_allclose(found, expected[rows], atol=1e-4)
+
+
 def test_words_out_of_texts(make_template):
     pytest.importorskip("jieba")
     template = make_template("[MASK][MASK]{text}", None)
@@ -226,6 +250,8 @@ def test_bad_arguments(search, make_model, make_template, reviews, small_bert):
         search("满意{text}")
     with pytest.raises(ValueError, match="belong to the pattern of the model"):
         search("[u1][MASK]{text}")
+    with pytest.raises(ValueError, match=r"A template with \[DECODER\] needs a model that reads"):
+        search("{text}[DECODER][MASK]")
     with pytest.raises(ValueError, match=r"leave out .*dtype"):
         search(dtype="float32")
     for name in ("words_per_label", "candidates"):

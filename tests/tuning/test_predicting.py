@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_ptuning import predict_to_file
+from keras_ptuning import PromptClassifier, predict_to_file
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.tuning import predicting
 
@@ -117,7 +117,7 @@ def test_going_on(tmp_path, model, texts, monkeypatch):
     assert files(out) == ["out.jsonl", "whole.jsonl"]
 
 
-def test_other_texts_or_another_model(tmp_path, model, make_model, texts):
+def test_other_texts_or_another_model(tmp_path, model, make_model, texts, monkeypatch):
     out = tmp_path / "out.jsonl"
     interrupt(model, texts, out, 20)
     before = (tmp_path / "out.jsonl.part").read_bytes()
@@ -129,6 +129,11 @@ def test_other_texts_or_another_model(tmp_path, model, make_model, texts):
     other.prompt.assign(other.prompt + 1)
     with pytest.raises(ValueError, match="of another model"):
         predict_to_file(other, texts, out, verbose=0)
+    # The same weights, read otherwise.
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "_options", lambda: {"vote": "majority"})
+        with pytest.raises(ValueError, match="of another model"):
+            predict_to_file(model, texts, out, verbose=0)
     assert (tmp_path / "out.jsonl.part").read_bytes() == before
     predict_to_file(model, texts, out, verbose=0)
     check(model, texts, out)
@@ -138,6 +143,9 @@ def test_bad_input(tmp_path, model, texts):
     out = tmp_path / "out.jsonl"
     with pytest.raises(FileNotFoundError, match=r"no text file .*missing"):
         predict_to_file(model, tmp_path / "missing", out)
+    classifier = PromptClassifier(model.template)
+    with pytest.raises(TypeError, match=r"give `classifier\.model_`.*PromptClassifier"):
+        predict_to_file(classifier, texts, out, verbose=0)
     with pytest.raises(TypeError, match="`texts` must be a list"):
         predict_to_file(model, 3, out)
     with pytest.raises(FileNotFoundError, match="no folder"):

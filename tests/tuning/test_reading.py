@@ -240,6 +240,12 @@ def test_plot_prompt(model, pyplot, monkeypatch, tmp_path):
     assert near.texts[0].get_fontfamily() == ["sans-serif", "DejaVu Sans"]
     assert (tmp_path / "prompt.png").read_bytes()[:4] == b"\x89PNG"
     assert os.listdir(tmp_path) == ["prompt.png"]
+    # Of many files, pyplot keeps no figures.
+    assert not pyplot.get_fignums()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert pyplot.figure(plot_prompt(model).number).axes
+    assert len(pyplot.get_fignums()) == 1
 
 
 def test_plot_without_a_start(model, pyplot):

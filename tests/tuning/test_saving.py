@@ -91,6 +91,11 @@ def test_options_survive(make_model, make_template, reviews, tmp_path, options):
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
 
 
+def test_an_option_of_numpy_is_saved_alone(make_model, small_bert, tmp_path):
+    make_model(auxiliary=np.bool_(False)).save_tuned(tmp_path / "a.tuned")
+    assert load_tuned(tmp_path / "a.tuned", *small_bert).auxiliary is False
+
+
 def test_a_global_policy_is_saved(make_model, make_template, reviews, tmp_path):
     data = make_template().dataset(reviews[0])
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -346,6 +346,15 @@ def test_bad_templates(make_model, make_template, templates, reviews, tokenizer)
         weigh(labels=["正面", "负面"])
     with pytest.raises(ValueError, match="at least two labels"):
         weigh(labels=["正面"] * 24)
+    moved = Tokenizer([*tokenizer.vocab[:60], *reversed(tokenizer.vocab[60:])])
+    for changes, message in (
+        ({"tokenizer": moved}, "another vocabulary than the model"),
+        ({"maxlen": 65}, r"up to 65 tokens, and the model has 64 positions.*`maxlen=64`"),
+        ({"causal": True, "pattern": "{text}[MASK]"}, "A causal template needs a causal"),
+    ):
+        others = [Template(**t.get_params() | changes) for t in templates[:2]]
+        with pytest.raises(ValueError, match=message):
+            weigh(others)
     for weights in ([0.5, 0.5], [0.5, 0.6, 0.2], [1.5, -0.5, 0]):
         with pytest.raises(ValueError, match="3 numbers from 0 on that add up to 1"):
             WeighedTemplates(model, templates, weights)

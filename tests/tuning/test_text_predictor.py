@@ -1,6 +1,7 @@
 """The predictor that other processes call: small to send, loaded once, equal to the file."""
 
 import json
+import os
 import pickle
 
 import keras
@@ -131,6 +132,20 @@ def test_a_process_loads_once(path, texts, loaded, make_model):
     assert loaded == [path, path]
 
 
+def test_the_same_path_in_another_folder(tmp_path, texts, make_model, monkeypatch):
+    found = []
+    for name, scale in (("a", 1), ("b", -3)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        model = make_model()
+        model.prompt.assign(model.prompt * scale)
+        model.save("model.keras")
+        # As copies of one archive have it.
+        os.utime("model.keras", (0, 0))
+        found.append(TextPredictor("model.keras")({"text": texts})["probability"])
+    assert not np.array_equal(*found)
+
+
 def test_wrong_settings(tmp_path):
     with pytest.raises(ValueError, match=r"needs the checkpoint.*Received: path='my\.tuned'"):
         TextPredictor("my.tuned")
@@ -163,6 +178,9 @@ def test_the_row_of_a_wrong_text(path):
         TypeError, match=r"text 2 is None.*column 'text' of the row {'id': 12, 'text': None}"
     ):
         predictor({"id": [10, 11, 12], "text": np.array(["好", "不", None])})
+    # What is no column of the same length tells nothing.
+    with pytest.raises(TypeError, match=r"text 1 is None.*of the row {'text': None}"):
+        predictor({"text": ["好", None], "n": 5, "names": ["a"]})
 
 
 def test_models_without_labels(tmp_path, make_model, make_template):

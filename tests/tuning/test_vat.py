@@ -6,7 +6,7 @@ from keras import ops
 from keras.layers import ReversibleEmbedding
 from small_bert import CONFIG
 
-from keras_ptuning import PlainText, Template, build_classifier, build_transformer_model
+from keras_ptuning import PlainText, Template, build_classifier, build_transformer_model, load_tuned
 from keras_ptuning.tuning.vat import XI, VATClassifier, build_vat_classifier
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -259,6 +259,11 @@ def test_weights_are_those_of_a_plain_classifier(
     np.testing.assert_allclose(loaded.predict(data, verbose=0), expected, 1e-4)
     x = plain.encode(TEXTS)
     np.testing.assert_allclose(*(perturbation(m, x)[1] for m in (model, loaded)), 1e-3)
+
+
+def test_a_number_of_numpy_is_saved(make_vat, small_bert, tmp_path):
+    make_vat(tune="prefix", epsilon=np.float32(0.5)).save_tuned(tmp_path / "a.tuned")
+    assert load_tuned(tmp_path / "a.tuned", *small_bert, **SMALL).epsilon == 0.5
 
 
 def test_bad_input(small_bert, plain, tokenizer):
