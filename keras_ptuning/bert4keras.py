@@ -93,7 +93,7 @@ if not _is_tf_keras or not issubclass(bert4keras.layers.ScaleOffset, tf_keras.la
 
 # Architectures whose MLM head is BERT's, and such that only bert4keras has, and reads by itself.
 BRIDGED = ("albert", "bert", "nezha", "roformer")
-ONLY_THERE = ("albert_unshared", "roformer_v2")
+ONLY_THERE = ("albert_unshared",)
 
 __all__ = ["ClozeModel", "PtuningEmbedding", "build_ptuning_model", "copy_weights"]
 
@@ -347,6 +347,14 @@ def _check_template(template, settings):
 def _find(config_path, checkpoint_path, model):
     """The configuration, the tensors as bert4keras takes them, and the architecture."""
     if not isinstance(model, str | None) or model in ONLY_THERE:
+        if checkpoint_path is not None:
+            checkpoint_path = TensorFlowCheckpoint(checkpoint_path).path
+        elif not isinstance(config_path, dict):
+            raise ValueError(
+                "bert4keras reads the weights of such a model itself: give the path of a "
+                "TensorFlow checkpoint too, or, for random weights, the configuration as a "
+                f"dictionary. Received: model={model!r} and checkpoint_path=None."
+            )
         return load_config(config_path), checkpoint_path, model
     config, checkpoint = find_model(config_path, checkpoint_path, model)
     model = config["model_type"]

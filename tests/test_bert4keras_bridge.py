@@ -492,6 +492,7 @@ import numpy as np
 import small_checkpoints
 import keras_ptuning
 from keras_ptuning import bert4keras as bridge
+import bert4keras.models
 for name in ("bert", "albert", "nezha", "roformer"):
     folder = pathlib.Path(sys.argv[2]) / name
     folder.mkdir()
@@ -515,6 +516,14 @@ for name, message in bad.items():
         assert message in str(error), error
     else:
         raise AssertionError(name)
+# A class of bert4keras, whose weights it finds itself.
+for path, message in ((None, "give the path"), ("here", "no TensorFlow checkpoint")):
+    try:
+        bridge.build_ptuning_model(folder, path, template, model=bert4keras.models.BERT)
+    except (ValueError, FileNotFoundError) as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(path)
 for change in ({"layer_norm_eps": 1e-3}, {"model_type": "nezha", "max_relative_position": 8}):
     try:
         bridge.build_ptuning_model({**config, **change}, None, template)
