@@ -5,6 +5,7 @@ import csv
 import hashlib
 import json
 import math
+import numbers
 import os
 import time
 from collections.abc import Sequence
@@ -93,6 +94,9 @@ def pretrain(
     check_integer("epochs", epochs, 1)
     check_path("folder", folder)
     check_positive("learning_rate", learning_rate)
+    for name, value, most in (("warmup", warmup, 1), ("weight_decay", weight_decay, math.inf)):
+        if not isinstance(value, numbers.Real) or not 0 <= value <= most:
+            raise ValueError(f"`{name}` must be a number from 0 to {most}. Received: {value!r}.")
     if dataset.steps is None:
         raise ValueError(
             "The dataset needs `steps`, the number of batches after which the state is written: "
@@ -104,6 +108,7 @@ def pretrain(
         "epochs": epochs,
         "steps_per_epoch": dataset.steps,
         "batch_size": dataset.batch_size,
+        "length": dataset.sequences.shape[1],
         "predict_rate": dataset.predict_rate,
         "data_seed": dataset.seed,
         "data": _digest(dataset.sequences),
@@ -203,7 +208,8 @@ def _digest(array):
 def _claim(folder, settings):
     """Writes down what the folder is for, or raises if it is for something else."""
     path = os.path.join(folder, SETTINGS)
-    if not os.path.exists(path):
+    # Without a state there is nothing that belongs to the settings.
+    if not os.path.exists(os.path.join(folder, STATE)):
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(settings, file, indent=2, default=float)
         return
@@ -214,6 +220,8 @@ def _claim(folder, settings):
             f"The settings {path!r} are damaged ({error}). Choose another folder, or delete this "
             "one, to train from the start."
         ) from None
+    # Older folders do not say it, and mostly differ in the data if they differ in it.
+    found.setdefault("length", settings["length"])
     different = [key for key in settings if found.get(key) != settings[key]]
     if different:
         key = different[0]
@@ -262,11 +270,11 @@ class _Recorder(keras.callbacks.Callback):
         rate = float(self.schedule(step - 1))
         weights = all(np.isfinite(array).all() for array in self.model.get_weights())
         if not (weights and math.isfinite(logs["loss"])):
+            kept = f"The state before these {self.dataset.steps} steps stays in {self.folder!r}."
             raise FloatingPointError(
                 f"The loss is {logs['loss']} after step {step}, with a learning rate of {rate:.2g}"
                 f"{'' if weights else ', and weights are not finite'}. Use a smaller learning "
-                f"rate. The state before these {self.dataset.steps} steps stays in "
-                f"{self.folder!r}."
+                f"rate. {kept if epoch else 'Nothing was kept.'}"
             )
         row = {
             "step": step,

@@ -102,6 +102,11 @@ def test_pretraining(tmp_path, objective):
     dataset = make(objective=objective, steps=10, mean_span=2.0)
     with pytest.raises(ValueError, match="Different: mean_span"):
         train(3)
+    # The same tokens, cut in half.
+    dataset = make(objective=objective, steps=10)
+    dataset.sequences = dataset.sequences.reshape(2 * len(dataset.sequences), -1)
+    with pytest.raises(ValueError, match=r"Different: length\."):
+        train(3)
 
 
 def test_bad_input():
