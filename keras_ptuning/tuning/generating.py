@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_ptuning.backend import without_gradients
+from keras_ptuning.checks import check_finite
 
 # A logarithm that leaves no probability.
 NEVER = -1e9
@@ -100,6 +101,8 @@ def write_answers(transformer, token_ids, decoder_ids, tokenizer, beams, max_tok
             logits = transformer.next_logits(ids, state["begun"], memory, cache)
         logits = logits[:, : tokenizer.vocab_size]
         state["begun"] += ids.shape[1]
-        return ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32")))
+        found = ops.convert_to_numpy(ops.log_softmax(ops.cast(logits, "float32")))
+        check_finite([("what the model predicts", found)], "The weights are damaged, or too large.")
+        return found
 
     return search_beams(next_log_probs, len(token_ids), tokenizer.end_id, beams, max_tokens)

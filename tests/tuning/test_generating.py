@@ -127,6 +127,15 @@ def test_beams_of_a_model(folder):
     assert model.generate(TEXTS, max_tokens=4, beams=3, batch_size=2) == expected
 
 
+def test_damaged_weights(folder):
+    model = make(folder)
+    table = model.backbone.get_layer("Embedding-Token").weights[0]
+    table.assign(np.full(table.shape, np.nan))
+    for beams in (1, 3):
+        with pytest.raises(ValueError, match="not finite"):
+            model.generate(TEXTS, max_tokens=2, beams=beams)
+
+
 def test_bad_input(folder):
     template = Template("[MASK]{text}", {"a": "很", "b": "不"}, "bert-mini-zh")
     model = build_ptuning_model("bert-mini-zh", template=template)
