@@ -77,7 +77,8 @@ class PartitionPredictor:
                     writer.write_table(added(pa.Table.from_batches([rows])))
 
     def json_lines(self, source, target):
-        lines = iterate_lines(source)
+        # Some files end with an empty line.
+        lines = filter(str.strip, iterate_lines(source))
         with open(target, "w", encoding="utf-8") as file:
             while rows := [json.loads(line) for line in itertools.islice(lines, ROWS)]:
                 names = {name: None for row in rows for name in row}

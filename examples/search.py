@@ -6,7 +6,8 @@
 The model stays as it is. Four searches follow one another: which words answer for a label, which
 words to put around the mask, by the gradient or out of what other reviews say around such words,
 and how much each of several templates counts. What comes out is words that anybody can read. The
-reviews are those of `examples/sentiment.py`; those without a label are the corpus.
+reviews are those of `examples/sentiment.py`. The corpus is all those to train with, without their
+labels.
 """
 
 import argparse

@@ -504,9 +504,12 @@ def _read_submission(task, folder):
     """The ids and the texts, and the candidates where there are any, of the file `test.json`."""
     path, rows = _fewclue_path(task, "test.json", folder), []
     more = ["candidates"] if task == "chid" else []
-    keys = ["id", *FEWCLUE[task][0], *more]
-    for number, values in iterate_objects(path, keys):
+    kinds = {**FEWCLUE[task][0], **dict.fromkeys(more, list)}
+    for number, values in iterate_objects(path, ["id", *kinds]):
         try:
+            for name, kind in kinds.items():
+                if not isinstance(values[name], kind):
+                    raise TypeError(f"{name!r} is {values[name]!r:.60}")
             text = _fewclue_text(values, task)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(

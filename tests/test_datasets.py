@@ -543,7 +543,8 @@ def test_texts_of_a_submission(tmp_path, task):
     train = load_fewclue(task, 3, tmp_path)["train"]
     if task != "ocnli":
         assert texts == train[0] and candidates == list(train[2:])
-    for line in ("{}", lines[0][:-3], '{"id": 1}'):
+    wrong = json.dumps(dict.fromkeys(rows[0], 5))
+    for line in ("{}", lines[0][:-3], '{"id": 1}', wrong):
         path.write_text(f"{lines[0]}\n{line}")
         with pytest.raises(ValueError, match=r"test\.json, line 2: expected"):
             load_fewclue(task, 3, tmp_path)
