@@ -167,8 +167,8 @@ class LabelModel(keras.Model):
         for method in self.methods:
             (method.merge if merged else method.unmerge)(self.backbone)
         self.is_merged = merged
-        # What was compiled has the other computation.
-        self._forget_compiled()
+        # What was compiled has the other computation. Training has one alone, and may be under way.
+        self.test_function = self.predict_function = None
 
     def _forget_compiled(self):
         self.train_function = self.test_function = self.predict_function = None
@@ -187,13 +187,14 @@ class LabelModel(keras.Model):
     @contextlib.contextmanager
     def _unmerged(self):
         """For a change of weights, after which what was merged has to be merged again."""
-        merged = self.is_merged
+        if not self.is_merged:
+            yield
+            return
         self.unmerge()
         try:
             yield
         finally:
-            if merged:
-                self.merge()
+            self.merge()
 
     def save_weights(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the weights; the file of that name is replaced only by a complete one.
@@ -232,6 +233,11 @@ class LabelModel(keras.Model):
         with self._unmerged():
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
         self.check_weights(f"The model now has the weights of {str(filepath)!r}: load others.")
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """Sets all weights, as `keras.Model.set_weights` does. What was merged is merged again."""
+        with self._unmerged():
+            super().set_weights(weights)
 
     def check_weights(self, advice):
         """Refuses weights that are not finite, with a word on what to do."""
