@@ -403,6 +403,18 @@ def test_candidates_learn(make_model, make_template):
 
 
 @pytest.mark.graph
+def test_more_candidates_in_one_batch_than_in_another(make_model, make_template):
+    template = make_template("[MASK]满意。{text}", None)
+    own = [["不", "很"], ["不", "很", "好"], ["很", "不"], ["好", "很"], ["很", "好", "不", "差"]]
+    texts = ["书", "贵", "屏幕", "书贵书贵", "好"]
+    model = make_model(template)
+    found = model.predict(template.dataset(texts, candidates=own, batch_size=2), verbose=0)
+    expected = ops.convert_to_numpy(model(template.encode(texts, candidates=own)))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert found.shape == (5, 4) and (found[0, 2:] == -1e9).all()
+
+
+@pytest.mark.graph
 def test_unlabelled_texts_count_through_the_auxiliary_task_alone(make_model, make_template):
     template = make_template()
     x, y = template.dataset(["书贵"], ["正面"], unlabeled=["屏幕", "房间"], shuffle=False)[0]
