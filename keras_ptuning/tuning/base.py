@@ -627,16 +627,23 @@ class LabelModel(keras.Model):
             if self.compiled and not self.optimizer.built:
                 # Here, since TensorFlow lets no variables be made where a call has failed.
                 self.optimizer.build(self.trainable_variables)
-            history = super().fit(
-                self._as_batches(x),
-                y,
-                batch_size,
-                epochs,
-                validation_data=validation_data,
-                sample_weight=sample_weight,
-                callbacks=callbacks,
-                **kwargs,
-            )
+            try:
+                history = super().fit(
+                    self._as_batches(x),
+                    y,
+                    batch_size,
+                    epochs,
+                    validation_data=validation_data,
+                    sample_weight=sample_weight,
+                    callbacks=callbacks,
+                    **kwargs,
+                )
+            except Exception as error:
+                # Such as that of a callback that saves after each step, and is refused.
+                stop_at_nan.on_error()
+                if stop_at_nan.error is None:
+                    raise
+                raise stop_at_nan.error from error
         if stop_at_nan.error is not None:
             raise stop_at_nan.error
         return history

@@ -559,17 +559,26 @@ def test_two_learning_rates(make_model, make_template, reviews):
     assert np.abs(moved["both"]["Embedding-Token", 1]).max() > 0
 
 
+class NoNumber(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that is no number from the step on that is given."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def __call__(self, step):
+        return ops.where(ops.cast(step, "int32") < self.first, 0.01, float("nan"))
+
+    def get_config(self):
+        return {"first": self.first}
+
+
 @pytest.mark.graph
 def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path):
     """Training stops at the step, with the best weights; what callbacks write is good too."""
     template = make_template()
     model = make_model(auxiliary=False)
 
-    class Broken(keras.optimizers.schedules.LearningRateSchedule):
-        def __call__(self, step):
-            return ops.where(ops.cast(step, "int32") < 7, 0.01, float("nan"))
-
-    model.compile(keras.optimizers.Adam(Broken()))
+    model.compile(keras.optimizers.Adam(NoNumber(7)))
     data = template.dataset(*reviews, batch_size=8)
     snapshots = []
     keep = keras.callbacks.LambdaCallback(
@@ -588,6 +597,67 @@ def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path)
     np.testing.assert_array_equal(snapshots[2], snapshots[1])
     np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), snapshots[1])
     assert np.isfinite(snapshots[1]).all()
+
+
+@pytest.mark.parametrize("keep", ["model.keras", "weights.h5", "backup", "means"])
+def test_callbacks_that_meet_weights_that_are_not_finite(make_model, reviews, tmp_path, keep):
+    """They save after each step, or put the means of the weights in their place."""
+    callbacks = {
+        "model.keras": keras.callbacks.ModelCheckpoint(tmp_path / "model.keras", save_freq=1),
+        "weights.h5": keras.callbacks.ModelCheckpoint(
+            tmp_path / "model.weights.h5", save_freq=1, save_weights_only=True
+        ),
+        "backup": keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=1),
+        "means": keras.callbacks.Callback(),
+    }
+    model = make_model(auxiliary=False)
+    model.compile(keras.optimizers.Adam(NoNumber(4), use_ema=keep == "means"))
+    snapshots = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: snapshots.append(ops.convert_to_numpy(model.prompt).copy())
+    )
+    data = model.template.dataset(*reviews, batch_size=8)
+    with pytest.raises(FloatingPointError, match="weights from epoch 1, the best so far"):
+        model.fit(data, epochs=3, verbose=0, callbacks=[watch, callbacks[keep]])
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), snapshots[0])
+
+
+def test_other_errors_of_callbacks_stay(make_model, reviews):
+    def fail(batch, logs):
+        raise OSError("no space left")
+
+    model = make_model(auxiliary=False)
+    model.compile()
+    with pytest.raises(OSError, match="no space left"):
+        model.fit(
+            model.template.dataset(*reviews, batch_size=8),
+            verbose=0,
+            callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=fail)],
+        )
+
+
+def test_epochs_without_a_validation_are_not_the_best(make_model, reviews):
+    """The loss of training and that of validation are no match for each other."""
+    model = make_model(auxiliary=False)
+    model.compile(keras.optimizers.Adam(NoNumber(15)))
+    data = model.template.dataset(*reviews, batch_size=8)
+    larger = model.template.dataset(*reviews, sample_weight=[9.0] * 24)
+    losses = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: losses.append(logs.get("val_loss", np.inf))
+    )
+    with pytest.raises(FloatingPointError) as error:
+        model.fit(
+            data,
+            epochs=9,
+            verbose=0,
+            callbacks=[watch],
+            validation_data=larger,
+            validation_freq=2,
+        )
+    best = np.argmin(losses[:5])
+    assert f"weights from epoch {best + 1}, the best so far" in str(error.value)
+    assert model.evaluate(larger, verbose=0)[0] == pytest.approx(losses[best], rel=1e-5)
 
 
 def test_not_finite_from_the_beginning(make_model, make_template, reviews):
