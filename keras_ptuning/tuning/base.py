@@ -593,23 +593,11 @@ class LabelModel(keras.Model):
         """
         if not self.trainable_variables:
             raise ValueError(f"Nothing would be trained: {self.nothing_trains}.")
-        callbacks = kwargs.pop("callbacks", None) or []
-        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        # First, so that whatever writes weights afterwards writes good ones.
-        stop_at_nan = StopAtNaN(x if isinstance(x, ClozeDataset) else None)
-        callbacks = [stop_at_nan, *callbacks]
         if isinstance(x, ClozeDataset):
             if kwargs.get("steps_per_epoch"):
                 raise ValueError(
                     "An epoch of a template's dataset is all of it: leave out `steps_per_epoch`."
                 )
-            start = kwargs.get("initial_epoch", 0)
-            offset = max(x.epoch - start, 0)
-            count_epochs = keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: setattr(x, "epoch", epoch + offset),
-                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
-            )
-            callbacks.insert(0, count_epochs)
             # The dataset shuffles by its own seed.
             kwargs["shuffle"] = False
             if x.has_unlabeled and not self.learns_from_unlabeled:
@@ -620,16 +608,27 @@ class LabelModel(keras.Model):
         y = check_label_ids(self.template, y, x, sample_weight)
         if validation_data is not None:
             validation_data = self._checked_validation(validation_data)
-        with (
-            weighted(self.template, x, y, sample_weight, class_weight) as sample_weight,
-            self._at_work(),
-        ):
+        data, sample_weight = weighted(self.template, x, y, sample_weight, class_weight)
+        # First, so that whatever writes weights afterwards writes good ones.
+        stop_at_nan = StopAtNaN(data if isinstance(data, ClozeDataset) else None)
+        callbacks = kwargs.pop("callbacks", None) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        callbacks = [stop_at_nan, *callbacks]
+        if isinstance(x, ClozeDataset):
+            start = kwargs.get("initial_epoch", 0)
+            offset = max(x.epoch - start, 0)
+            count_epochs = keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs: setattr(data, "epoch", epoch + offset),
+                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
+            )
+            callbacks.insert(0, count_epochs)
+        with self._at_work():
             if self.compiled and not self.optimizer.built:
                 # Here, since TensorFlow lets no variables be made where a call has failed.
                 self.optimizer.build(self.trainable_variables)
             try:
                 history = super().fit(
-                    self._as_batches(x),
+                    self._as_batches(data),
                     y,
                     batch_size,
                     epochs,

@@ -766,6 +766,19 @@ def test_class_weights_are_by_label(weighting, reviews):
     assert dataset.sample_weight is None
 
 
+def test_class_weights_are_not_of_the_validation(weighting, reviews):
+    """Of the same dataset: it is as it was, but for its epoch."""
+    model, template, *_ = weighting
+    dataset = template.dataset(reviews[0], ["负面"] * 20 + ["正面"] * 4, batch_size=8, mask_rate=0)
+    loss = model.evaluate(dataset, verbose=0)[0]
+    history = model.fit(
+        dataset, epochs=2, validation_data=dataset, class_weight={"负面": 3}, verbose=0
+    ).history
+    np.testing.assert_allclose(history["val_loss"], [loss] * 2, rtol=1e-5)
+    assert min(history["loss"]) > 1.5 * loss
+    assert dataset.epoch == 2 and dataset.sample_weight is None
+
+
 def test_class_weights_of_soft_labels_and_without_labels(make_model, make_template, reviews):
     template, model = make_template(), make_model(auxiliary=False)
     model.compile(keras.optimizers.SGD(0.0))
