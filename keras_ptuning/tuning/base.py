@@ -47,6 +47,7 @@ from keras_ptuning.tuning.data import (
     check_label_ids,
     check_sizes,
     check_token_order,
+    check_weights,
     weighted,
 )
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
@@ -606,6 +607,7 @@ class LabelModel(keras.Model):
                 )
         check_data(self.template, x, "fit")
         y = check_label_ids(self.template, y, x, sample_weight)
+        sample_weight = check_weights(x, sample_weight)
         if validation_data is not None:
             validation_data = self._checked_validation(validation_data)
         data, sample_weight = weighted(self.template, x, y, sample_weight, class_weight)
@@ -660,6 +662,7 @@ class LabelModel(keras.Model):
         in_training = "_use_cached_eval_dataset" in kwargs
         check_data(self.template, x, "evaluate")
         y = check_label_ids(self.template, y, x, kwargs.get("sample_weight"))
+        kwargs["sample_weight"] = check_weights(x, kwargs.get("sample_weight"))
         with self._at_work():
             found = super().evaluate(self._as_batches(x), y, batch_size, **kwargs)
         # `fit` has its own way to stop.
@@ -704,7 +707,8 @@ class LabelModel(keras.Model):
         if isinstance(data, tuple | list) and len(data) in (2, 3) and isinstance(data[0], Mapping):
             x, y, *weights = data
             check_data(self.template, x, "evaluate")
-            return (x, check_label_ids(self.template, y, x, *weights), *weights)
+            y = check_label_ids(self.template, y, x, *weights)
+            return (x, y, *(check_weights(x, w) for w in weights))
         check_data(self.template, data, "evaluate")
         return self._as_batches(data)
 

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list
+from keras_ptuning.checks import as_list, as_weights
 from keras_ptuning.models import max_length
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.piece_tokenizer import PieceTokenizer
@@ -183,6 +183,18 @@ def check_label_ids(template, y, x, sample_weight=None):
             f"{names or 'the candidates'}. Received: {outside[:5].tolist()}."
         )
     return y.reshape(-1)
+
+
+def check_weights(x, sample_weight):
+    """Refuses weights of arrays that are not one number for each text; returns them flat."""
+    if sample_weight is None or not isinstance(x, Mapping):
+        return sample_weight
+    if ops.is_tensor(sample_weight):
+        sample_weight = ops.convert_to_numpy(sample_weight)
+    if getattr(sample_weight, "shape", ())[1:] == (1,):
+        # As Keras takes them.
+        sample_weight = np.reshape(sample_weight, -1)
+    return as_weights(sample_weight, len(x["token_ids"]))
 
 
 def weighted(template, x, y, sample_weight, class_weight):

@@ -144,6 +144,31 @@ def test_sample_weights(make_model, make_template, reviews):
     for column in (weights, weights[:, None]):
         found = model.train_on_batch(x, y, sample_weight=column)[0]
         np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+    for given in (weights.tolist(), weights[:, None], ops.convert_to_tensor(weights)):
+        data = {"x": x, "y": y, "sample_weight": given, "verbose": 0}
+        found = [
+            model.fit(**data, batch_size=24).history["loss"][0],
+            model.fit(x, y, validation_data=(x, y, given), verbose=0).history["val_loss"][0],
+            model.evaluate(**data)[0],
+        ]
+        np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+        found = model.fit(**data, batch_size=24, class_weight={"负面": 1}).history["loss"]
+        np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 23, [1.0] * 23 + [np.nan], ["1"] * 24, [-1.0] * 24])
+def test_bad_sample_weights(make_model, make_template, reviews, weights):
+    model = make_model(auxiliary=False)
+    model.compile()
+    x, y = make_template().encode(*reviews)
+    message = "`sample_weight` must be 24 finite numbers from 0 on, one for each text"
+    for options in ({}, {"class_weight": "balanced"}):
+        with pytest.raises(ValueError, match=message):
+            model.fit(x, y, sample_weight=weights, verbose=0, **options)
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, validation_data=(x, y, weights), verbose=0)
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(x, y, sample_weight=weights, verbose=0)
 
 
 def test_masks_are_seen_in_training_only(make_model, make_template, reviews):
