@@ -91,5 +91,7 @@ class StopAtNaN(keras.callbacks.Callback):
 
 def learning_rates(optimizer):
     """The learning rate of an optimizer as it is now, in a list; or of each optimizer in one."""
+    # In half precision, Keras puts it into another that scales the loss.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     optimizers = getattr(optimizer, "optimizers", [optimizer])
     return [float(ops.convert_to_numpy(o.learning_rate)) for o in optimizers]
