@@ -719,8 +719,13 @@ class Template:
             mask_rate=mask_rate,
         )
 
+    @property
+    def asks_unlabeled(self):
+        """Whether unlabelled texts come with the whole template, and what it asks."""
+        return self.causal or bool(self.tuned_names) or not self.is_cloze
+
     def _unlabeled_examples(self, texts):
-        if self.causal or self.tuned_names or not self.is_cloze:
+        if self.asks_unlabeled:
             return self._examples(texts, to_learn=True)
         plain = PlainText(self.label_names, self.tokenizer, self.maxlen, "text_b" in self.slots)
         # The batches have answer positions, though nothing is asked here.

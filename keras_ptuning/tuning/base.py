@@ -865,7 +865,8 @@ def divergences(log_p, log_q):
 def mean_over_texts(values, x):
     """The mean of a number of each text, where some rows of `x` may only fill up the batch."""
     is_text = x.get("is_text", ops.ones_like(values))
-    return ops.sum(ops.multiply(values, is_text)) / sum_over_replicas(ops.sum(is_text))
+    count = ops.maximum(sum_over_replicas(ops.sum(is_text)), 1.0)
+    return ops.sum(ops.multiply(values, is_text)) / count
 
 
 def _policy(dtype, methods):
