@@ -796,6 +796,7 @@ def test_class_weights_are_not_of_the_validation(weighting, reviews):
     model, template, *_ = weighting
     dataset = template.dataset(reviews[0], ["负面"] * 20 + ["正面"] * 4, batch_size=8, mask_rate=0)
     loss = model.evaluate(dataset, verbose=0)[0]
+    dataset.epoch = 0
     history = model.fit(
         dataset, epochs=2, validation_data=dataset, class_weight={"负面": 3}, verbose=0
     ).history
