@@ -92,6 +92,23 @@ def as_list(name, values):
     return values
 
 
+def as_weights(sample_weight, count):
+    """How much each of so many texts counts, as a float array.
+
+    Raises:
+        TypeError: if the weights are no list.
+        ValueError: if they are not of this number, finite, and from 0 on.
+    """
+    weights = np.array(as_list("sample_weight", sample_weight))
+    good = weights.shape == (count,) and weights.dtype.kind in "fiu"
+    if not good or not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(
+            f"`sample_weight` must be {count} finite numbers from 0 on, one for each text. "
+            f"Received: shape {weights.shape}, beginning with {weights[:3].tolist()}."
+        )
+    return weights.astype("float32")
+
+
 def as_texts(texts, first=0):
     """Strings without the halves of surrogate pairs, as broken JSON has them: no characters.
 

@@ -62,7 +62,7 @@ def pad_words(words, length, value=0):
     return pad([np.array(word, "int32") for word in words], length, value)
 
 
-def model_inputs(examples, length, pad_id):
+def model_inputs(examples, length, pad_id, least_candidates=0):
     """The inputs of the model, padded: what `Template.encode` and each batch consist of."""
     inputs = {
         "token_ids": pad([e.token_ids for e in examples], length, pad_id),
@@ -77,7 +77,7 @@ def model_inputs(examples, length, pad_id):
     if examples[0].reach is not None:
         inputs["reach"] = pad([e.reach for e in examples], length)
     if examples[0].candidate_ids is not None:
-        most = max(len(e.candidate_ids) for e in examples)
+        most = max(least_candidates, *(len(e.candidate_ids) for e in examples))
         inputs["candidate_ids"] = _stack_words([e.candidate_ids for e in examples], most, NONE)
         inputs["candidate_slots"] = _stack_words([e.candidate_slots for e in examples], most, 0)
     return inputs
@@ -150,6 +150,8 @@ class ClozeDataset(keras.utils.PyDataset):
         self.mask_rate = mask_rate
         self.lengths = np.array([len(e.token_ids) for e in examples])
         self.epoch = 0
+        # Each batch has room for so many candidates, though its own texts may have fewer.
+        self.least_candidates = 0
         # The number of rows of a batch is a multiple of this: the first text fills it up, without a
         # label, and `is_text` is 0. Of these rows, only one of several equal parts is made here.
         self.fill, self.part = 1, (0, 1)
@@ -241,7 +243,7 @@ class ClozeDataset(keras.utils.PyDataset):
         rows = self.batches[index]
         examples = [self.examples[i] for i in rows]
         length = self._padded_length(self.lengths[rows].max(), LENGTH_STEP)
-        x = model_inputs(examples, length, padding_of(self.template))
+        x = model_inputs(examples, length, padding_of(self.template), self.least_candidates)
         if self.label_ids is None:
             return (x,)
         labels = [self.label_ids[rows]]
@@ -301,5 +303,9 @@ class ClozeDataset(keras.utils.PyDataset):
             self.template,
             batch_size=math.ceil(self.batch_size / multiple) * multiple,
             shuffle=False,
+        )
+        # Keras puts what it predicts of all batches into one array.
+        dataset.least_candidates = max(
+            0 if e.candidate_ids is None else len(e.candidate_ids) for e in self.examples
         )
         return dataset, order

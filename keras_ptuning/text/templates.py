@@ -16,6 +16,7 @@ from keras_ptuning.checks import (
     Texts,
     Vocabulary,
     as_list,
+    as_weights,
     check_entries,
     check_finite,
     check_list,
@@ -705,7 +706,11 @@ class Template:
             if labels is not None:
                 label_ids = self._checked_label_ids(labels, examples, candidates)
         if sample_weight is not None:
-            sample_weight = _checked_weights(sample_weight, label_ids, len(examples))
+            if label_ids is None:
+                raise ValueError(
+                    "`sample_weight` is how much labels count, and there are no `labels`."
+                )
+            sample_weight = as_weights(sample_weight, len(examples))
         if unlabeled:
             learned = mask_rate or not self.is_cloze
             if label_ids is None or label_ids.ndim > 1 or not learned or not self.labels:
@@ -731,8 +736,13 @@ class Template:
             mask_rate=mask_rate,
         )
 
+    @property
+    def asks_unlabeled(self):
+        """Whether unlabelled texts come with the whole template, and what it asks."""
+        return self.causal or bool(self.tuned_names) or not self.is_cloze
+
     def _unlabeled_examples(self, texts):
-        if self.causal or self.tuned_names or not self.is_cloze:
+        if self.asks_unlabeled:
             return self._examples(texts, to_learn=True)
         plain = PlainText(self.label_names, self.tokenizer, self.maxlen, "text_b" in self.slots)
         # The batches have answer positions, though nothing is asked here.
@@ -895,19 +905,6 @@ def _as_label(label):
         )
     check_text("A label", str(label))
     return label
-
-
-def _checked_weights(sample_weight, label_ids, count):
-    if label_ids is None:
-        raise ValueError("`sample_weight` is how much labels count, and there are no `labels`.")
-    weights = np.array(as_list("sample_weight", sample_weight))
-    good = weights.shape == (count,) and weights.dtype.kind in "fiu"
-    if not good or not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(
-            f"`sample_weight` must be {count} finite numbers from 0 on, one for each of `texts`. "
-            f"Received: shape {weights.shape}, beginning with {weights[:3].tolist()}."
-        )
-    return weights.astype("float32")
 
 
 def _shortened(value, most=60):

@@ -47,6 +47,7 @@ from keras_ptuning.tuning.data import (
     check_label_ids,
     check_sizes,
     check_token_order,
+    check_weights,
     weighted,
 )
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
@@ -167,8 +168,8 @@ class LabelModel(keras.Model):
         for method in self.methods:
             (method.merge if merged else method.unmerge)(self.backbone)
         self.is_merged = merged
-        # What was compiled has the other computation.
-        self._forget_compiled()
+        # What was compiled has the other computation. Training has one alone, and may be under way.
+        self.test_function = self.predict_function = None
 
     def _forget_compiled(self):
         self.train_function = self.test_function = self.predict_function = None
@@ -187,13 +188,14 @@ class LabelModel(keras.Model):
     @contextlib.contextmanager
     def _unmerged(self):
         """For a change of weights, after which what was merged has to be merged again."""
-        merged = self.is_merged
+        if not self.is_merged:
+            yield
+            return
         self.unmerge()
         try:
             yield
         finally:
-            if merged:
-                self.merge()
+            self.merge()
 
     def save_weights(self, filepath: Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the weights; the file of that name is replaced only by a complete one.
@@ -232,6 +234,11 @@ class LabelModel(keras.Model):
         with self._unmerged():
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
         self.check_weights(f"The model now has the weights of {str(filepath)!r}: load others.")
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """Sets all weights, as `keras.Model.set_weights` does. What was merged is merged again."""
+        with self._unmerged():
+            super().set_weights(weights)
 
     def check_weights(self, advice):
         """Refuses weights that are not finite, with a word on what to do."""
@@ -587,23 +594,11 @@ class LabelModel(keras.Model):
         """
         if not self.trainable_variables:
             raise ValueError(f"Nothing would be trained: {self.nothing_trains}.")
-        callbacks = kwargs.pop("callbacks", None) or []
-        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-        # First, so that whatever writes weights afterwards writes good ones.
-        stop_at_nan = StopAtNaN(x if isinstance(x, ClozeDataset) else None)
-        callbacks = [stop_at_nan, *callbacks]
         if isinstance(x, ClozeDataset):
             if kwargs.get("steps_per_epoch"):
                 raise ValueError(
                     "An epoch of a template's dataset is all of it: leave out `steps_per_epoch`."
                 )
-            start = kwargs.get("initial_epoch", 0)
-            offset = max(x.epoch - start, 0)
-            count_epochs = keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: setattr(x, "epoch", epoch + offset),
-                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
-            )
-            callbacks.insert(0, count_epochs)
             # The dataset shuffles by its own seed.
             kwargs["shuffle"] = False
             if x.has_unlabeled and not self.learns_from_unlabeled:
@@ -612,25 +607,44 @@ class LabelModel(keras.Model):
                 )
         check_data(self.template, x, "fit")
         y = check_label_ids(self.template, y, x, sample_weight)
+        sample_weight = check_weights(x, sample_weight)
         if validation_data is not None:
             validation_data = self._checked_validation(validation_data)
-        with (
-            weighted(self.template, x, y, sample_weight, class_weight) as sample_weight,
-            self._at_work(),
-        ):
+        data, sample_weight = weighted(self.template, x, y, sample_weight, class_weight)
+        # First, so that whatever writes weights afterwards writes good ones.
+        stop_at_nan = StopAtNaN(data if isinstance(data, ClozeDataset) else None)
+        callbacks = kwargs.pop("callbacks", None) or []
+        callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+        callbacks = [stop_at_nan, *callbacks]
+        if isinstance(x, ClozeDataset):
+            start = kwargs.get("initial_epoch", 0)
+            offset = max(x.epoch - start, 0)
+            count_epochs = keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs: setattr(data, "epoch", epoch + offset),
+                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
+            )
+            callbacks.insert(0, count_epochs)
+        with self._at_work():
             if self.compiled and not self.optimizer.built:
                 # Here, since TensorFlow lets no variables be made where a call has failed.
                 self.optimizer.build(self.trainable_variables)
-            history = super().fit(
-                self._as_batches(x),
-                y,
-                batch_size,
-                epochs,
-                validation_data=validation_data,
-                sample_weight=sample_weight,
-                callbacks=callbacks,
-                **kwargs,
-            )
+            try:
+                history = super().fit(
+                    self._as_batches(data),
+                    y,
+                    batch_size,
+                    epochs,
+                    validation_data=validation_data,
+                    sample_weight=sample_weight,
+                    callbacks=callbacks,
+                    **kwargs,
+                )
+            except Exception as error:
+                # Such as that of a callback that saves after each step, and is refused.
+                stop_at_nan.on_error()
+                if stop_at_nan.error is None:
+                    raise
+                raise stop_at_nan.error from error
         if stop_at_nan.error is not None:
             raise stop_at_nan.error
         return history
@@ -648,6 +662,7 @@ class LabelModel(keras.Model):
         in_training = "_use_cached_eval_dataset" in kwargs
         check_data(self.template, x, "evaluate")
         y = check_label_ids(self.template, y, x, kwargs.get("sample_weight"))
+        kwargs["sample_weight"] = check_weights(x, kwargs.get("sample_weight"))
         with self._at_work():
             found = super().evaluate(self._as_batches(x), y, batch_size, **kwargs)
         # `fit` has its own way to stop.
@@ -692,7 +707,8 @@ class LabelModel(keras.Model):
         if isinstance(data, tuple | list) and len(data) in (2, 3) and isinstance(data[0], Mapping):
             x, y, *weights = data
             check_data(self.template, x, "evaluate")
-            return (x, check_label_ids(self.template, y, x, *weights), *weights)
+            y = check_label_ids(self.template, y, x, *weights)
+            return (x, y, *(check_weights(x, w) for w in weights))
         check_data(self.template, data, "evaluate")
         return self._as_batches(data)
 
@@ -849,7 +865,8 @@ def divergences(log_p, log_q):
 def mean_over_texts(values, x):
     """The mean of a number of each text, where some rows of `x` may only fill up the batch."""
     is_text = x.get("is_text", ops.ones_like(values))
-    return ops.sum(ops.multiply(values, is_text)) / sum_over_replicas(ops.sum(is_text))
+    count = ops.maximum(sum_over_replicas(ops.sum(is_text)), 1.0)
+    return ops.sum(ops.multiply(values, is_text)) / count
 
 
 def _policy(dtype, methods):

@@ -22,6 +22,7 @@ from keras_ptuning.tuning.base import LabelModel
 from keras_ptuning.tuning.data import check_template
 from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
 from keras_ptuning.tuning.generating import write_answers
+from keras_ptuning.tuning.metrics import read_labels
 
 # How many texts `fill` reads at once.
 FILLED = 64
@@ -366,6 +367,9 @@ class ClozeModel(LabelModel):
         return learned_ids(self.template)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if self.rdrop and not self.template.asks_unlabeled:
+            # Texts without a label come without the question: there are no answers to compare.
+            x = {**x, "is_text": read_labels(y)[1]}
         return self._loss_of_passes(lambda p: self._loss(y, p, sample_weight), x, y_pred)
 
     def _loss(self, y, y_pred, sample_weight):

@@ -1,6 +1,6 @@
 """What models are given: templates, the data that these make, labels and their weights."""
 
-import contextlib
+import copy
 import warnings
 from collections.abc import Mapping, Sequence, Set
 
@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list
+from keras_ptuning.checks import as_list, as_weights
 from keras_ptuning.models import max_length
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.piece_tokenizer import PieceTokenizer
@@ -185,24 +185,32 @@ def check_label_ids(template, y, x, sample_weight=None):
     return y.reshape(-1)
 
 
-@contextlib.contextmanager
+def check_weights(x, sample_weight):
+    """Refuses weights of arrays that are not one number for each text; returns them flat."""
+    if sample_weight is None or not isinstance(x, Mapping):
+        return sample_weight
+    if ops.is_tensor(sample_weight):
+        sample_weight = ops.convert_to_numpy(sample_weight)
+    if getattr(sample_weight, "shape", ())[1:] == (1,):
+        # As Keras takes them.
+        sample_weight = np.reshape(sample_weight, -1)
+    return as_weights(sample_weight, len(x["token_ids"]))
+
+
 def weighted(template, x, y, sample_weight, class_weight):
-    """Puts `class_weight` into the weights of the texts: of a dataset, or as returned."""
+    """The data and the weights of the texts, `class_weight` included; a dataset has its own."""
     if class_weight is None:
-        yield sample_weight
-        return
+        return x, sample_weight
     dataset = x if isinstance(x, ClozeDataset) else None
     factors = _class_factors(template, class_weight, y if dataset is None else dataset.label_ids)
     own = sample_weight if dataset is None else dataset.sample_weight
     weights = factors if own is None else factors * np.asarray(own, "float32")
     if dataset is None:
-        yield weights
-        return
+        return x, weights
+    # The user's is as it was, and may be the one to validate with.
+    dataset = copy.copy(dataset)
     dataset.sample_weight = weights
-    try:
-        yield None
-    finally:
-        dataset.sample_weight = own
+    return dataset, None
 
 
 def _class_factors(template, class_weight, label_ids):

@@ -213,12 +213,12 @@ class PromptEnsemble(ClozeModel):
         """
         vote, self.vote = self.vote, None
         # What was compiled has the vote.
-        self._forget_compiled()
+        self.predict_function = None
         try:
             scores = self.predict(x, batch_size, **kwargs)
         finally:
             self.vote = vote
-            self._forget_compiled()
+            self.predict_function = None
         return scores.reshape(len(scores), self.members, -1).transpose(1, 0, 2)
 
     def summary(

@@ -1,5 +1,7 @@
 """Keras's metrics, of labels that are numbers and scores that are logarithms of probabilities."""
 
+import inspect
+
 import keras
 from keras import metrics, ops
 
@@ -81,6 +83,11 @@ class LabelMetric(metrics.Metric):
                 f"{type(metric).__name__} does not measure how well one of several labels is "
                 f"chosen. Use 'accuracy', F1Score, or one of {names}. Received: {metric!r}."
             )
+        if not _takes_weights(metric):
+            raise ValueError(
+                "Texts without a label must not count, so `update_state` of a metric needs a third "
+                f"argument, `sample_weight=None`. Received: {metric!r}."
+            )
         self.shows_labels = isinstance(metric, ONE_HOT + PROBABILITIES)
         if num_labels is None and self.shows_labels:
             raise ValueError(
@@ -150,6 +157,14 @@ def _for_labels(metric, num_labels):
         else:
             found = metrics.MeanMetricWrapper(found, name)
     return LabelMetric(found, num_labels, name)
+
+
+def _takes_weights(metric):
+    try:
+        inspect.signature(metric.update_state).bind("labels", "probabilities", "weights")
+    except TypeError:
+        return False
+    return True
 
 
 def is_soft(y):

@@ -20,19 +20,24 @@ class StopAtNaN(keras.callbacks.Callback):
     def __init__(self, dataset=None):
         super().__init__()
         self.dataset = dataset
-        self.error = None
+        self.step, self.texts, self.error = 0, None, None
 
     def on_train_begin(self, logs=None):
-        self.step, self.texts = 0, None
-        self.least, self.best_epoch, self.best = math.inf, None, self._weights()
+        self.least, self.best_epoch, self.best = (True, math.inf), None, self._weights()
 
     def _weights(self):
         return [np.array(ops.convert_to_numpy(v)) for v in self.model.trainable_variables]
 
+    def _is_finite(self, weights):
+        return math.isfinite(self.loss) and all(np.isfinite(w).all() for w in weights)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        self.batch = batch
-        if not math.isfinite(logs["loss"]):
+        self.batch, self.loss = batch, logs["loss"]
+        if not math.isfinite(self.loss):
             # No error yet: in the middle of an epoch, JAX has the weights elsewhere.
             self.model.stop_training = True
             if self.dataset is not None and self.model.steps_per_execution == 1:
@@ -40,13 +45,28 @@ class StopAtNaN(keras.callbacks.Callback):
                 self.texts = sorted(self.dataset.batches[batch].tolist())
 
     def on_epoch_end(self, epoch, logs=None):
-        weights = self._weights()
-        if math.isfinite(logs["loss"]) and all(np.isfinite(w).all() for w in weights):
-            value = logs.get("val_loss", logs["loss"])
-            if value < self.least:
-                self.least, self.best_epoch, self.best = value, epoch, weights
+        weights, self.loss = self._weights(), logs["loss"]
+        if not self._is_finite(weights):
+            self.model.stop_training = True
+            self._restore()
             return
-        self.model.stop_training = True
+        # With `validation_freq`, an epoch without a validation is no match for one that has it.
+        loss = logs.get("val_loss", self.loss)
+        value = ("val_loss" not in logs, loss)
+        if math.isfinite(loss) and value < self.least:
+            self.least, self.best_epoch, self.best = value, epoch, weights
+
+    def on_train_end(self, logs=None):
+        if self.error is not None:
+            # With `use_ema` Keras has put means of the weights in their place.
+            self._restore()
+
+    def on_error(self):
+        """For `fit`, where an error ends it: `error` is set if the reason is what this stops at."""
+        if self.error is not None or (self.step and not self._is_finite(self._weights())):
+            self._restore()
+
+    def _restore(self):
         for variable, value in zip(self.model.trainable_variables, self.best, strict=True):
             variable.assign(value)
         try:
@@ -59,8 +79,8 @@ class StopAtNaN(keras.callbacks.Callback):
         if self.best_epoch is not None:
             kept = f"epoch {self.best_epoch + 1}, the best so far"
         self.error = FloatingPointError(
-            f"The loss is {logs['loss']}, or a weight is not finite, after step {self.step} "
-            f"(epoch {epoch + 1}, batch {self.batch + 1}{texts}), with a learning rate of "
+            f"The loss is {self.loss}, or a weight is not finite, after step {self.step} "
+            f"(epoch {self.epoch + 1}, batch {self.batch + 1}{texts}), with a learning rate of "
             f"{self._describe_rates()}. The model has the weights from {kept}. Compile it again, "
             "with a smaller learning rate."
         )
@@ -71,5 +91,7 @@ class StopAtNaN(keras.callbacks.Callback):
 
 def learning_rates(optimizer):
     """The learning rate of an optimizer as it is now, in a list; or of each optimizer in one."""
+    # In half precision, Keras puts it into another that scales the loss.
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     optimizers = getattr(optimizer, "optimizers", [optimizer])
     return [float(ops.convert_to_numpy(o.learning_rate)) for o in optimizers]

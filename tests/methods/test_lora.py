@@ -156,17 +156,19 @@ def test_a_tuned_file_keeps_the_scale(make_lora, small_bert, reviews, tmp_path):
 
 
 def test_merged_again_after_loading(make_lora, reviews, tmp_path):
-    """Weights that are loaded into a merged model count."""
+    """Weights that are loaded into a merged model, or set, count."""
     model = make_lora(LoRA(4))
     untrained = scores(model)
     train(model, reviews, optimizer=keras.optimizers.Adam(1e-2))
     trained = scores(model)
+    weights = model.get_weights()
     model.save_weights(tmp_path / "a.weights.h5")
     model.save_tuned(tmp_path / "a.tuned")
     tensors, _ = read_tuned(tmp_path / "a.tuned")
     for load in (
         lambda model: model.load_weights(tmp_path / "a.weights.h5"),
         lambda model: model.load_tensors(tensors),
+        lambda model: model.set_weights(weights),
     ):
         other = make_lora(LoRA(4))
         other.merge()

@@ -144,6 +144,31 @@ def test_sample_weights(make_model, make_template, reviews):
     for column in (weights, weights[:, None]):
         found = model.train_on_batch(x, y, sample_weight=column)[0]
         np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+    for given in (weights.tolist(), weights[:, None], ops.convert_to_tensor(weights)):
+        data = {"x": x, "y": y, "sample_weight": given, "verbose": 0}
+        found = [
+            model.fit(**data, batch_size=24).history["loss"][0],
+            model.fit(x, y, validation_data=(x, y, given), verbose=0).history["val_loss"][0],
+            model.evaluate(**data)[0],
+        ]
+        np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+        found = model.fit(**data, batch_size=24, class_weight={"负面": 1}).history["loss"]
+        np.testing.assert_allclose(found, (losses * weights).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 23, [1.0] * 23 + [np.nan], ["1"] * 24, [-1.0] * 24])
+def test_bad_sample_weights(make_model, make_template, reviews, weights):
+    model = make_model(auxiliary=False)
+    model.compile()
+    x, y = make_template().encode(*reviews)
+    message = "`sample_weight` must be 24 finite numbers from 0 on, one for each text"
+    for options in ({}, {"class_weight": "balanced"}):
+        with pytest.raises(ValueError, match=message):
+            model.fit(x, y, sample_weight=weights, verbose=0, **options)
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, validation_data=(x, y, weights), verbose=0)
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(x, y, sample_weight=weights, verbose=0)
 
 
 def test_masks_are_seen_in_training_only(make_model, make_template, reviews):
@@ -403,6 +428,18 @@ def test_candidates_learn(make_model, make_template):
 
 
 @pytest.mark.graph
+def test_more_candidates_in_one_batch_than_in_another(make_model, make_template):
+    template = make_template("[MASK]满意。{text}", None)
+    own = [["不", "很"], ["不", "很", "好"], ["很", "不"], ["好", "很"], ["很", "好", "不", "差"]]
+    texts = ["书", "贵", "屏幕", "书贵书贵", "好"]
+    model = make_model(template)
+    found = model.predict(template.dataset(texts, candidates=own, batch_size=2), verbose=0)
+    expected = ops.convert_to_numpy(model(template.encode(texts, candidates=own)))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert found.shape == (5, 4) and (found[0, 2:] == -1e9).all()
+
+
+@pytest.mark.graph
 def test_unlabelled_texts_count_through_the_auxiliary_task_alone(make_model, make_template):
     template = make_template()
     x, y = template.dataset(["书贵"], ["正面"], unlabeled=["屏幕", "房间"], shuffle=False)[0]
@@ -547,17 +584,26 @@ def test_two_learning_rates(make_model, make_template, reviews):
     assert np.abs(moved["both"]["Embedding-Token", 1]).max() > 0
 
 
+class NoNumber(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that is no number from the step on that is given."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def __call__(self, step):
+        return ops.where(ops.cast(step, "int32") < self.first, 0.01, float("nan"))
+
+    def get_config(self):
+        return {"first": self.first}
+
+
 @pytest.mark.graph
 def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path):
     """Training stops at the step, with the best weights; what callbacks write is good too."""
     template = make_template()
     model = make_model(auxiliary=False)
 
-    class Broken(keras.optimizers.schedules.LearningRateSchedule):
-        def __call__(self, step):
-            return ops.where(ops.cast(step, "int32") < 7, 0.01, float("nan"))
-
-    model.compile(keras.optimizers.Adam(Broken()))
+    model.compile(keras.optimizers.Adam(NoNumber(7)))
     data = template.dataset(*reviews, batch_size=8)
     snapshots = []
     keep = keras.callbacks.LambdaCallback(
@@ -576,6 +622,67 @@ def test_a_loss_that_is_not_finite(make_model, make_template, reviews, tmp_path)
     np.testing.assert_array_equal(snapshots[2], snapshots[1])
     np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), snapshots[1])
     assert np.isfinite(snapshots[1]).all()
+
+
+@pytest.mark.parametrize("keep", ["model.keras", "weights.h5", "backup", "means"])
+def test_callbacks_that_meet_weights_that_are_not_finite(make_model, reviews, tmp_path, keep):
+    """They save after each step, or put the means of the weights in their place."""
+    callbacks = {
+        "model.keras": keras.callbacks.ModelCheckpoint(tmp_path / "model.keras", save_freq=1),
+        "weights.h5": keras.callbacks.ModelCheckpoint(
+            tmp_path / "model.weights.h5", save_freq=1, save_weights_only=True
+        ),
+        "backup": keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=1),
+        "means": keras.callbacks.Callback(),
+    }
+    model = make_model(auxiliary=False)
+    model.compile(keras.optimizers.Adam(NoNumber(4), use_ema=keep == "means"))
+    snapshots = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: snapshots.append(ops.convert_to_numpy(model.prompt).copy())
+    )
+    data = model.template.dataset(*reviews, batch_size=8)
+    with pytest.raises(FloatingPointError, match="weights from epoch 1, the best so far"):
+        model.fit(data, epochs=3, verbose=0, callbacks=[watch, callbacks[keep]])
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), snapshots[0])
+
+
+def test_other_errors_of_callbacks_stay(make_model, reviews):
+    def fail(batch, logs):
+        raise OSError("no space left")
+
+    model = make_model(auxiliary=False)
+    model.compile()
+    with pytest.raises(OSError, match="no space left"):
+        model.fit(
+            model.template.dataset(*reviews, batch_size=8),
+            verbose=0,
+            callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=fail)],
+        )
+
+
+def test_epochs_without_a_validation_are_not_the_best(make_model, reviews):
+    """The loss of training and that of validation are no match for each other."""
+    model = make_model(auxiliary=False)
+    model.compile(keras.optimizers.Adam(NoNumber(15)))
+    data = model.template.dataset(*reviews, batch_size=8)
+    larger = model.template.dataset(*reviews, sample_weight=[9.0] * 24)
+    losses = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: losses.append(logs.get("val_loss", np.inf))
+    )
+    with pytest.raises(FloatingPointError) as error:
+        model.fit(
+            data,
+            epochs=9,
+            verbose=0,
+            callbacks=[watch],
+            validation_data=larger,
+            validation_freq=2,
+        )
+    best = np.argmin(losses[:5])
+    assert f"weights from epoch {best + 1}, the best so far" in str(error.value)
+    assert model.evaluate(larger, verbose=0)[0] == pytest.approx(losses[best], rel=1e-5)
 
 
 def test_not_finite_from_the_beginning(make_model, make_template, reviews):
@@ -682,6 +789,20 @@ def test_class_weights_are_by_label(weighting, reviews):
     found = fitted_loss(model, dataset, class_weight="balanced")
     np.testing.assert_allclose(found, weighted.mean(), rtol=1e-4)
     assert dataset.sample_weight is None
+
+
+def test_class_weights_are_not_of_the_validation(weighting, reviews):
+    """Of the same dataset: it is as it was, but for its epoch."""
+    model, template, *_ = weighting
+    dataset = template.dataset(reviews[0], ["负面"] * 20 + ["正面"] * 4, batch_size=8, mask_rate=0)
+    loss = model.evaluate(dataset, verbose=0)[0]
+    dataset.epoch = 0
+    history = model.fit(
+        dataset, epochs=2, validation_data=dataset, class_weight={"负面": 3}, verbose=0
+    ).history
+    np.testing.assert_allclose(history["val_loss"], [loss] * 2, rtol=1e-5)
+    assert min(history["loss"]) > 1.5 * loss
+    assert dataset.epoch == 2 and dataset.sample_weight is None
 
 
 def test_class_weights_of_soft_labels_and_without_labels(make_model, make_template, reviews):

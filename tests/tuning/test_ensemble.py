@@ -91,6 +91,18 @@ def test_double_precision(make_ensemble, reviews):
     assert np.isfinite(model.predict(data, verbose=0)).all()
 
 
+def test_the_votes_of_each_while_they_train(make_ensemble, reviews):
+    model = make_ensemble()
+    data, found = model.template.dataset(*reviews), []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: found.append(model.predict_members(data, verbose=0))
+    )
+    model.compile(keras.optimizers.Adam(0.02))
+    model.fit(data, epochs=2, callbacks=[watch], verbose=0)
+    np.testing.assert_allclose(model.predict_members(data, verbose=0), found[1], atol=1e-5)
+    assert np.abs(found[1] - found[0]).max() > 1e-3
+
+
 @pytest.mark.graph
 def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
     model = make_ensemble(labels={"负面": "[v1]", "正面": "[v2]"}, members=2)

@@ -34,6 +34,25 @@ def test_the_mixed_policy_in_place_of_a_pure_one(make_model, make_template, revi
     assert trained(model, make_template().dataset(*reviews)) == pytest.approx(0.02, abs=0.005)
 
 
+def test_an_optimizer_for_each_method(make_model, make_template, reviews):
+    """Keras puts it into another that scales the loss."""
+    model = make_model(tune=["lora", "prompt"], dtype="mixed_float16")
+    optimizers = {"lora": keras.optimizers.Adam(1e-3), "prompt": keras.optimizers.Adam(-1.0)}
+    with pytest.raises(ValueError, match=r"not below 0. Received: \[.*-1\.0"):
+        model.compile(optimizers)
+    optimizers["prompt"] = keras.optimizers.Adam(0.02)
+    model.compile(optimizers, run_eagerly=True)
+    tuned = model.tuned_weights()
+    before = {name: ops.convert_to_numpy(v) for name, v in tuned["lora"].items()}
+    (prompt,) = tuned["prompt"].values()
+    start = ops.convert_to_numpy(prompt)
+    model.fit(make_template().dataset(*reviews), epochs=2, verbose=0)
+    for name, variable in tuned["lora"].items():
+        moved = np.abs(ops.convert_to_numpy(variable) - before[name]).max()
+        assert 5e-4 < moved < 2.5e-3
+    assert np.abs(ops.convert_to_numpy(prompt) - start).max() == pytest.approx(0.04, rel=0.3)
+
+
 @pytest.mark.parametrize("tune", ["prompt", "prefix", "lora", "adapter"])
 def test_what_is_frozen_stays_in_bfloat16(make_model, make_template, reviews, tune):
     model = make_model(tune=tune, dtype="bfloat16")

@@ -145,6 +145,30 @@ def test_own_functions(make_model, template, texts, labels):
     assert found["share_of_last"] == pytest.approx(expected, abs=1e-5)
 
 
+class Count(metrics.Metric):
+    """A metric of the user's, without weights, as Keras takes it in `metrics`."""
+
+    def __init__(self):
+        super().__init__(name="count")
+        self.total = self.add_weight(initializer="zeros")
+
+    def update_state(self, y_true, y_pred):
+        self.total.assign_add(ops.cast(ops.shape(y_true)[0], "float32"))
+
+    def result(self):
+        return self.total
+
+
+class WeightedCount(Count):
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(ops.sum(sample_weight))
+
+
+def test_own_metrics(make_model, template, texts, labels):
+    found = evaluate(make_model(template), template.dataset(texts, labels, 5), [WeightedCount()])
+    assert found["count"] == len(texts)
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
@@ -154,6 +178,7 @@ def test_own_functions(make_model, template, texts, labels):
         (metrics.Hinge(), "Hinge does not measure"),
         (metrics.Mean(), "Mean does not measure"),
         ("f2", "f2"),
+        (Count(), "needs a third argument, `sample_weight=None`. Received: <Count"),
     ],
 )
 def test_what_cannot_be_is_refused(make_model, template, metric, message):

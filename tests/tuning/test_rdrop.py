@@ -56,6 +56,24 @@ def test_the_value(models):
         assert planted(compiled(model), *scores) == pytest.approx(expected, rel=1e-5)
 
 
+def test_texts_that_are_asked_nothing(make_model, make_template):
+    """Of a template of words, texts without a label have no divergence: they come without it."""
+    template = make_template("[MASK]满意。{text}")
+    data = template.dataset(["书"] * 2, ["正面", "负面"], unlabeled=["屏幕"], shuffle=False)
+    assert data[0][0]["mask_positions"].tolist() == [[1], [1], [0]]
+    scores = np.random.default_rng(0).normal(size=(2, 3, 2))
+    model = compiled(make_model(template, tune="all", **DROPOUT))
+    found = planted(model, *scores)
+    p, q = (np.exp(s) / np.exp(s).sum(axis=1, keepdims=True) for s in scores)
+    likelihood = np.log(p[[0, 1], [0, 1]]) + np.log(q[[0, 1], [0, 1]])
+    divergence = (p * np.log(p / q) + q * np.log(q / p)).sum(axis=1) / 2
+    expected = (-likelihood.mean() + ALPHA * divergence[:2].mean()) / 2
+    assert found == pytest.approx(expected, rel=1e-5)
+    # Nor a batch of nothing else.
+    history = model.fit(template.dataset(unlabeled=["屏幕"]), verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_passes_that_are_the_same(models):
     """Have the loss of one of them."""
     scores = np.random.default_rng(0).normal(size=(3, 2))

@@ -116,6 +116,44 @@ def test_weights_alone(trained, make_model, reviews, tmp_path):
     np.testing.assert_array_equal(other.predict(data, verbose=0), trained.predict(data, verbose=0))
 
 
+def test_weights_loaded_while_it_trains(make_model, reviews, tmp_path):
+    """As `BackupAndRestore` does where a training goes on that was cut off."""
+
+    def lost(epoch, logs):
+        if epoch == 1:
+            raise OSError("the connection is lost")
+
+    def train(model, *callbacks):
+        model.compile(keras.optimizers.Adam(0.01))
+        data = model.template.dataset(*reviews, batch_size=8)
+        model.fit(data, epochs=3, callbacks=[*callbacks], verbose=0)
+        return model.get_weights()
+
+    backup = tmp_path / "backup"
+    with pytest.raises(OSError, match="lost"):
+        lose = keras.callbacks.LambdaCallback(on_epoch_begin=lost)
+        train(make_model(), keras.callbacks.BackupAndRestore(backup), lose)
+    found = train(make_model(), keras.callbacks.BackupAndRestore(backup))
+    for weights, expected in zip(found, train(make_model()), strict=True):
+        np.testing.assert_allclose(weights, expected, atol=1e-6)
+
+
+def test_merged_for_a_moment_while_it_trains(make_model, reviews):
+    model = make_model(tune="lora")
+    data, found = model.template.dataset(*reviews, batch_size=8), []
+
+    def predict(epoch, logs):
+        model.merge()
+        found.append(model.predict(data, verbose=0))
+        model.unmerge()
+
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=predict)
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(data, epochs=2, callbacks=[watch], verbose=0)
+    assert np.abs(found[1] - found[0]).max() > 1e-4
+    np.testing.assert_allclose(model.predict(data, verbose=0), found[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("ending", ["weights.h5", "keras"])
 def test_weights_of_another_template(trained, make_model, make_template, reviews, tmp_path, ending):
     """They would fit, and mean something else."""
