@@ -291,7 +291,16 @@ def export_arguments(format, axes, maxlen):
     Returns:
         A dictionary of arguments. For JAX it says which axes are equal; Keras takes all of them
         but the batch for different ones.
+
+    Raises:
+        ValueError: on PyTorch.
     """
+    if keras.backend.backend() == "torch":
+        raise ValueError(
+            "On PyTorch, Keras exports a model for one number of texts and one length. Save it, "
+            "`model.save('model.keras')`, load the file where the backend is TensorFlow or JAX, "
+            "and export it there; or give `input_signature`."
+        )
     if keras.backend.backend() != "jax" or format != "tf_saved_model":
         return {}
     shapes = {name: f"({', '.join(own)})" for name, own in axes.items()}

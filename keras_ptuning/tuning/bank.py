@@ -450,7 +450,9 @@ class PromptBank:
         else:
             batches = as_batches(dataset)
             predict_with_one_graph(self._model, batches)
-            found = self._model.predict(batches, verbose=verbose)[: len(rows)]
+            found = self._model.predict(batches, verbose=verbose)
+        # Further rows fill up the last batch.
+        found = found[: len(rows)]
         check_finite([("What the model predicts", found)], "A prompt or the checkpoint is damaged.")
         scores = np.empty_like(found)
         scores[order] = found
@@ -505,7 +507,11 @@ class _Requests(keras.utils.PyDataset):
     def __init__(self, rows, batch_size, vocab_size):
         super().__init__()
         self.rows = rows
-        self.batch_size = min(batch_size, len(rows))
+        count = len(rows)
+        if compiles_each_shape():
+            # Requests come in any number, and to compile for each would take longer than answers.
+            count = 2 ** math.ceil(math.log2(count))
+        self.batch_size = min(batch_size, count)
         self.vocab_size = vocab_size
         # The scores of all batches have as many columns.
         self.most_labels = max(count_labels(*row) for row in rows)

@@ -663,8 +663,12 @@ class LabelModel(keras.Model):
         check_data(self.template, x, "evaluate")
         y = check_label_ids(self.template, y, x, kwargs.get("sample_weight"))
         kwargs["sample_weight"] = check_weights(x, kwargs.get("sample_weight"))
+        epoch = getattr(x, "epoch", None)
         with self._at_work():
             found = super().evaluate(self._as_batches(x), y, batch_size, **kwargs)
+        if isinstance(x, ClozeDataset):
+            # Keras counts this as an epoch too, but for TensorFlow, and only training is one.
+            x.epoch = epoch
         # `fit` has its own way to stop.
         if not in_training:
             loss = np.ravel(found["loss"] if isinstance(found, dict) else found)[:1]
@@ -732,7 +736,8 @@ class LabelModel(keras.Model):
         What is exported reads a dictionary of arrays, those of `template.encode(texts)` that are
         named in `export_inputs`, and returns the log-probabilities of the labels, in the order of
         `template.label_names`. Any number of texts of any length fits, where the format allows
-        it. What was merged stays merged.
+        it. What was merged stays merged. On PyTorch, Keras exports one size only, so give an
+        `input_signature`, or load the `.keras` file of the model on another backend.
 
         Args:
             filepath: Path of what to write; with TensorFlow's format, a folder.
@@ -742,6 +747,9 @@ class LabelModel(keras.Model):
             *args: Other arguments of `keras.Model.export`.
             input_signature: As in `keras.Model.export`. Defaults to the inputs of the template.
             **kwargs: Other arguments of `keras.Model.export`.
+
+        Raises:
+            ValueError: on PyTorch, if there is no `input_signature`.
 
         Example:
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_ptuning.backend import build_model, sum_over_replicas
+from keras_ptuning.backend import build_model, sum_over_replicas, without_gradients
 from keras_ptuning.checks import Config, Path, Texts, check_integer, check_path
 from keras_ptuning.files import replacing_all
 from keras_ptuning.layers import PtuningEmbedding, Verbalizer
@@ -357,7 +357,8 @@ class ClozeModel(LabelModel):
 
     def _token_probabilities(self, inputs):
         """Of shape `(batch, positions, columns)`."""
-        logits = self._logits(inputs, inputs["token_ids"], inputs["mask_positions"], False)
+        with without_gradients():
+            logits = self._logits(inputs, inputs["token_ids"], inputs["mask_positions"], False)
         logits = logits if self.classifier is None else logits[1]
         return ops.softmax(ops.cast(logits, "float32"))
 

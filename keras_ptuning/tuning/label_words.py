@@ -13,6 +13,7 @@ from keras import ops
 from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
 
+from keras_ptuning.backend import without_gradients
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import (
     Label,
@@ -215,7 +216,8 @@ def _head_vectors(model, template, texts, batch_size, verbose):
 
     def read(inputs):
         places = inputs["token_ids"], inputs["mask_positions"]
-        return model._logits(inputs, *places, training=False, backbone=head)
+        with without_gradients():
+            return model._logits(inputs, *places, training=False, backbone=head)
 
     found = [None] * len(texts)
     for rows, vectors in _batches(read, template, texts, batch_size, verbose):

@@ -15,6 +15,7 @@ from keras_ptuning import (
     build_classifier,
     build_ptuning_model,
 )
+from keras_ptuning.tuning import bank as bank_module
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -89,6 +90,28 @@ def test_mixed_batches_equal_single_models(small_bert, tmp_path, batch_size):
     names = [name for _ in range(4) for name in TASKS]
     requests = [(name, text_of(name, i)) for i, name in enumerate(names)]
     assert_equal_to_single_models(bank, models, requests, batch_size)
+
+
+def test_few_sizes_where_each_is_compiled(small_bert, make_template, monkeypatch):
+    bank = PromptBank(*small_bert[:2])
+    bank.add("a", make_template("[MASK]满意。{text}"))
+    requests = [("a", text) for text in TEXTS[:5]]
+    expected, filled = bank.scores(requests), bank.fill(requests, top=2)
+    sizes, make_batch = set(), bank_module._Requests.__getitem__
+
+    def counted(self, index):
+        batch = make_batch(self, index)
+        sizes.add(len(batch[0]["token_ids"]))
+        return batch
+
+    monkeypatch.setattr(bank_module, "compiles_each_shape", lambda: True)
+    monkeypatch.setattr(bank_module._Requests, "__getitem__", counted)
+    for count in range(1, 6):
+        found = bank.scores(requests[:count])
+        np.testing.assert_allclose(found, expected[:count], atol=1e-5)
+    assert sizes == {1, 2, 4, 8}
+    for own, others in zip(bank.fill(requests, top=2), filled, strict=True):
+        assert [token for token, _ in own[0]] == [token for token, _ in others[0]]
 
 
 @pytest.mark.graph

@@ -39,6 +39,13 @@ def check(model, path, *encoded):
         np.testing.assert_allclose(found, scores, atol=1e-5)
 
 
+def test_one_size_only_on_pytorch(make_model, monkeypatch, tmp_path):
+    model = make_model()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="load the file where the backend is TensorFlow or JAX"):
+        model.export(tmp_path / "served")
+
+
 @pytest.mark.parametrize(
     "tune", [None, "prefix", ["lora", "adapter"], "all"], ids=["prompt", "prefix", "two", "all"]
 )
