@@ -4,6 +4,7 @@
     python examples/pretrain.py corpus.txt.gz my_gpt --application lm
     python examples/pretrain.py corpus.txt.gz my_t5 --application encoder-decoder
     python examples/pretrain.py reviews.txt reviews_bert --checkpoint bert-mini-zh --steps 2000
+    python examples/pretrain.py corpus.txt.gz long_bert --checkpoint bert-mini-zh --positions 512
 
 You can stop a command at any moment. The same command continues where it stopped. Options can be
 in a file, one a line, given as `@file`. Those of the checkpoints that come with the library are
@@ -19,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jieba
 import keras
+import numpy as np
 
 from keras_ptuning import (
     PackedDataset,
@@ -29,7 +31,7 @@ from keras_ptuning import (
     pretrain,
     save_transformer_model,
 )
-from keras_ptuning.models import find_model, new_config
+from keras_ptuning.models import find_model, new_config, override
 from keras_ptuning.text import as_tokenizer
 
 
@@ -46,6 +48,7 @@ def parse_arguments():
     add("--application", choices=applications, default="encoder", help="BERT, GPT or T5")
     add("--objective", choices=["spans", "continuation"], default="spans", help="of a T5")
     add("--checkpoint", help="folder or embedded name to continue from, at its size")
+    add("--positions", type=int, help="give --checkpoint this many, and train the new ones alone")
     add("--min-count", type=int, default=10, help="how often a token of a new vocabulary occurs")
     add("--layers", type=int, default=3, help="blocks of a new model")
     add("--hidden-size", type=int, default=192, help="a multiple of 64")
@@ -66,7 +69,40 @@ def parse_arguments():
     args.save_every = min(args.save_every, args.steps)
     if args.steps < 1 or args.steps % args.save_every:
         parser.error(f"--steps must be a multiple of --save-every. Received: {args.steps}")
+    if args.held_out < 0:
+        parser.error(f"--held-out must not be negative. Received: {args.held_out}")
+    if args.positions is not None:
+        if not args.checkpoint:
+            parser.error("--positions needs --checkpoint. A new model has --length positions.")
+        args.length = args.positions
     return args
+
+
+def with_more_positions(number, config, checkpoint, dataset_options, **options):
+    """Builds a model with more positions than its checkpoint has. The new ones alone train.
+
+    They start as copies of the others (https://arxiv.org/abs/2004.05150, section 5). Texts that
+    need none of them have the logits that they had.
+    """
+    model = build_transformer_model(config, checkpoint, **options)
+    name = "Embedding-Position"
+    weights = {layer.name: layer.get_weights() for layer in model.layers}
+    if name not in weights:
+        raise SystemExit("--positions: this checkpoint has no vectors of positions.")
+    old = weights[name][0]
+    if number <= len(old):
+        raise SystemExit(
+            f"--positions must be more than the {len(old)} of the checkpoint. Received: {number}"
+        )
+    weights[name] = [old[np.arange(number) % len(old)]]
+    model = build_transformer_model(config, max_position=number, **options, **dataset_options)
+    for layer in model.layers:
+        layer.trainable = layer.name == name
+        layer.set_weights(weights.get(layer.name, []))
+    # The optimizer calls it after each step.
+    table = model.get_layer(name).embeddings
+    table.constraint = lambda rows: keras.ops.concatenate([old, rows[len(old) :]])
+    return model
 
 
 def main():
@@ -91,16 +127,19 @@ def main():
     pack = functools.partial(TextToTextDataset if t5 else PackedDataset, **options)
     dataset = pack(texts, tokenizer, steps=args.save_every, predict_rate=args.predict_rate)
     print(f"{len(texts):,} documents, in {len(dataset.sequences):,} sequences of {args.length}")
-    model = build_transformer_model(
-        config,
-        checkpoint,
-        application=args.application,
-        with_mlm="linear",
-        dropout_rate=args.dropout,
-        attention_dropout_rate=args.dropout,
-        dtype=args.dtype,
-        **dataset.model_options,
-    )
+    options = {
+        "application": args.application,
+        "with_mlm": "linear",
+        "dropout_rate": args.dropout,
+        "attention_dropout_rate": args.dropout,
+        "dtype": args.dtype,
+    }
+    if args.positions:
+        build = functools.partial(with_more_positions, args.positions)
+        model = build(config, checkpoint, dataset.model_options, **options)
+        config = override(config, {"max_position": args.positions})
+    else:
+        model = build_transformer_model(config, checkpoint, **options, **dataset.model_options)
     curve = pretrain(
         model,
         dataset,

@@ -316,7 +316,7 @@ def max_length(config_path, model=None, hierarchical_position=None):
     Example:
 
     >>> max_length("bert-mini-zh"), max_length("bert-mini-zh", hierarchical_position=True)
-    (128, 16384)
+    (256, 65536)
     """
     architecture = find_architecture(load_config(config_path), model)
     positions = read_config(config_path, model=model)["max_position"]

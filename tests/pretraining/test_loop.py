@@ -271,9 +271,12 @@ def test_a_loss_that_is_not_a_number(make_dataset, tmp_path, weights_first):
 
 
 def test_an_absurd_learning_rate(make_dataset, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"with a learning rate of .*e\+3.*smaller"):
+    message = r"with a learning rate of .*e\+3.*smaller.* Nothing was kept"
+    with pytest.raises(FloatingPointError, match=message):
         pretrain(make_model(), make_dataset(), 2, tmp_path, learning_rate=1e38, warmup=0.0)
+    # So the folder is free for another one.
     assert os.listdir(tmp_path) == ["training.json"]
+    assert len(pretrain(make_model(), make_dataset(), 1, tmp_path)) == 1
 
 
 def test_perplexity(make_dataset, make_held_out, tmp_path):
@@ -307,6 +310,9 @@ def test_bad_arguments(make_dataset, make_held_out, tmp_path):
         (make_held_out(), {}, r"needs `steps`.*steps=100"),
         (make_dataset(), {"epochs": 0}, "`epochs` must be an integer, at least 1"),
         (make_dataset(), {"optimizer": "sgd"}, "'adamw' or 'muon'.*'sgd'"),
+        (make_dataset(), {"warmup": 1.5}, "`warmup` must be a number from 0 to 1"),
+        (make_dataset(), {"warmup": "0.1"}, "`warmup` must be a number"),
+        (make_dataset(), {"weight_decay": -0.1}, "`weight_decay` must be a number from 0"),
     ):
         with pytest.raises(ValueError, match=message):
             pretrain(make_model(), dataset, **{"epochs": 1, "folder": tmp_path, **options})
@@ -387,6 +393,35 @@ def test_script_for_a_language_model(run_script, corpus, tmp_path):
     a, b = (model.predict([x, 0 * x], verbose=0)[0] for x in (tokens, other))
     np.testing.assert_array_equal(a[:5], b[:5])
     assert (a[5:] != b[5:]).any(axis=-1).all()
+
+
+def test_script_adds_positions(run_script, corpus, tmp_path):
+    """The new ones start as copies and learn. All else stays, bit for bit."""
+    pytest.importorskip("jieba")
+
+    def run(folder, options):
+        options = f"--batch-size 8 --dtype float32 --steps 4 --save-every 2 {options}"
+        run_script(SCRIPT, corpus, tmp_path / folder, *options.split())
+        paths = tmp_path / folder / "config.json", tmp_path / folder / "model.safetensors"
+        model = build_transformer_model(*paths, with_mlm="linear")
+        return {layer.name: layer.get_weights() for layer in model.layers}
+
+    old = run("old", OPTIONS)
+    more = f"--checkpoint {tmp_path / 'old'} --positions 20 --learning-rate"
+    same, trained = run("same", f"{more} 1e-9"), run("trained", f"{more} 0.1")
+    tables = [weights.pop("Embedding-Position")[0] for weights in (old, same, trained)]
+    assert [len(table) for table in tables] == [16, 20, 20]
+    for weights, table in zip((same, trained), tables[1:], strict=True):
+        np.testing.assert_array_equal(table[:16], tables[0])
+        for name, arrays in old.items():
+            for a, b in zip(arrays, weights[name], strict=True):
+                np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(tables[1][16:], tables[0][:4], atol=1e-6)
+    # Two documents of eight tokens fill a sequence but for the last positions.
+    assert np.abs(tables[2] - tables[1])[16:18].max(axis=-1).min() > 0.01
+
+    with pytest.raises(SystemExit, match=r"more than the 16 .* Received: 16"):
+        run("refused", f"{more} 0.1".replace(" 20 ", " 16 "))
 
 
 def test_script_for_a_decoder(run_script, corpus, tmp_path):
