@@ -120,6 +120,8 @@ def _what_is_done(options):
     if options.command != "predict":
         return ""
     out = os.path.realpath(options.out)
+    if os.path.isfile(out):
+        return f"{out} stays as it is."
     try:
         with open(f"{out}.progress", encoding="utf-8") as file:
             done = f"{json.load(file)['count']:,} texts are predicted, in {out}.part."
@@ -153,6 +155,7 @@ def _predict(options):
     # Importing and loading take seconds.
     print(f"Loading {options.path}", flush=True)
     _import_keras()
+    from keras_ptuning.files import check_file, check_target
     from keras_ptuning.tuning.predicting import (
         count_predictions,
         count_texts,
@@ -160,12 +163,16 @@ def _predict(options):
         predict_to_file,
     )
 
+    check_file(options.path, f"There is no file {options.path!r}.")
+    # A pipe would be waited for.
+    check_target(options.out)
     if os.path.exists(options.out) and options.texts != STDIN:
         count = count_texts(options.texts, options.column)
         if count is not None and count == count_predictions(options.out):
             print(
-                f"Nothing to do: {options.out} has the predictions of all {count:,} texts. Delete "
-                "it to predict them again."
+                f"Nothing to do: {options.out} has {count:,} predictions, as many as there are "
+                "texts. Whether they are of these texts and this model is not checked. Delete it "
+                "to predict again."
             )
             return 0
     model = _load(options.path, options.checkpoint)
