@@ -31,6 +31,7 @@ def main(arguments=None):
     Args:
         arguments: List of strings. Defaults to those of the process.
     """
+    _repair_streams()
     options = _parse(arguments)
     # Before TensorFlow is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -50,6 +51,17 @@ def main(arguments=None):
             text = f"{type(error).__name__}: {text}"
         status = f"keras-ptuning: {text}"
     sys.exit(status)
+
+
+def _repair_streams():
+    """Makes the standard streams such that nothing that is read or printed ends the command."""
+    # In the order of their numbers, which other files would get otherwise.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    # Names of files and patterns may be Chinese, and the terminal's encoding may not.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parse(arguments):
@@ -152,6 +164,8 @@ def _predict(options):
         print("Texts of standard input: an interruption needs the same texts again.", flush=True)
         if options.column:
             raise ValueError("Standard input has one text a line: leave out --column.")
+        if sys.stdin.name == os.devnull:
+            raise ValueError("Standard input is closed: give the path of a file of texts.")
     # Importing and loading take seconds.
     print(f"Loading {options.path}", flush=True)
     _import_keras()

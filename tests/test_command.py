@@ -1,6 +1,7 @@
 """The command `keras-ptuning`."""
 
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -288,6 +289,22 @@ def test_interrupted_when_all_is_predicted(job, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(job)
     assert capsys.readouterr().err == f"\nInterrupted. {job[-1]} stays as it is.\n"
+
+
+def test_streams_that_are_closed(job, monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    succeeds(job)
+    assert len(read(job[-1])) == 24
+    monkeypatch.setattr(sys, "stdin", None)
+    fails([*job[:2], "-", job[-1]], "Standard input is closed: give the path")
+
+
+def test_output_that_lacks_chinese(job, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "latin-1"))
+    fails(["predict", "没有.keras", *job[2:]], r"There is no file '没有\.keras'")
+    assert printed.getvalue() == b"Loading \\u6ca1\\u6709.keras\n"
 
 
 def test_a_pipe_that_is_closed():
