@@ -197,7 +197,10 @@ def make_app(worker, max_bytes, max_texts):
         Route("/tasks", tasks),
         Route("/health", health),
     ]
-    return Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    # Otherwise /predict/ is answered with an empty redirection.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _json(content, status=200, headers=None):

@@ -228,6 +228,8 @@ def test_other_places(server):
     assert server.ask("/predict")[0] == 405
     status, answer = server.ask("/nothing")
     assert status == 404 and "There are POST /predict" in answer["error"]
+    status, answer = server.ask("/predict/", {"task": "sentiment", "text": "书"})
+    assert status == 404 and "Received: POST /predict/." in answer["error"]
 
 
 def test_who_hangs_up(prompts, server):
