@@ -114,8 +114,6 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     worker.start()
-    # From here on a client is not refused, but waits.
-    listening.listen()
     _announce(worker, listening)
     server.run(sockets=[listening])
     if not server.force_exit:
@@ -130,6 +128,9 @@ def _bind(host, port):
         # After a restart, connections of the last process still wait for their end.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        # Two that are started together may both bind, but only one can listen. From here on a
+        # client is not refused, but waits.
+        listening.listen()
     except OSError as error:
         raise OSError(
             f"The server cannot listen at {host!r}, port {port}: {error.strerror}. Choose another "

@@ -21,6 +21,7 @@ from small_bert import write_small_bert
 
 from keras_ptuning import Template, build_ptuning_model
 from keras_ptuning.serving import serve
+from keras_ptuning.serving import server as serving
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXTS = [
@@ -327,6 +328,14 @@ def test_a_taken_port_and_a_folder_that_is_not_there(prompts, tmp_path):
             serve(prompts.folder, port=port)
     with pytest.raises(ValueError, match="`max_waiting` must be an integer, at least 256"):
         serve(prompts.folder, max_waiting=100)
+
+
+def test_a_port_is_given_once():
+    """Also to servers that are started together, and still load the model."""
+    with serving._bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port}: Address already in use. Choose another"):
+            serving._bind("127.0.0.1", port)
 
 
 def test_without_starlette(monkeypatch):
