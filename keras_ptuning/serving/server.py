@@ -110,9 +110,14 @@ def serve(
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = uvicorn.Server(config)
-    # At the end uvicorn sends the signal again, to those that were there before it.
+
+    def stop(number, frame):
+        server.should_exit = True
+
+    # At the end uvicorn sends the signal again, to those that were there before it. Its own handler
+    # would take that for a second Ctrl-C, which gives up what waits.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, server.handle_exit)
+        signal.signal(number, stop)
     worker.start()
     _announce(worker, listening)
     server.run(sockets=[listening])

@@ -338,6 +338,28 @@ def test_a_port_is_given_once():
             serving._bind("127.0.0.1", port)
 
 
+def test_one_ctrl_c_stops_the_worker(tmp_path, monkeypatch):
+    stopped = []
+
+    class Worker(serving.Worker):
+        def stop(self):
+            super().stop()
+            stopped.append(self)
+
+    monkeypatch.setattr(serving, "Worker", Worker)
+    monkeypatch.setattr(serving, "PromptBank", lambda checkpoint: None)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    try:
+        timer.start()
+        serve(tmp_path, port=0)
+    finally:
+        timer.cancel()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert len(stopped) == 1 and not stopped[0].is_alive()
+
+
 def test_without_starlette(monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     monkeypatch.delitem(sys.modules, "keras_ptuning.serving.server")
