@@ -31,6 +31,7 @@ def main(arguments=None):
     Args:
         arguments: List of strings. Defaults to those of the process.
     """
+    _repair_streams()
     options = _parse(arguments)
     # Before TensorFlow is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -50,6 +51,17 @@ def main(arguments=None):
             text = f"{type(error).__name__}: {text}"
         status = f"keras-ptuning: {text}"
     sys.exit(status)
+
+
+def _repair_streams():
+    """Makes the standard streams such that nothing that is read or printed ends the command."""
+    # In the order of their numbers, which other files would get otherwise.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    # Names of files and patterns may be Chinese, and the terminal's encoding may not.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parse(arguments):
@@ -120,6 +132,8 @@ def _what_is_done(options):
     if options.command != "predict":
         return ""
     out = os.path.realpath(options.out)
+    if os.path.isfile(out):
+        return f"{out} stays as it is."
     try:
         with open(f"{out}.progress", encoding="utf-8") as file:
             done = f"{json.load(file)['count']:,} texts are predicted, in {out}.part."
@@ -150,9 +164,12 @@ def _predict(options):
         print("Texts of standard input: an interruption needs the same texts again.", flush=True)
         if options.column:
             raise ValueError("Standard input has one text a line: leave out --column.")
+        if sys.stdin.name == os.devnull:
+            raise ValueError("Standard input is closed: give the path of a file of texts.")
     # Importing and loading take seconds.
     print(f"Loading {options.path}", flush=True)
     _import_keras()
+    from keras_ptuning.files import check_file, check_target
     from keras_ptuning.tuning.predicting import (
         count_predictions,
         count_texts,
@@ -160,12 +177,16 @@ def _predict(options):
         predict_to_file,
     )
 
+    check_file(options.path, f"There is no file {options.path!r}.")
+    # A pipe would be waited for.
+    check_target(options.out)
     if os.path.exists(options.out) and options.texts != STDIN:
         count = count_texts(options.texts, options.column)
         if count is not None and count == count_predictions(options.out):
             print(
-                f"Nothing to do: {options.out} has the predictions of all {count:,} texts. Delete "
-                "it to predict them again."
+                f"Nothing to do: {options.out} has {count:,} predictions, as many as there are "
+                "texts. Whether they are of these texts and this model is not checked. Delete it "
+                "to predict again."
             )
             return 0
     model = _load(options.path, options.checkpoint)

@@ -1,6 +1,7 @@
 """The command `keras-ptuning`."""
 
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 import small_bert
 import small_checkpoints
 
+from keras_ptuning.tuning import predicting
 from keras_ptuning_command import main
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -101,11 +103,13 @@ def test_predict_and_again(job, capsys, monkeypatch):
     with open(job[-1], encoding="utf-8") as file:
         assert [json.loads(line)["index"] for line in file] == list(range(24))
     # The command sees this before it loads the model.
-    os.remove(job[1])
+    pathlib.Path(job[1]).write_text("no model")
     with pytest.raises(SystemExit) as end:
         main(job)
     assert not end.value.code
-    assert "Nothing to do" in capsys.readouterr().out
+    assert "has 24 predictions, as many as there are texts" in capsys.readouterr().out
+    os.remove(job[1])
+    fails(job, r"There is no file '.*model\.keras'")
 
 
 def read(path):
@@ -154,7 +158,7 @@ def test_pairs(tmp_path, small_bert, make_model, make_template, capsys):
     assert len(read(tmp_path / "out")) == 2
     capsys.readouterr()
     # Before the model is loaded.
-    os.remove(tmp_path / "pair.tuned")
+    (tmp_path / "pair.tuned").write_text("no model")
     succeeds([*job, "--column", "b"])
     assert "Nothing to do" in capsys.readouterr().out
 
@@ -213,6 +217,11 @@ def test_another_file_in_its_place(job, content):
         assert file.read() == content
 
 
+def test_a_pipe_in_its_place(job):
+    os.mkfifo(job[-1])
+    fails(job, r"Received a device or a pipe: '.*out\.jsonl'")
+
+
 def test_what_is_no_model(job, tmp_path):
     model = job[1]
     whole = pathlib.Path(model).read_bytes()
@@ -269,6 +278,33 @@ def test_interrupted(job, tmp_path, interruption):
     done = int(lines[0].split()[1].replace(",", ""))
     with open(part, encoding="utf-8") as file:
         assert done <= len(file.readlines()) < 20_000
+
+
+def test_interrupted_when_all_is_predicted(job, capsys, monkeypatch):
+    def interrupted(path, columns):
+        raise KeyboardInterrupt
+
+    pathlib.Path(job[-1]).write_text('{"index": 0}\n')
+    monkeypatch.setattr(predicting, "count_texts", interrupted)
+    with pytest.raises(SystemExit):
+        main(job)
+    assert capsys.readouterr().err == f"\nInterrupted. {job[-1]} stays as it is.\n"
+
+
+def test_streams_that_are_closed(job, monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    succeeds(job)
+    assert len(read(job[-1])) == 24
+    monkeypatch.setattr(sys, "stdin", None)
+    fails([*job[:2], "-", job[-1]], "Standard input is closed: give the path")
+
+
+def test_output_that_lacks_chinese(job, monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "latin-1"))
+    fails(["predict", "没有.keras", *job[2:]], r"There is no file '没有\.keras'")
+    assert printed.getvalue() == b"Loading \\u6ca1\\u6709.keras\n"
 
 
 def test_a_pipe_that_is_closed():

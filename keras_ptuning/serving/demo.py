@@ -66,7 +66,8 @@ def read_words(lines):
     {'负面': ['不'], '正面': ['很', '挺']}
     """
     labels = {}
-    for number, line in enumerate(lines.splitlines(), 1):
+    # `splitlines` would also split at what a text may have, such as U+2028.
+    for number, line in enumerate(lines.split("\n"), 1):
         if not line.strip():
             continue
         label, *words = (part.strip() for part in re.split("[:：]", line, maxsplit=1))
@@ -102,7 +103,7 @@ def read_labeled(lines):
     [(1, '很好', '正面')]
     """
     found = []
-    for number, line in enumerate(lines.splitlines(), 1):
+    for number, line in enumerate(lines.split("\n"), 1):
         if not line.strip():
             continue
         text, _, label = (part.strip() for part in line.rpartition("\t"))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -13,19 +14,24 @@ from keras_ptuning.serving.worker import ENDING, BadText, Full, UnknownTask, Wor
 from keras_ptuning.tuning import PromptBank
 
 try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
+try:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
     from starlette.responses import Response
     from starlette.routing import Route
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise ImportError(
         f"The server needs starlette and uvicorn: pip install 'keras_ptuning[serve]'. ({error})"
     ) from None
 
 logger = logging.getLogger("keras_ptuning.serving")
-# How long a client may take to send a request.
+# How long a client may take to send a request's headers, and then its body.
 BODY_SECONDS = 30
 # How long what is being answered may take after the signal to stop.
 STOP_SECONDS = 30
@@ -104,23 +110,60 @@ def serve(
     app = make_app(worker, max_bytes, max_texts)
     config = uvicorn.Config(
         app,
+        http=Protocol,
+        # As many are accepted before the first of them can be refused.
+        backlog=128,
         lifespan="off",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = uvicorn.Server(config)
-    # At the end uvicorn sends the signal again, to those that were there before it.
+
+    def stop(number, frame):
+        server.should_exit = True
+
+    # At the end uvicorn sends the signal again, to those that were there before it. Its own handler
+    # would take that for a second Ctrl-C, which gives up what waits.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, server.handle_exit)
+        signal.signal(number, stop)
     worker.start()
-    # From here on a client is not refused, but waits.
-    listening.listen()
     _announce(worker, listening)
     server.run(sockets=[listening])
     if not server.force_exit:
         worker.stop()
     print("Stopped.", flush=True)
+
+
+class Protocol(H11Protocol):
+    """HTTP of uvicorn, which by itself waits for headers for ever, and on any connection."""
+
+    _deadline = None
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._watch()
+        if len(self.connections) > _most_connections():
+            transport.close()
+
+    def data_received(self, data):
+        super().data_received(data)
+        self._watch()
+
+    def _watch(self):
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(BODY_SECONDS, self.transport.close)
+
+
+def _most_connections():
+    """Three quarters of the files that the process may open: it needs others."""
+    files = -1 if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    # Negative is unlimited.
+    return math.inf if files < 0 else files * 3 // 4
 
 
 def _bind(host, port):
@@ -130,6 +173,9 @@ def _bind(host, port):
         # After a restart, connections of the last process still wait for their end.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        # Two that are started together may both bind, but only one can listen. From here on a
+        # client is not refused, but waits.
+        listening.listen()
     except OSError as error:
         raise OSError(
             f"The server cannot listen at {host!r}, port {port}: {error.strerror}. Choose another "
@@ -197,7 +243,10 @@ def make_app(worker, max_bytes, max_texts):
         Route("/tasks", tasks),
         Route("/health", health),
     ]
-    return Starlette(routes=routes, exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    # Otherwise /predict/ is answered with an empty redirection.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _json(content, status=200, headers=None):

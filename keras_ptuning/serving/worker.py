@@ -256,14 +256,19 @@ def _tuned_files(folder):
         for entry in entries:
             if not entry.name.endswith(ENDING) or entry.name.startswith("."):
                 continue
-            # It may have been deleted just now.
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 status = entry.stat()
                 # Copies of files may keep their time and size, but not that of the last change.
                 stamp = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-                # Names that are no UTF-8 could not be sent.
-                name = os.fsencode(entry.name).decode("utf-8", "replace")
-                found[name] = (entry.path, stamp)
+            except FileNotFoundError:
+                # It may have been deleted just now.
+                continue
+            except OSError:
+                # Such as a link to itself. Loading it says what is wrong, and with it alone.
+                stamp = ()
+            # Names that are no UTF-8 could not be sent.
+            name = os.fsencode(entry.name).decode("utf-8", "replace")
+            found[name] = (entry.path, stamp)
     return dict(sorted(found.items()))
 
 

@@ -179,6 +179,11 @@ def test_words():
     assert read_words("\n") is None
 
 
+def test_texts_with_other_ends_of_lines():
+    text = "很\u2028好\x0b的"
+    assert read_labeled(f"{text}\t正面\r\n差\t负面\n") == [(1, text, "正面"), (2, "差", "负面")]
+
+
 def test_a_port_that_is_taken(folder):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

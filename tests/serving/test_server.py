@@ -13,14 +13,17 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
+import uvicorn
 from keras import ops
 from small_bert import write_small_bert
 
 from keras_ptuning import Template, build_ptuning_model
 from keras_ptuning.serving import serve
+from keras_ptuning.serving import server as serving
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXTS = [
@@ -228,6 +231,8 @@ def test_other_places(server):
     assert server.ask("/predict")[0] == 405
     status, answer = server.ask("/nothing")
     assert status == 404 and "There are POST /predict" in answer["error"]
+    status, answer = server.ask("/predict/", {"task": "sentiment", "text": "书"})
+    assert status == 404 and "Received: POST /predict/." in answer["error"]
 
 
 def test_who_hangs_up(prompts, server):
@@ -325,6 +330,80 @@ def test_a_taken_port_and_a_folder_that_is_not_there(prompts, tmp_path):
             serve(prompts.folder, port=port)
     with pytest.raises(ValueError, match="`max_waiting` must be an integer, at least 256"):
         serve(prompts.folder, max_waiting=100)
+
+
+def test_a_port_is_given_once():
+    """Also to servers that are started together, and still load the model."""
+    with serving._bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port}: Address already in use. Choose another"):
+            serving._bind("127.0.0.1", port)
+
+
+def test_one_ctrl_c_stops_the_worker(tmp_path, monkeypatch):
+    stopped = []
+
+    class Worker(serving.Worker):
+        def stop(self):
+            super().stop()
+            stopped.append(self)
+
+    monkeypatch.setattr(serving, "Worker", Worker)
+    monkeypatch.setattr(serving, "PromptBank", lambda checkpoint: None)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+    try:
+        timer.start()
+        serve(tmp_path, port=0)
+    finally:
+        timer.cancel()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert len(stopped) == 1 and not stopped[0].is_alive()
+
+
+@contextlib.contextmanager
+def answering(app):
+    """The port of a server in a thread."""
+    listening = serving._bind("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    config = uvicorn.Config(app, http=serving.Protocol, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_headers_that_do_not_end(monkeypatch):
+    """Of the first request, or of a later one, and however slowly they come."""
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.2)
+    worker = types.SimpleNamespace(is_alive=lambda: True, templates={}, problems={})
+    with answering(serving.make_app(worker, 1000, 10)) as port:
+        for before in (b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+                connection.sendall(before)
+                assert not before or connection.recv(10_000).startswith(b"HTTP/1.1 200")
+                with pytest.raises(ConnectionError):
+                    for _ in range(100):
+                        connection.sendall(b"P")
+                        time.sleep(0.02)
+
+
+def test_too_many_connections(monkeypatch):
+    monkeypatch.setattr(serving, "_most_connections", lambda: 2)
+    worker = types.SimpleNamespace(is_alive=lambda: True, templates={}, problems={})
+    with answering(serving.make_app(worker, 1000, 10)) as port, contextlib.ExitStack() as stack:
+        first, _, third = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            for _ in range(3)
+        )
+        assert third.recv(1) == b""
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first.recv(10_000).startswith(b"HTTP/1.1 200")
 
 
 def test_without_starlette(monkeypatch):

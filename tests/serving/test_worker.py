@@ -166,6 +166,15 @@ def test_the_folder(served):
     assert list(worker.templates) == ["a"]
 
 
+def test_a_link_that_leads_nowhere_fails_alone(served):
+    (served.folder / "b.tuned").symlink_to("b.tuned")
+    (served.folder / "c.tuned").write_text("other")
+    eventually(lambda: list(served.worker.templates) == ["a", "c"])
+    assert list(served.worker.problems) == ["b.tuned"]
+    (served.folder / "b.tuned").unlink()
+    eventually(lambda: not served.worker.problems)
+
+
 def test_a_file_that_cannot_be_read_now_is_read_later(served, monkeypatch):
     add = served.bank.add
 
