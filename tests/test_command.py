@@ -71,7 +71,7 @@ def test_inspect():
     done = run("inspect", "bert-mini-zh")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert "architecture   bert" in lines and "parameters     2,246,576" in lines
+    assert "architecture   bert" in lines and "parameters     2,271,152" in lines
     assert lines[-1] == "It can answer a cloze."
 
 

@@ -219,6 +219,8 @@ def pyplot():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
     pyplot = pytest.importorskip("matplotlib.pyplot")
+    # Those that other tests have left.
+    pyplot.close("all")
     yield pyplot
     pyplot.close("all")
 
