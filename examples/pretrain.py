@@ -135,8 +135,9 @@ def main():
         "dtype": args.dtype,
     }
     if args.positions:
-        build = functools.partial(with_more_positions, args.positions)
-        model = build(config, checkpoint, dataset.model_options, **options)
+        model = with_more_positions(
+            args.positions, config, checkpoint, dataset.model_options, **options
+        )
         config = override(config, {"max_position": args.positions})
     else:
         model = build_transformer_model(config, checkpoint, **options, **dataset.model_options)

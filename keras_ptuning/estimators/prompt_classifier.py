@@ -26,7 +26,7 @@ from keras_ptuning.methods import Method, Prompt, read_methods
 from keras_ptuning.methods.method import Tune
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import build_ptuning_model
-from keras_ptuning.tuning.data import _class_factors
+from keras_ptuning.tuning.data import class_factors
 from keras_ptuning.tuning.ensemble import build_prompt_ensemble
 
 # The least passes over the labelled texts, and the share of the steps in which the rate rises.
@@ -179,7 +179,7 @@ class PromptClassifier(TextEstimator):
             unlabeled=unlabeled,
         )
         if self.class_weight is not None:
-            _class_factors(template, self.class_weight, data.label_ids)
+            class_factors(template, self.class_weight, data.label_ids)
         validation, callbacks = None, []
         rows, held_out = self._split(data.label_ids)
         if held_out is not None:

@@ -167,10 +167,10 @@ class Template:
         self.text_to_text = isinstance(pattern, str) and "[DECODER]" in pattern
         causal = causal or self.text_to_text
         if tokenizer.mask_id is None and not causal:
-            hint = "For a causal language model, use Template(..., causal=True)."
+            hint = " For a causal language model, use Template(..., causal=True)."
             raise ValueError(
                 "Expected a vocabulary with [MASK], that of a masked language model. Received one "
-                f"of {tokenizer.vocab_size} tokens without it. {hint if self.is_cloze else ''}"
+                f"of {tokenizer.vocab_size} tokens without it.{hint if self.is_cloze else ''}"
             )
         check_text("The pattern", pattern)
         if not isinstance(maxlen, int | np.integer) or isinstance(maxlen, bool):

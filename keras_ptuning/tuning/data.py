@@ -58,6 +58,11 @@ def check_sizes(template, config, settings):
             f"embeddings. The last {spare} are taken for spare ones, as some releases have them.",
             stacklevel=5,
         )
+    check_positions(template, config, settings)
+
+
+def check_positions(template, config, settings):
+    """Refuses a template of longer texts than a model, as `check_sizes` takes it, can read."""
     positions = max_length(config, settings.get("model"), settings.get("hierarchical_position"))
     if positions is not None and template.maxlen > positions:
         raise ValueError(
@@ -202,7 +207,7 @@ def weighted(template, x, y, sample_weight, class_weight):
     if class_weight is None:
         return x, sample_weight
     dataset = x if isinstance(x, ClozeDataset) else None
-    factors = _class_factors(template, class_weight, y if dataset is None else dataset.label_ids)
+    factors = class_factors(template, class_weight, y if dataset is None else dataset.label_ids)
     own = sample_weight if dataset is None else dataset.sample_weight
     weights = factors if own is None else factors * np.asarray(own, "float32")
     if dataset is None:
@@ -213,7 +218,7 @@ def weighted(template, x, y, sample_weight, class_weight):
     return dataset, None
 
 
-def _class_factors(template, class_weight, label_ids):
+def class_factors(template, class_weight, label_ids):
     """How much each text counts by its label; 1 where it has none."""
     names = template.label_names
     if names is None or label_ids is None:

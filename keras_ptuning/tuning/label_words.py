@@ -24,10 +24,11 @@ from keras_ptuning.checks import (
     check_list,
     check_verbose,
 )
-from keras_ptuning.models import find_application, max_length, token_vectors
+from keras_ptuning.models import find_application, token_vectors
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.text.templates import Template, _as_label
 from keras_ptuning.tuning.cloze import ClozeModel, build_ptuning_model
+from keras_ptuning.tuning.data import check_positions
 from keras_ptuning.tuning.reading import _width
 
 # How many words the table of a label has, at least.
@@ -395,15 +396,7 @@ def _check_fits(model, template):
             "vectors of other tokens. Make it with the vocabulary of the model's checkpoint: "
             f"Template(..., tokenizer=checkpoint). Received: {template!r}."
         )
-    settings = model.init_config
-    positions = max_length(
-        settings["config"], settings.get("model"), settings.get("hierarchical_position")
-    )
-    if positions is not None and template.maxlen > positions:
-        raise ValueError(
-            f"The template makes texts of up to {template.maxlen} tokens, and the model has "
-            f"{positions} positions. Use `maxlen={positions}` or less in the template."
-        )
+    check_positions(template, model.init_config["config"], model.init_config)
 
 
 def _batches(read, template, texts, batch_size, verbose):
