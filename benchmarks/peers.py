@@ -31,6 +31,12 @@ def cloze_pattern(prompt=PROMPT):
     return "".join([*tokens[:half], "[MASK]", *tokens[half:], "{text}"])
 
 
+def peak_memory():
+    """The greatest memory of the process so far, in GiB."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if "VmHWM" in line) / 2**20
+
+
 class Peer:
     """What is timed: `step`, `epoch`, `score`, `fine_tuning_step`, after `build`.
 
@@ -52,10 +58,7 @@ class Peer:
     def peak_memory(self):
         """The greatest memory of the process; of the GPU instead, if the peer uses one. In GiB."""
         taken = self.gpu_memory()
-        if taken is None:
-            with open("/proc/self/status") as lines:
-                taken = 1024 * next(int(line.split()[1]) for line in lines if "VmHWM" in line)
-        return taken / 2**30
+        return peak_memory() if taken is None else taken / 2**30
 
     def gpu_memory(self):
         return None

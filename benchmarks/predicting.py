@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 
-from speed import peak_memory
+from peers import peak_memory
 
 
 def make_texts(reviews, count, every):

@@ -31,3 +31,16 @@ def test_defaults_are_shown(path):
 def test_they_are_scripts(path):
     """Other tests call `main` themselves."""
     assert path.read_text("utf-8").endswith('if __name__ == "__main__":\n    main()\n')
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_they_import_what_is_there(path):
+    """Names of other scripts, which nothing else looks up without running them."""
+    for line in ast.walk(ast.parse(path.read_text("utf-8"))):
+        other = path.with_name(f"{getattr(line, 'module', None)}.py")
+        if isinstance(line, ast.ImportFrom) and other.exists():
+            body = ast.parse(other.read_text("utf-8")).body
+            defined = {getattr(part, "name", None) for part in body}
+            for part in filter(lambda part: isinstance(part, ast.Assign), body):
+                defined |= {name.id for name in ast.walk(part) if isinstance(name, ast.Name)}
+            assert {name.name for name in line.names} <= defined
