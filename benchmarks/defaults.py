@@ -142,11 +142,13 @@ def main():
     for seed in [] if options.table else options.seeds:
         for task in options.tasks:
             for count in options.labeled:
-                if (task, count, seed, options.test) in done:
+                key = task, count, seed, options.test
+                if key in done:
                     continue
                 found = run(task, count, seed, options)
                 if found is None:
                     continue
+                done.add(key)
                 with open(options.out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(found, ensure_ascii=False) + "\n")
                 print(found, flush=True)

@@ -154,6 +154,7 @@ def main():
             if (task, seed) in done:
                 continue
             found = run(task, seed, options)
+            done.add((task, seed))
             with open(options.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(found, ensure_ascii=False) + "\n")
             print(found, flush=True)

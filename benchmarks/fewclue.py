@@ -342,6 +342,7 @@ def main():
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
             print(json.dumps(result), flush=True)
+            done.add(key)
     print(table(read_results(args)))
 
 

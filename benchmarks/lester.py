@@ -294,6 +294,7 @@ def main():
                     if json.dumps(planned) in done:
                         continue
                     found = run(planned, options)
+                    done.add(json.dumps(planned))
                     with open(options.out, "a", encoding="utf-8") as file:
                         file.write(json.dumps(found, ensure_ascii=False) + "\n")
                     print(found, flush=True)

@@ -261,6 +261,7 @@ def main():
                     continue
                 run = Run(experiment, task, seed, args)
                 {"templates": run_templates, "words": run_words}[experiment](run)
+                done.append(run.key)
                 with open(args.out, "a", encoding="utf-8") as file:
                     for result in run.results:
                         file.write(json.dumps(result, ensure_ascii=False) + "\n")
