@@ -6,7 +6,7 @@
 Each seed trains one ensemble on the labelled texts: the 168 reviews of the articles, or the draw of
 that number of tnews. Its prompts are also asked one by one, and the best of them is the one with
 the best accuracy on the validation texts. `--time` trains the prompts separately as well. Each
-finished run is a line in the file `--out`.
+finished run is a line in the file `--out`. The table has those with the same options.
 
 Reference: https://arxiv.org/abs/2104.08691, section 6.
 """
@@ -30,6 +30,8 @@ from keras_ptuning import Prompt, Template, build_prompt_ensemble, build_ptuning
 
 LABELED = 168
 TASKS = ("sentiment", "tnews")
+# On these options the numbers depend.
+SETTINGS = ("members", "steps", "batch_size", "learning_rate", "checkpoint", "time")
 
 
 def parse_arguments():
@@ -125,11 +127,17 @@ def run(task, seed, options):
             seconds, step = train(single, labeled, options, seed)
             found["seconds one by one"] += seconds
             found["milliseconds of a step, one by one"] += 1000 * step
-    return found
+    return found | {"settings": {option: getattr(options, option) for option in SETTINGS}}
+
+
+def read_results(options):
+    """The runs in `--out` that had the same settings."""
+    settings = {option: getattr(options, option) for option in SETTINGS}
+    return [found for found in read_runs(options.out) if found["settings"] == settings]
 
 
 def print_table(runs):
-    names = [name for name in runs[0] if name not in ("task", "seed")]
+    names = [name for name in runs[0] if name not in ("task", "seed", "settings")]
     print(f"| task | seeds | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
     for task in TASKS:
         own = [found for found in runs if found["task"] == task]
@@ -148,7 +156,7 @@ def print_table(runs):
 
 def main():
     options = parse_arguments()
-    done = {(found["task"], found["seed"]) for found in read_runs(options.out)}
+    done = {(found["task"], found["seed"]) for found in read_results(options)}
     for seed in [] if options.table else options.seeds:
         for task in options.tasks:
             if (task, seed) in done:
@@ -158,7 +166,7 @@ def main():
             with open(options.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(found, ensure_ascii=False) + "\n")
             print(found, flush=True)
-    runs = read_runs(options.out)
+    runs = read_results(options)
     if runs:
         print_table(runs)
 

@@ -39,3 +39,24 @@ def test_a_seed_given_twice_counts_once(run_script, tmp_path):
         run=lambda task, count, seed, _: {"task": task, "labeled": count, "seed": seed, **found},
     )  # fmt: skip
     assert "| tnews | 8 | 1 | 50.0 | 50.0 | 0.0 | 1 |" in printed.splitlines()
+
+
+def test_an_ensemble_of_other_settings_is_another_run(run_script, tmp_path):
+    """The table has the runs of its own settings alone, each seed once."""
+
+    def call(*options):
+        printed = run_script(
+            BENCHMARKS / "ensemble.py",
+            "--tasks", "tnews", "--seeds", 0, 0, "--out", tmp_path / "out", *options,
+            load=lambda *_: (None, None, None, "[MASK]{text}", {"a": "不", "b": "很"}),
+            build_prompt_ensemble=lambda *_, members, **kwargs: members,
+            train=lambda *_: (1, 1),
+            accuracies=lambda members, _: (members / 10, members / 10, [members / 10]),
+        )  # fmt: skip
+        (row,) = (line for line in printed.splitlines() if line.startswith("| tnews"))
+        return row.split(" | ")[1:3]
+
+    assert call() == ["1", "50.0"]
+    assert call("--members", 3) == ["1", "30.0"]
+    assert call() == ["1", "50.0"]
+    assert len((tmp_path / "out").read_text("utf-8").splitlines()) == 2
