@@ -636,4 +636,6 @@ METHODS = {
     "vectors": Method(vectors, by_pattern=False, by_seed=False),
     "tf-idf": Method(tf_idf, by_pattern=False, by_seed=False),
 }
+# Their runs are not by pattern, since each takes all that are given.
+ALL_PATTERNS = "pet", "ipet"
 NEED_UNLABELED = "unsupervised", "semi-supervised", "pet", "ipet", "vat"

@@ -163,9 +163,11 @@ def plan(options):
     runs = []
     for seed in (None, *options.seeds):
         for name in (n for n in chosen if is_random(n, options) == (seed is not None)):
-            patterns = {None: None}
+            patterns, given = {None: None}, tasks[draw_of(options, seed)].patterns
             if methods.METHODS[name].by_pattern:
-                patterns = tasks[draw_of(options, seed)].patterns
+                patterns = given
+            elif name in methods.ALL_PATTERNS:
+                patterns = {None: " ".join(given.values())}
             runs += [Run(name, pattern, text, seed) for pattern, text in patterns.items()]
     return runs, tasks
 
@@ -293,13 +295,16 @@ def which(record):
 def run_all(runs, tasks, options, folder):
     """Does what has not been done yet. Returns the runs that failed."""
     names = {run.file: run for run in runs}
+    # What takes all patterns has one row: its seeds must have the same ones.
+    names |= {run.method: run for run in runs if run.pattern is None}
     for record in read_runs(folder):
-        there, run = which(record), names.get(which(record).file)
+        there = which(record)
+        run = names.get(there.file if there.pattern is not None else there.method)
         if run and run.pattern_text != there.pattern_text:
             sys.exit(
-                f"The run {run.file} in {str(folder)!r} is of another pattern with the same name. "
-                f"Choose another folder with --out. Received: {run.pattern_text!r}, and there it "
-                f"was {there.pattern_text!r}."
+                f"The run {there.file} in {str(folder)!r} is of another pattern with the same "
+                "name, or of other patterns. Choose another folder with --out. Received: "
+                f"{run.pattern_text!r}, and there it was {there.pattern_text!r}."
             )
 
     def is_finished(run):
@@ -390,7 +395,7 @@ def collect(records):
     rows, patterns = collections.defaultdict(dict), {}
     for record in records:
         column, text = record["pattern"], record["pattern_text"]
-        if len(texts[column]) > 1:
+        if column is not None and len(texts[column]) > 1:
             column = f"{column} ({digest(text)})"
         if column is not None:
             patterns[column] = text

@@ -61,6 +61,7 @@ METHODS = {
     "fine-tuning": Method(make("fine-tuning", 3), False, True),
     "tf-idf": Method(make("tf-idf", 3), False, False),
 }
+ALL_PATTERNS = ("fine-tuning",)
 NEED_UNLABELED = ()
 TASKS = ("sentiment", "eprstmt")
 PATTERNS = {"P1": "[MASK]满意。{text}", "P2": "[MASK]好。{text}"}
@@ -424,6 +425,16 @@ def test_another_pattern_of_the_same_name(call, reproduce, monkeypatch):
     monkeypatch.setitem(reproduce.methods.PATTERNS, "P2", "[MASK]。{text}")
     with pytest.raises(SystemExit, match=r"Received: '\[MASK\]。\{text\}', and there it was"):
         call("--methods", "zero-shot")
+
+
+def test_other_patterns_of_what_takes_all(call):
+    """The runs of such a method are one row, so they must have the same patterns."""
+    arguments = "--methods", "fine-tuning", "--patterns", "真[MASK]。{text}"
+    assert call(*arguments, "--seeds", 0) == ["fine-tuning None 0"]
+    assert call(*arguments, *SEEDS) == ["fine-tuning None 1", "fine-tuning None 2"]
+    for seed in (0, 3):
+        with pytest.raises(SystemExit, match=r"Received: '\[MASK\]满意.*, and there it was '真"):
+            call("--methods", "fine-tuning", "zero-shot", "--seeds", seed)
 
 
 @pytest.mark.slow
