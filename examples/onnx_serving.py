@@ -26,8 +26,13 @@ def export(model_path, folder):
 
     model = load_model(model_path)
     template, folder = model.template, pathlib.Path(folder)
-    if template.causal or template.slots != ["text"] or MARK in template.pattern:
-        raise SystemExit(f"This example is for templates with one {{text}}. Received: {template}.")
+    # A limit, as in {text:64}, would cut texts in another way than `predict` does.
+    simple = template.slots == ["text"] and "{text}" in template.pattern and template.num_masks
+    if template.causal or not simple or MARK in template.pattern:
+        raise SystemExit(
+            "This example is for templates with [MASK] and one {text}, without a limit. Received: "
+            f"{template}."
+        )
     encoded = template.encode([MARK])
     token_ids, segment_ids = (encoded[name][0].tolist() for name in ("token_ids", "segment_ids"))
     place = token_ids.index(template.tokenizer.token_to_id(MARK))

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_ptuning import Template, build_ptuning_model
+from keras_ptuning import PlainText, Template, build_classifier, build_ptuning_model
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "onnx_serving.py"
 TEXTS = ["物流很快，包装也好。", "屏幕" * 90, "Ok ay[MASK]，不满意！", "书"]
@@ -59,3 +59,19 @@ def test_a_tokenizer_file_has_the_same_ids(tmp_path):
     for text, ids in zip(TEXTS, tokenizer.token_ids(TEXTS), strict=True):
         assert loaded.encode(text, add_special_tokens=False).ids == ids
     assert type(tokenizer)(tmp_path / "tokenizer.json").vocab == tokenizer.vocab
+
+
+@pytest.mark.parametrize("pattern", ["[MASK]满意。{text:9}", "[MASK]满意。{text:-9}", None])
+def test_other_templates_are_refused(load_script, small_bert, tmp_path, pattern):
+    """Their texts are cut in another way, or they have no mask."""
+    labels, config_and_weights = ["负面", "正面"], small_bert[:2]
+    if pattern is None:
+        template = PlainText(labels, small_bert[2], 32)
+        model = build_classifier(*config_and_weights, template)
+    else:
+        template = Template(pattern, dict(zip(labels, "不好", strict=True)), small_bert[2], 32)
+        model = build_ptuning_model(*config_and_weights, template)
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(SystemExit, match="without a limit"):
+        load_script(SCRIPT).export(tmp_path / "model.keras", tmp_path / "served")
+    assert not (tmp_path / "served").exists()
