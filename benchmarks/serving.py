@@ -9,6 +9,7 @@ With `--cores` the server has these cores alone; the clients take the others.
 """
 
 import argparse
+import concurrent.futures
 import http.client
 import json
 import os
@@ -17,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 TEXTS = [
@@ -73,14 +73,11 @@ def client(port, first, end, latencies):
 def measure(port, clients, seconds):
     """Requests a second, and the median and the 99th percentile of latency in ms."""
     latencies, begin = [], time.perf_counter()
-    threads = [
-        threading.Thread(target=client, args=(port, i, begin + seconds, latencies))
-        for i in range(clients)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        answers = [pool.submit(client, port, i, begin + seconds, latencies) for i in range(clients)]
+    # A client that got an error has measured nothing: the error is raised here.
+    for answer in answers:
+        answer.result()
     rate = len(latencies) / (time.perf_counter() - begin)
     percentiles = statistics.quantiles(latencies, n=100, method="inclusive")
     return rate, 1000 * percentiles[49], 1000 * percentiles[98]
@@ -97,12 +94,16 @@ def main():
     root = str(pathlib.Path(__file__).absolute().parents[1])
     sys.path.insert(0, root)
     os.environ["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    cores = os.sched_getaffinity(0) if options.cores else None
     print("| at most in a batch | clients | requests/s | median, ms | 99 %, ms |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         make_prompt(folder)
         for batch_size in (32, 1):
             server, port = start(folder, batch_size, options.cores)
+            if cores:
+                # The clients are threads of this process, and begin later.
+                os.sched_setaffinity(0, cores - os.sched_getaffinity(server.pid) or cores)
             try:
                 measure(port, 4, 2)
                 for clients in (1, 8, 32):
