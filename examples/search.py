@@ -54,11 +54,14 @@ def main():
     args = parser.parse_args()
 
     data = datasets.load_sentiment(args.data)
-    order = np.random.default_rng(args.seed).permutation(len(data["train"][0]))
+    # Some reviews are in both files. The searches must not see those of the test.
+    asked = set(data["test"][0])
+    known = [pair for pair in zip(*data["train"], strict=True) if pair[0] not in asked]
+    order = np.random.default_rng(args.seed).permutation(len(known))
     chosen = []
     for label in WORDS:
-        chosen += [i for i in order if data["train"][1][i] == label][: args.labeled]
-    texts, labels = ([column[i] for i in chosen] for column in data["train"])
+        chosen += [known[i] for i in order if known[i][1] == label][: args.labeled]
+    texts, labels = map(list, zip(*chosen, strict=True))
     test_texts, test_labels = (column[: args.test] for column in data["test"])
     right = {}
 
@@ -85,7 +88,7 @@ def main():
     )
     test_template(f"found: {found.pattern}", found)
 
-    corpus = data["train"][0]
+    corpus = [text for text, _ in known]
     mined = mine_templates(model, AROUND, WORDS, texts, labels, corpus, top=args.mined)
     for template in mined:
         test_template(f"mined: {template.pattern}", template)

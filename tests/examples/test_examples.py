@@ -101,7 +101,10 @@ def test_search(call, data):
     """Words for labels, for a template by gradient and by mining, and weights."""
     path = data / "sentiment.train.data"
     lines = [f"书很好，服务{'很' if i % 2 else '不'}满意{i}\t{i % 2}\n" for i in range(20)]
-    path.write_text("".join(lines), encoding="utf-8")
+    # Reviews of the test, which nothing may learn from: these words would be mined.
+    asked = "".join(f"屏幕也很满意{i}\t{i % 2}\n" for i in range(9))
+    (data / "sentiment.test.data").write_text(asked, encoding="utf-8")
+    path.write_text("".join(lines) + 9 * asked, encoding="utf-8")
     options = "--data", data, "--labeled", 4, "--steps", 1, "--mined", 1, "--words", 1
     call("search.py", *options, "--json", data / "out")
     found = json.loads((data / "out").read_text())["test_acc"]
