@@ -19,7 +19,7 @@ by the validation examples of all draws together, which are five times as many; 
 does the same. For csl there is a second number, without the 584 test texts whose abstract is in one
 of the draws. Each finished run is a line in the file `--out`; the same command continues where it
 was interrupted. With `--submission`, the labels of the texts in `test.json`, which `--data` has
-then, are written as the benchmark wants them.
+then, are written as the benchmark wants them. Finished runs are done again for this.
 """
 
 import argparse
@@ -335,9 +335,8 @@ def main():
     ]
     done = {(r["task"], r["method"], r["draw"]) for r in read_results(args)}
     for key in [] if args.table else runs:
-        name, _, draw = key
-        missing = args.submission and not os.path.exists(submission_path(name, draw, args))
-        result = run(*key, args) if key not in done or missing else None
+        # A file of the benchmark's name does not say which method or settings wrote it.
+        result = run(*key, args) if key not in done or args.submission else None
         if result is not None and key not in done:
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")

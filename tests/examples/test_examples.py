@@ -239,6 +239,32 @@ def test_fewclue_pet_and_submissions(call, tmp_path):
     assert {line["label"] for line in lines} <= {"Positive", "Negative"}
 
 
+def test_a_submission_is_of_the_method_given(fewclue, call, tmp_path):
+    """Also if its run is finished, and another method has written the file."""
+    rows = [{"sentence": "好", "label": "Positive"}, {"sentence": "差", "label": "Negative"}]
+    write_fewclue(tmp_path, "eprstmt", rows)
+    (tmp_path / "eprstmt" / "test.json").write_text('{"id": 1, "sentence": "书"}')
+
+    def method(label):
+        def run(task, draw, args):
+            return {s: [label] * len(task.data[s][0]) for s in fewclue.splits(task)}
+
+        return fewclue.Method(run)
+
+    methods = {**fewclue.METHODS, "lora": method("Positive"), "p-tuning": method("Negative")}
+
+    def ask(name, *options):
+        arguments = "--task", "eprstmt", "--data", tmp_path, "--draw", 0, "--method", name
+        call(BENCHMARKS / "fewclue.py", *arguments, *options, METHODS=methods)
+
+    ask("lora")
+    for name, label in (("p-tuning", "Negative"), ("lora", "Positive")):
+        ask(name, "--submission", tmp_path / "out")
+        line = (tmp_path / "out" / "eprstmt_predict_0.json").read_text()
+        assert json.loads(line) == {"id": 1, "label": label}
+    assert len((tmp_path / "fewclue.jsonl").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("task", ["tnews", "chid"])
 def test_what_a_submission_says(fewclue, tmp_path, task):
     """The numbers that the data have: of a label, or of a candidate."""
