@@ -209,7 +209,7 @@ def weighted(template, x, y, sample_weight, class_weight):
     dataset = x if isinstance(x, ClozeDataset) else None
     factors = class_factors(template, class_weight, y if dataset is None else dataset.label_ids)
     own = sample_weight if dataset is None else dataset.sample_weight
-    weights = factors if own is None else factors * np.asarray(own, "float32")
+    weights = factors if own is None else factors * own
     if dataset is None:
         return x, weights
     # The user's is as it was, and may be the one to validate with.
