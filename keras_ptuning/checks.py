@@ -38,11 +38,12 @@ def check_positive(name, value):
         raise ValueError(f"`{name}` must be a number above 0. Received: {value!r}.")
 
 
-def check_number(name, value, least):
-    """Raises a ValueError if something is no finite number from `least` on."""
+def check_number(name, value, least, most=None):
+    """Raises a ValueError if something is no finite number from `least` on, or to `most`."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not least <= value < math.inf:
-        raise ValueError(f"`{name}` must be a finite number from {least} on. Received: {value!r}.")
+    if not number or not least <= value < math.inf or (most is not None and value > most):
+        limit = f"from {least} on" if most is None else f"from {least} to {most}"
+        raise ValueError(f"`{name}` must be a finite number {limit}. Received: {value!r}.")
 
 
 def check_verbose(value):

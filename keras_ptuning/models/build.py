@@ -400,7 +400,9 @@ def save_transformer_model(
     }
     if config.get("torch_dtype") or config.get("dtype"):
         config |= {"torch_dtype": dtype, "dtype": dtype}
-    texts = {"config.json": json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+    # A rate of dropout may be a number of NumPy.
+    text = json.dumps(config, indent=2, ensure_ascii=False, default=float)
+    texts = {"config.json": f"{text}\n"}
     if not isinstance(tokenizer, PieceTokenizer):
         texts["vocab.txt"] = "\n".join(vocab) + "\n"
     weights = written.get("hugging_face") or written["google"]

@@ -199,7 +199,7 @@ def read_config(config, path=None, model=None):
             )
     # One rate serves embeddings and blocks.
     dropout_rate = settings.get("dropout_rate", 0.0)
-    rate = config.get("embd_pdrop", dropout_rate)
+    rate = config.get("embd_pdrop", dropout_rate) or 0.0
     if rate != dropout_rate:
         raise ValueError(
             f"{name}: embd_pdrop must be {dropout_rate!r}, the same as resid_pdrop. "
@@ -241,4 +241,11 @@ def override(config, settings):
     """
     entries = find_architecture(config, settings.get("model")).config_entries(config)
     given = {key: settings[entry[0]] for key, entry in entries.items() if entry[0] in settings}
+    for key, entry in entries.items():
+        if entry[0].endswith("dropout_rate") and given.get(key, 0) is None:
+            # It is that of the configuration.
+            del given[key]
+    if "embd_pdrop" in config and "resid_pdrop" in given:
+        # One rate serves embeddings and blocks.
+        given["embd_pdrop"] = given["resid_pdrop"]
     return {**config, **given}

@@ -5,7 +5,6 @@ import csv
 import hashlib
 import json
 import math
-import numbers
 import os
 import time
 from collections.abc import Sequence
@@ -15,7 +14,13 @@ import keras
 import numpy as np
 
 from keras_ptuning.backend import default_jit_compile, seed_dropout
-from keras_ptuning.checks import Path, check_integer, check_path, check_positive
+from keras_ptuning.checks import (
+    Path,
+    check_integer,
+    check_number,
+    check_path,
+    check_positive,
+)
 from keras_ptuning.files import lock, opened, read_json, replacing, sweep
 from keras_ptuning.pretraining.packing import PackedDataset
 from keras_ptuning.text.masking import NONE
@@ -94,9 +99,8 @@ def pretrain(
     check_integer("epochs", epochs, 1)
     check_path("folder", folder)
     check_positive("learning_rate", learning_rate)
-    for name, value, most in (("warmup", warmup, 1), ("weight_decay", weight_decay, math.inf)):
-        if not isinstance(value, numbers.Real) or not 0 <= value <= most:
-            raise ValueError(f"`{name}` must be a number from 0 to {most}. Received: {value!r}.")
+    check_number("warmup", warmup, 0, 1)
+    check_number("weight_decay", weight_decay, 0)
     if dataset.steps is None:
         raise ValueError(
             "The dataset needs `steps`, the number of batches after which the state is written: "

@@ -103,33 +103,37 @@ def serve(
             f"There is no folder {str(folder)!r}. Expected one with tuned files, such as "
             "sentiment.tuned, which `model.save_tuned(...)` writes."
         )
-    # Before the model is loaded, which takes seconds.
-    listening = _bind(host, port)
-    worker = Worker(PromptBank(checkpoint), os.fspath(folder), batch_size, max_waiting)
-    worker.look()
-    app = make_app(worker, max_bytes, max_texts)
-    config = uvicorn.Config(
-        app,
-        http=Protocol,
-        # As many are accepted before the first of them can be refused.
-        backlog=128,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )
-    server = uvicorn.Server(config)
+    # Before the model is loaded, which takes seconds. If that fails, the port is free again.
+    with _bind(host, port) as listening:
+        worker = Worker(PromptBank(checkpoint), os.fspath(folder), batch_size, max_waiting)
+        worker.look()
+        app = make_app(worker, max_bytes, max_texts)
+        config = uvicorn.Config(
+            app,
+            http=Protocol,
+            # As many are accepted before the first of them can be refused.
+            backlog=128,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        server = uvicorn.Server(config)
 
-    def stop(number, frame):
-        server.should_exit = True
+        def stop(number, frame):
+            server.should_exit = True
 
-    # At the end uvicorn sends the signal again, to those that were there before it. Its own handler
-    # would take that for a second Ctrl-C, which gives up what waits.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    worker.start()
-    _announce(worker, listening)
-    server.run(sockets=[listening])
+        # At the end uvicorn sends the signal again, to those that were there before it. Its own
+        # handler would take that for a second Ctrl-C, which gives up what waits.
+        numbers = signal.SIGINT, signal.SIGTERM
+        before = [signal.signal(number, stop) for number in numbers]
+        try:
+            worker.start()
+            _announce(worker, listening)
+            server.run(sockets=[listening])
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
     if not server.force_exit:
         worker.stop()
     print("Stopped.", flush=True)

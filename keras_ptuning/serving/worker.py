@@ -273,8 +273,9 @@ def _tuned_files(folder):
 
 
 def _trial(template):
-    """An empty text for a template, with candidates if it needs some."""
-    text = ("", "") if "text_b" in template.slots else ""
+    """A short text for a template, with candidates if it needs some."""
+    # An empty one leaves some causal models nothing to continue.
+    text = ("a", "a") if "text_b" in template.slots else "a"
     if template.labels is not None:
         return [(text,)]
     tokenizer = template.tokenizer

@@ -312,9 +312,9 @@ def _drop_prefix_space(settings):
         # The steps of a sequence are its "normalizers", or its "pretokenizers".
         key = part.replace("_", "") + "s"
         steps = own.get(key, [own])
-        if any(step.get("type") == "WhitespaceSplit" for step in steps):
-            # It drops the spaces between words, and then nothing is left to put them back. What it
-            # does with other white space, the normalizer does.
+        if {"WhitespaceSplit", "Metaspace"} <= {step.get("type") for step in steps}:
+            # The first drops the spaces between words, and without a prefix the second does not
+            # put them back. What the first does with other white space, the normalizer does.
             own[key] = [step for step in steps if step.get("type") != "WhitespaceSplit"]
             before = [settings["normalizer"]] if settings.get("normalizer") else []
             settings["normalizer"] = {"type": "Sequence", "normalizers": before + _ONE_SPACE}

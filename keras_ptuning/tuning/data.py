@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_ptuning.checkpoints import find_vocab
 from keras_ptuning.checks import as_list, as_weights
-from keras_ptuning.models import max_length
+from keras_ptuning.models import max_length, override
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.piece_tokenizer import PieceTokenizer
 from keras_ptuning.text.tags import TaggedText
@@ -63,7 +63,10 @@ def check_sizes(template, config, settings):
 
 def check_positions(template, config, settings):
     """Refuses a template of longer texts than a model, as `check_sizes` takes it, can read."""
-    positions = max_length(config, settings.get("model"), settings.get("hierarchical_position"))
+    given = {name: settings[name] for name in ("model", "max_position") if name in settings}
+    positions = max_length(
+        override(config, given), settings.get("model"), settings.get("hierarchical_position")
+    )
     if positions is not None and template.maxlen > positions:
         raise ValueError(
             f"The template makes texts of up to {template.maxlen} tokens, and the model has "
@@ -209,7 +212,7 @@ def weighted(template, x, y, sample_weight, class_weight):
     dataset = x if isinstance(x, ClozeDataset) else None
     factors = class_factors(template, class_weight, y if dataset is None else dataset.label_ids)
     own = sample_weight if dataset is None else dataset.sample_weight
-    weights = factors if own is None else factors * np.asarray(own, "float32")
+    weights = factors if own is None else factors * own
     if dataset is None:
         return x, weights
     # The user's is as it was, and may be the one to validate with.

@@ -63,7 +63,14 @@ class StopAtNaN(keras.callbacks.Callback):
 
     def on_error(self):
         """For `fit`, where an error ends it: `error` is set if the reason is what this stops at."""
-        if self.error is not None or (self.step and not self._is_finite(self._weights())):
+        if not self.step:
+            return
+        try:
+            finite = self._is_finite(self._weights())
+        except RuntimeError:
+            # On JAX, a step that failed has taken the weights with it.
+            return
+        if self.error is not None or not finite:
             self._restore()
 
     def _restore(self):

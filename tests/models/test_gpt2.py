@@ -12,7 +12,7 @@ from small_gpt2 import CONFIG, tensors, write_small_gpt2
 from keras_ptuning import PtuningEmbedding, build_transformer_model, save_transformer_model
 from keras_ptuning.checkpoints import SafetensorsCheckpoint
 from keras_ptuning.layers import FeedForward
-from keras_ptuning.models import GPT2, find_application, read_config
+from keras_ptuning.models import GPT2, find_application, override, read_config
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -277,6 +277,13 @@ def test_bad_configurations(tmp_path, change, message):
     pathlib.Path(path).write_text(json.dumps({**CONFIG, **change}))
     with pytest.raises(ValueError, match=f"config.json.*{message}"):
         build_transformer_model(path)
+
+
+def test_rates_of_dropout():
+    """`null` is none, and the one rate of embeddings and blocks changes at both places."""
+    rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    assert read_config({**CONFIG, **dict.fromkeys(rates)})["dropout_rate"] == 0
+    assert read_config(override(CONFIG, {"dropout_rate": 0.2}))["dropout_rate"] == 0.2
 
 
 def test_missing_entries():

@@ -396,6 +396,13 @@ def test_the_longest_text(small_bert, tokenizer, tmp_path, kwargs, longest):
         assert np.abs(scores[0] - scores[1]).max() > 1e-6
 
 
+def test_a_number_of_positions_as_an_argument(small_bert, tokenizer):
+    template = Template("[MASK]{text}", LABELS, tokenizer, maxlen=65)
+    with pytest.raises(ValueError, match="has 32 positions"):
+        build_ptuning_model(small_bert[0], template=template, max_position=32)
+    build_ptuning_model(small_bert[0], template=template, max_position=65)
+
+
 @pytest.mark.parametrize("alpha", [0, 1, -0.4, 1.5])
 def test_no_hierarchy_of_positions(small_bert, alpha):
     if alpha:

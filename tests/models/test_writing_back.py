@@ -129,6 +129,16 @@ def test_a_template_of_pairs_or_without_labels(tmp_path, small_bert, pattern, la
     assert written["empty_text"].keys() == {"token_ids", "segment_ids", "mask_positions"}
 
 
+@pytest.mark.parametrize(("rate", "written"), [(None, 0.1), (np.float32(0.25), 0.25)])
+def test_a_rate_of_dropout(tmp_path, small_bert, rate, written):
+    """`None` is that of the configuration, and a number may be one of NumPy."""
+    folder = small_bert[0].rsplit("/", 1)[0]
+    template = Template("[u1][MASK]{text}", LABELS, folder, maxlen=32)
+    tuned(template, folder, dropout_rate=rate).save_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert config["hidden_dropout_prob"] == written
+
+
 def test_a_prompt_in_rows_of_its_own(tmp_path):
     """Where the vocabulary has no unused ones."""
     vocab = small_bert.vocabulary(unused=False)

@@ -310,9 +310,10 @@ def test_bad_arguments(make_dataset, make_held_out, tmp_path):
         (make_held_out(), {}, r"needs `steps`.*steps=100"),
         (make_dataset(), {"epochs": 0}, "`epochs` must be an integer, at least 1"),
         (make_dataset(), {"optimizer": "sgd"}, "'adamw' or 'muon'.*'sgd'"),
-        (make_dataset(), {"warmup": 1.5}, "`warmup` must be a number from 0 to 1"),
-        (make_dataset(), {"warmup": "0.1"}, "`warmup` must be a number"),
-        (make_dataset(), {"weight_decay": -0.1}, "`weight_decay` must be a number from 0"),
+        (make_dataset(), {"warmup": 1.5}, "`warmup` must be a finite number from 0 to 1"),
+        (make_dataset(), {"warmup": "0.1"}, "`warmup` must be a finite number"),
+        (make_dataset(), {"weight_decay": -0.1}, "`weight_decay` must be a finite number from 0"),
+        (make_dataset(), {"weight_decay": np.inf}, "`weight_decay` must be a finite number"),
     ):
         with pytest.raises(ValueError, match=message):
             pretrain(make_model(), dataset, **{"epochs": 1, "folder": tmp_path, **options})

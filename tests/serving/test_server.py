@@ -340,6 +340,16 @@ def test_a_port_is_given_once():
             serving._bind("127.0.0.1", port)
 
 
+def test_a_model_that_is_not_there_leaves_the_port_free(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(FileNotFoundError) as raised:
+        serve(tmp_path, "no_checkpoint", port=port)
+    # As in a notebook, which keeps the last error, and with it what the call had.
+    assert raised.value.__traceback__
+    serving._bind("127.0.0.1", port).close()
+
+
 def test_one_ctrl_c_stops_the_worker(tmp_path, monkeypatch):
     stopped = []
 
@@ -350,16 +360,16 @@ def test_one_ctrl_c_stops_the_worker(tmp_path, monkeypatch):
 
     monkeypatch.setattr(serving, "Worker", Worker)
     monkeypatch.setattr(serving, "PromptBank", lambda checkpoint: None)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
     try:
         timer.start()
         serve(tmp_path, port=0)
     finally:
         timer.cancel()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     assert len(stopped) == 1 and not stopped[0].is_alive()
+    # What follows in the same process can be interrupted again.
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import types
 
 import pytest
 from small_bert import SPECIAL
+from small_decoders import write_tokenizer
 
 import keras_ptuning
 from keras_ptuning.serving import worker as working
@@ -50,7 +51,7 @@ class Bank:
 
     def predict_proba(self, requests, batch_size=64):
         texts = [text for _, text in requests]
-        if texts == [""]:  # the trial of a new file
+        if texts == ["a"]:  # the trial of a new file
             if self.files[requests[0][0]] == "nan":
                 raise ValueError("It is not finite.")
             return [{}]
@@ -205,5 +206,14 @@ def test_labels_that_are_alike_as_strings(served):
 def test_the_trial_of_candidates(words, found):
     """Two tokens that are read as themselves, of any language."""
     template = keras_ptuning.Template("[MASK]{text}", None, ["[PAD]", *SPECIAL[1:], *words])
-    assert working._trial(template) == [("", found)]
-    template.encode([""], candidates=[found])
+    assert working._trial(template) == [("a", found)]
+    template.encode(["a"], candidates=[found])
+
+
+def test_the_trial_of_a_model_that_cannot_continue_an_empty_text(tmp_path):
+    write_tokenizer(tmp_path, model_max_length=48)
+    words = {"bad": "不", "good": "很"}
+    template = keras_ptuning.Template("{text}[MASK]", words, tmp_path, causal=True)
+    with pytest.raises(ValueError, match="leaves nothing to continue"):
+        template.encode([""])
+    assert template.encode(*working._trial(template))["token_ids"].shape == (1, 1)

@@ -139,6 +139,11 @@ def test_no_space_before_parts_where_words_are_split_first(tmp_path):
     assert tokenizer.token_ids([" 很好\r\n\n很好\n"]) == tokenizer.token_ids(["很好 很好"])
     theirs = PieceTokenizer(path, add_prefix_space=True).tokenize("很好\t \u3000很好\n")
     assert theirs == [" ", *tokenizer.tokenize("很好 很好")]
+    # Without Metaspace, no token has a space.
+    settings["pre_tokenizer"]["pretokenizers"] = steps[:1]
+    pathlib.Path(path).write_text(json.dumps(settings), "utf-8")
+    ids = PieceTokenizer(path).token_ids(["很 好"])
+    assert ids == PieceTokenizer(path, add_prefix_space=True).token_ids(["很 好"])
 
 
 def test_only_what_is_put_around_a_text_takes_room(path):

@@ -23,6 +23,7 @@ from keras_ptuning import (
     load_tuned,
 )
 from keras_ptuning.datasets import load_sentiment
+from keras_ptuning.tuning.nan import StopAtNaN
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -647,8 +648,16 @@ def test_callbacks_that_meet_weights_that_are_not_finite(make_model, reviews, tm
     np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), snapshots[0])
 
 
-def test_other_errors_of_callbacks_stay(make_model, reviews):
+@pytest.mark.parametrize("lost", [False, True])
+def test_other_errors_of_callbacks_stay(make_model, reviews, monkeypatch, lost):
+    """Also where JAX has lost the weights, as after a step that ran out of memory."""
+
+    def deleted(self):
+        raise RuntimeError("Array has been deleted")
+
     def fail(batch, logs):
+        if lost:
+            monkeypatch.setattr(StopAtNaN, "_weights", deleted)
         raise OSError("no space left")
 
     model = make_model(auxiliary=False)
