@@ -62,11 +62,12 @@ def merged_values(layer):
     """
     if hasattr(layer, "whole_table"):
         return [layer.whole_table()]
-    merged = {
-        id(part._kernel): part.kernel
-        for part in layer._flatten_layers()
-        if getattr(part, "lora_enabled", False)
-    }
+    merged = {}
+    for part in layer._flatten_layers():
+        if getattr(part, "lora_enabled", False):
+            update = keras.ops.matmul(part.lora_kernel_a, part.lora_kernel_b)
+            # Not `part.kernel`, which is in half precision if the policy is mixed.
+            merged[id(part._kernel)] = part._kernel + part.lora_alpha / part.lora_rank * update
     variables = pretrained_weights(layer)
     return [keras.ops.convert_to_numpy(merged.get(id(v), v)) for v in variables]
 
