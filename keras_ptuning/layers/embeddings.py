@@ -437,7 +437,7 @@ class PtuningEmbedding(Embedding):
     @property
     def added_weights(self):
         """The weights that no checkpoint has: all but the table."""
-        return [v for v in self.weights if v is not self.embeddings]
+        return [v for v in self.weights if v is not self._embeddings]
 
     def _initial_rows(self, shape, dtype):
         # Not out of the variable: TensorFlow may make both while it traces a training step, and an

@@ -6,6 +6,7 @@ from keras import ops
 from keras_ptuning.layers import (
     Bias,
     Dropout,
+    Embedding,
     FeedForward,
     GatherPositions,
     LayerNormalization,
@@ -134,6 +135,19 @@ def test_the_whole_table_learns_on_request():
     rows, prompt = gradients(lambda: ops.sum(layer(IDS)), layer.trainable_weights)
     assert sorted(np.nonzero(rows.any(axis=1))[0]) == [0, 2, 8, 29]
     np.testing.assert_array_equal(prompt[:, 0], [2, 2, 2])
+
+
+@pytest.mark.parametrize("layer", [Embedding(VOCAB, SIZE), PtuningEmbedding(VOCAB, SIZE, TUNED)])
+def test_keras_own_lora(layer):
+    layer.build()
+    layer.enable_lora(2)
+    layer.lora_embeddings_b.assign(np.ones((2, SIZE), "float32"))
+    update = ops.matmul(layer.lora_embeddings_a, layer.lora_embeddings_b)
+    expected = to_numpy(layer._embeddings + update)
+    others = np.delete(np.arange(VOCAB), TUNED)
+    np.testing.assert_allclose(to_numpy(layer(others)), expected[others], rtol=1e-6)
+    logits = to_numpy(layer(np.eye(SIZE, dtype="float32"), reverse=True)).T
+    np.testing.assert_allclose(logits[others], expected[others], rtol=1e-6)
 
 
 @pytest.mark.parametrize("tuned_ids", [[], [1, 1], [-1]])

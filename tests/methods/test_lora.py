@@ -226,6 +226,17 @@ def test_keras_own_lora(make_lora, reviews, tmp_path):
     model.save_tuned(tmp_path / "a.tuned")
 
 
+@pytest.mark.parametrize("pattern", [PLAIN, "[u1][MASK]满意。{text}"])
+def test_keras_own_lora_of_the_table(make_lora, pattern, tmp_path):
+    model = make_lora(None, pattern)
+    layer = model.backbone.get_layer("Embedding-Token")
+    layer.enable_lora(2)
+    layer.lora_embeddings_b.assign(np.full((2, 32), 0.1, "float32"))
+    model.save_checkpoint(tmp_path / "merged")
+    plain = build_ptuning_model(tmp_path / "merged", template=model.template)
+    np.testing.assert_allclose(scores(plain), scores(model), rtol=1e-5, atol=1e-5)
+
+
 def test_keras_own_lora_in_a_whole_model(make_lora, tmp_path):
     """A file could not be loaded, so none is written."""
     model = make_lora(None, "[u1][MASK]满意。{text}")
