@@ -219,6 +219,18 @@ def test_attention_does_not_look_at_masked_keys():
     assert np.abs(a - unmasked).max() > 0.01
 
 
+@pytest.mark.parametrize("axes", [2, 3, 4])
+def test_attention_of_some_positions_with_any_mask(axes):
+    """All that broadcasts to `(batch, heads, length, length)`."""
+    layer = MultiHeadAttention(heads=2, head_size=4)
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    mask = np.tril(np.ones((5, 5), "bool"))[(None,) * (axes - 2)]
+    positions = np.array([[1, 3], [0, 2]])
+    expected = np.take_along_axis(to_numpy(layer(x, mask)), positions[..., None], axis=1)
+    found = to_numpy(layer(x, mask, positions=positions))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_attention_dropout_is_on_in_training_only():
     layer = MultiHeadAttention(heads=2, head_size=4, dropout=0.5)
     x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
