@@ -257,6 +257,8 @@ def test_attention_compares_in_float32():
 def test_too_long_for_the_positions():
     with pytest.raises(ValueError, match=r"4 positions\. Received: a sequence of 5"):
         PositionEmbedding(4)(np.zeros((1, 5, 8), "float32"))
+    with pytest.raises(ValueError, match=r"4 positions\. Received: a sequence of 5"):
+        PositionEmbedding(2, hierarchical=True)(np.zeros((1, 5, 8), "float32"))
 
 
 def test_gather_positions():
