@@ -13,6 +13,7 @@ from keras_ptuning.layers import (
     MultiHeadAttention,
     PositionEmbedding,
     PtuningEmbedding,
+    RelativeBias,
     Verbalizer,
 )
 from keras_ptuning.layers.feed_forward import gelu
@@ -259,6 +260,12 @@ def test_too_long_for_the_positions():
         PositionEmbedding(4)(np.zeros((1, 5, 8), "float32"))
     with pytest.raises(ValueError, match=r"4 positions\. Received: a sequence of 5"):
         PositionEmbedding(2, hierarchical=True)(np.zeros((1, 5, 8), "float32"))
+
+
+@pytest.mark.parametrize("settings", [{"buckets": 3}, {"buckets": 32, "max_distance": 8}])
+def test_too_few_distances(settings):
+    with pytest.raises(ValueError, match=r"`buckets` must be .*Received: buckets="):
+        RelativeBias(2, **settings)
 
 
 def test_gather_positions():
