@@ -59,7 +59,8 @@ def for_dense_gradient(variable):
     On TensorFlow it would be a list of rows, which costs more in most optimizers.
     """
     tensor = ops.convert_to_tensor(variable)
-    if variable.trainable and keras.backend.backend() == "tensorflow":
+    # It is a tensor already where Keras's `enable_lora` adds to it.
+    if getattr(variable, "trainable", False) and keras.backend.backend() == "tensorflow":
         # The gradient of a product is dense.
         tensor = tensor * 1
     return tensor

@@ -152,6 +152,8 @@ class MultiHeadAttention(keras.layers.Layer):
             turned = take_positions(rotary, positions)
             relative = take_positions(relative, positions)
             bias = take_queries(bias, positions)
+            for _ in range(4 - len(attention_mask.shape)):
+                attention_mask = attention_mask[None]
             if attention_mask.shape[2] != 1:
                 attention_mask = take_positions(attention_mask, positions[:, None], axis=2)
         query = self.project_query(queries, turned)

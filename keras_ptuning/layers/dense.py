@@ -11,7 +11,12 @@ class Dense(keras.layers.Dense):
     Keras adds the update to the kernel, in each step and in the saved file. Here the update is
     computed by itself, which is cheaper to train, and the file keeps both, so that a loaded layer
     continues to train what trained. `merge_lora` adds them up for prediction. In a frozen layer
-    nothing trains, so set `layer.trainable = True` after `enable_lora`, as with Keras's own.
+    nothing trains, so set `layer.trainable = True` before `enable_lora`, which freezes the kernel.
+    After it, the kernel would train too.
+
+    A layer of layers, such as attention, is loaded from a `.keras` file without their LoRA, and so
+    refuses the file. Build the model, call `enable_lora` again, and then `load_weights` of the
+    file.
 
     Args:
         units: Integer. Size of the outputs.

@@ -157,18 +157,18 @@ class PositionEmbedding(keras.layers.Layer):
         )
 
     def call(self, inputs, positions=None):
-        length, limit = ops.shape(inputs)[1], self.input_dim
-        if self.hierarchical is not None:
-            limit = self.input_dim**2
-            positions = ops.arange(length)[None] if positions is None else positions
-        if positions is not None:
-            return inputs + ops.cast(self._vectors(positions), inputs.dtype)
-        if isinstance(length, int) and length > limit:
-            raise ValueError(
-                f"The model has {limit} positions. Received: a sequence of {length} "
-                "tokens. Shorten the texts (`maxlen`), or use a checkpoint with more positions."
-            )
-        return inputs + ops.cast(self.embeddings[:length], inputs.dtype)
+        if positions is None:
+            length = ops.shape(inputs)[1]
+            limit = self.input_dim if self.hierarchical is None else self.input_dim**2
+            if isinstance(length, int) and length > limit:
+                raise ValueError(
+                    f"The model has {limit} positions. Received: a sequence of {length} "
+                    "tokens. Shorten the texts (`maxlen`), or use a checkpoint with more positions."
+                )
+            if self.hierarchical is None:
+                return inputs + ops.cast(self.embeddings[:length], inputs.dtype)
+            positions = ops.arange(length)[None]
+        return inputs + ops.cast(self._vectors(positions), inputs.dtype)
 
     def _vectors(self, positions):
         if self.hierarchical is None:
@@ -437,7 +437,7 @@ class PtuningEmbedding(Embedding):
     @property
     def added_weights(self):
         """The weights that no checkpoint has: all but the table."""
-        return [v for v in self.weights if v is not self.embeddings]
+        return [v for v in self.weights if v is not self._embeddings]
 
     def _initial_rows(self, shape, dtype):
         # Not out of the variable: TensorFlow may make both while it traces a training step, and an

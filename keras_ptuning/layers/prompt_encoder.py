@@ -63,7 +63,9 @@ class PromptEncoder(keras.layers.Layer):
                 )
             self.lstms = [
                 keras.layers.Bidirectional(
-                    keras.layers.LSTM(hidden // 2, return_sequences=True, dtype=self.dtype_policy),
+                    keras.layers.LSTM(
+                        hidden // 2, return_sequences=True, dtype=self.dtype_policy, name="lstm"
+                    ),
                     dtype=self.dtype_policy,
                     name=f"lstm_{i}",
                 )

@@ -66,6 +66,10 @@ class RelativeBias(keras.layers.Layer):
     Returns:
         Tensor of shape `(1 or batch, heads, n, m)`.
 
+    Raises:
+        ValueError: if there are no buckets for one distance each, or none left for others up to
+            `max_distance`.
+
     Example:
 
     >>> import numpy as np
@@ -91,6 +95,13 @@ class RelativeBias(keras.layers.Layer):
         self.max_distance = max_distance
         self.bidirectional = bidirectional
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        exact = buckets // (4 if bidirectional else 2)
+        if not 0 < exact < max_distance:
+            raise ValueError(
+                f"`buckets` must be at least {4 if bidirectional else 2}, and `max_distance` "
+                f"greater than {exact}, the number of buckets for one distance each. Received: "
+                f"buckets={buckets}, max_distance={max_distance}, bidirectional={bidirectional}."
+            )
         self._buckets = find_buckets(buckets, max_distance, bidirectional)
 
     def build(self, queries_shape, keys_shape=None):

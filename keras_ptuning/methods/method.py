@@ -142,12 +142,14 @@ class All(Method):
 
 def named_weights(layer):
     """The weights of a layer and of the layers in it, by `layer/variable`."""
-    found = {}
-    for part in layer._flatten_layers():
-        path = layer.name if part is layer else f"{layer.name}/{part.name}"
-        for variable in part._trainable_variables + part._non_trainable_variables:
-            if variable.name != "seed_generator_state":
-                found[f"{path}/{variable.name}"] = variable
+    found = {
+        f"{layer.name}/{variable.name}": variable
+        for variable in layer._trainable_variables + layer._non_trainable_variables
+        if variable.name != "seed_generator_state"
+    }
+    for part in layer._layers:
+        # With all names on the way: the cells of several LSTMs have one name.
+        found.update((f"{layer.name}/{name}", v) for name, v in named_weights(part).items())
     return found
 
 

@@ -62,11 +62,14 @@ def merged_values(layer):
     """
     if hasattr(layer, "whole_table"):
         return [layer.whole_table()]
-    merged = {
-        id(part._kernel): part.kernel
-        for part in layer._flatten_layers()
-        if getattr(part, "lora_enabled", False)
-    }
+    merged = {}
+    for part in layer._flatten_layers():
+        if getattr(part, "lora_enabled", False):
+            name = "kernel" if hasattr(part, "_kernel") else "embeddings"
+            a, b = (getattr(part, f"lora_{name}_{letter}") for letter in "ab")
+            table = getattr(part, f"_{name}")
+            # Not `part.kernel`, which is in half precision if the policy is mixed.
+            merged[id(table)] = table + part.lora_alpha / part.lora_rank * keras.ops.matmul(a, b)
     variables = pretrained_weights(layer)
     return [keras.ops.convert_to_numpy(merged.get(id(v), v)) for v in variables]
 

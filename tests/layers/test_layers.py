@@ -6,12 +6,14 @@ from keras import ops
 from keras_ptuning.layers import (
     Bias,
     Dropout,
+    Embedding,
     FeedForward,
     GatherPositions,
     LayerNormalization,
     MultiHeadAttention,
     PositionEmbedding,
     PtuningEmbedding,
+    RelativeBias,
     Verbalizer,
 )
 from keras_ptuning.layers.feed_forward import gelu
@@ -136,6 +138,19 @@ def test_the_whole_table_learns_on_request():
     np.testing.assert_array_equal(prompt[:, 0], [2, 2, 2])
 
 
+@pytest.mark.parametrize("layer", [Embedding(VOCAB, SIZE), PtuningEmbedding(VOCAB, SIZE, TUNED)])
+def test_keras_own_lora(layer):
+    layer.build()
+    layer.enable_lora(2)
+    layer.lora_embeddings_b.assign(np.ones((2, SIZE), "float32"))
+    update = ops.matmul(layer.lora_embeddings_a, layer.lora_embeddings_b)
+    expected = to_numpy(layer._embeddings + update)
+    others = np.delete(np.arange(VOCAB), TUNED)
+    np.testing.assert_allclose(to_numpy(layer(others)), expected[others], rtol=1e-6)
+    logits = to_numpy(layer(np.eye(SIZE, dtype="float32"), reverse=True)).T
+    np.testing.assert_allclose(logits[others], expected[others], rtol=1e-6)
+
+
 @pytest.mark.parametrize("tuned_ids", [[], [1, 1], [-1]])
 def test_bad_tuned_ids(tuned_ids):
     with pytest.raises(ValueError, match="tuned_ids"):
@@ -205,6 +220,18 @@ def test_attention_does_not_look_at_masked_keys():
     assert np.abs(a - unmasked).max() > 0.01
 
 
+@pytest.mark.parametrize("axes", [2, 3, 4])
+def test_attention_of_some_positions_with_any_mask(axes):
+    """All that broadcasts to `(batch, heads, length, length)`."""
+    layer = MultiHeadAttention(heads=2, head_size=4)
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    mask = np.tril(np.ones((5, 5), "bool"))[(None,) * (axes - 2)]
+    positions = np.array([[1, 3], [0, 2]])
+    expected = np.take_along_axis(to_numpy(layer(x, mask)), positions[..., None], axis=1)
+    found = to_numpy(layer(x, mask, positions=positions))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_attention_dropout_is_on_in_training_only():
     layer = MultiHeadAttention(heads=2, head_size=4, dropout=0.5)
     x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype("float32")
@@ -231,6 +258,14 @@ def test_attention_compares_in_float32():
 def test_too_long_for_the_positions():
     with pytest.raises(ValueError, match=r"4 positions\. Received: a sequence of 5"):
         PositionEmbedding(4)(np.zeros((1, 5, 8), "float32"))
+    with pytest.raises(ValueError, match=r"4 positions\. Received: a sequence of 5"):
+        PositionEmbedding(2, hierarchical=True)(np.zeros((1, 5, 8), "float32"))
+
+
+@pytest.mark.parametrize("settings", [{"buckets": 3}, {"buckets": 32, "max_distance": 8}])
+def test_too_few_distances(settings):
+    with pytest.raises(ValueError, match=r"`buckets` must be .*Received: buckets="):
+        RelativeBias(2, **settings)
 
 
 def test_gather_positions():

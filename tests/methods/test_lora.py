@@ -195,6 +195,16 @@ def test_a_checkpoint_has_it_merged(make_lora, reviews, tmp_path):
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
 
 
+def test_a_checkpoint_of_a_mixed_model_is_not_rounded(make_lora, small_bert, tmp_path):
+    model = make_lora(LoRA(4), dtype="mixed_bfloat16")
+    model.save_checkpoint(tmp_path / "merged")
+    paths = small_bert[:2], [tmp_path / "merged"]
+    base, merged = (build_transformer_model(*path) for path in paths)
+    layer = "Transformer-0-MultiHeadSelfAttention"
+    for ours, theirs in zip(*(m.get_layer(layer).weights for m in (merged, base)), strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+
+
 def test_keras_own_lora(make_lora, reviews, tmp_path):
     """What `enable_lora` of Keras adds is neither pretrained nor a method's, and is merged."""
     model = make_lora(None, "[u1][MASK]满意。{text}")
@@ -214,6 +224,17 @@ def test_keras_own_lora(make_lora, reviews, tmp_path):
     assert not (tmp_path / "a.tuned").exists()
     layer.trainable = False
     model.save_tuned(tmp_path / "a.tuned")
+
+
+@pytest.mark.parametrize("pattern", [PLAIN, "[u1][MASK]满意。{text}"])
+def test_keras_own_lora_of_the_table(make_lora, pattern, tmp_path):
+    model = make_lora(None, pattern)
+    layer = model.backbone.get_layer("Embedding-Token")
+    layer.enable_lora(2)
+    layer.lora_embeddings_b.assign(np.full((2, 32), 0.1, "float32"))
+    model.save_checkpoint(tmp_path / "merged")
+    plain = build_ptuning_model(tmp_path / "merged", template=model.template)
+    np.testing.assert_allclose(scores(plain), scores(model), rtol=1e-5, atol=1e-5)
 
 
 def test_keras_own_lora_in_a_whole_model(make_lora, tmp_path):

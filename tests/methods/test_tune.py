@@ -187,6 +187,14 @@ def test_each_method(make_tuned, small_bert, reviews, tmp_path, name):
     np.testing.assert_allclose(scores(whole), scores(model), rtol=1e-4, atol=1e-5)
 
 
+def test_all_of_an_encoder_trains(make_tuned):
+    """The cells of its LSTMs, which have one name, too."""
+    model = make_tuned(Prompt(encoder="lstm"))
+    encoder = model.embedding.encoder
+    assert len(encoder.weights) == len(encoder.trainable_variables) == 16
+    assert len(model.tuned_weights()["prompt"]) == 17
+
+
 def test_the_summary(make_tuned, tmp_path):
     model = make_tuned(COMBINED)
     lines = []
