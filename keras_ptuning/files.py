@@ -467,7 +467,8 @@ def folder_of(path):
         raise FileNotFoundError(
             f"There is no {name} in {folder or '.'!r}. Expected a checkpoint's folder, or a file "
             f"in it, or the name of an embedded checkpoint, {NAMES}, or of a model of Hugging "
-            f"Face's hub. Received: {path!r}."
+            "Face's hub with its owner in front, such as 'google-bert/bert-base-chinese'. "
+            f"Received: {path!r}."
         )
     return folder
 
