@@ -536,6 +536,8 @@ def decode_lines(lines, name):
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{name}, line {number}: expected text in UTF-8. Received: {line[:80]!r} ({error})."
+                " If it is in GB18030, as Excel saves Chinese, save it as CSV UTF-8, or convert it "
+                "with `iconv -f gb18030 -t utf-8`."
             ) from None
 
 
