@@ -467,7 +467,8 @@ def folder_of(path):
         raise FileNotFoundError(
             f"There is no {name} in {folder or '.'!r}. Expected a checkpoint's folder, or a file "
             f"in it, or the name of an embedded checkpoint, {NAMES}, or of a model of Hugging "
-            f"Face's hub. Received: {path!r}."
+            "Face's hub with its owner in front, such as 'google-bert/bert-base-chinese'. "
+            f"Received: {path!r}."
         )
     return folder
 
@@ -535,6 +536,8 @@ def decode_lines(lines, name):
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{name}, line {number}: expected text in UTF-8. Received: {line[:80]!r} ({error})."
+                " If it is in GB18030, as Excel saves Chinese, save it as CSV UTF-8, or convert it "
+                "with `iconv -f gb18030 -t utf-8`."
             ) from None
 
 

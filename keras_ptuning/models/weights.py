@@ -387,7 +387,8 @@ def _describe_missing(missing, tensors):
     elif parts == {"MLM"}:
         what = (
             "has no MLM head, so it cannot fill in a mask. Use a release that includes the head "
-            "(`cls/predictions/...`); for a plain encoder leave out `with_mlm`."
+            "(`cls/predictions/...`), or `build_classifier`, which needs none; for a plain encoder "
+            "leave out `with_mlm`."
         )
     elif parts == {"Pooler"}:
         what = "has no pooler. Leave out `with_pool`."

@@ -340,7 +340,8 @@ def _read_row(request, templates):
     if not isinstance(request, dict) or not {"task", "text"} <= set(request) <= allowed:
         raise BadText(
             'Expected an object {"task": ..., "text": ...}, and "candidates" where the task needs '
-            f"them. Received: {request!r:.100}."
+            'them; for several texts, {"requests": [...]} with a list of such objects. Received: '
+            f"{request!r:.100}."
         )
     task, text = request["task"], request["text"]
     template = templates.get(task) if isinstance(task, str) else None

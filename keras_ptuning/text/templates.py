@@ -222,7 +222,15 @@ class Template:
                 self._pieces.append(([self.mask_id], segment, False))
             elif _SENTINEL.fullmatch(part) and part in tokenizer:
                 self._pieces.append(([tokenizer.token_to_id(part)], segment, False))
-            elif part[0] == "[" and part in tokenizer and part not in ("[PAD]", "[UNK]", "[CLS]"):
+            elif (
+                part[0] == "["
+                and part in tokenizer
+                # The decoder's text may begin with one of these.
+                and (
+                    part not in ("[PAD]", "[UNK]", "[CLS]")
+                    or len(self._pieces) == self._decoder_piece
+                )
+            ):
                 token_id = tokenizer.token_to_id(part)
                 if token_id in self.virtual_ids:
                     raise ValueError(

@@ -97,7 +97,8 @@ def load_vocab(path):
         path,
         f"There is no vocabulary at {str(path)!r}. A Google-format BERT has it in `vocab.txt`, "
         "next to `bert_config.json`; the embedded checkpoints are called "
-        f"{', '.join(NAMES)}.",
+        f"{', '.join(NAMES)}; a name on Hugging Face's hub has its owner in front, such as "
+        "google-bert/bert-base-chinese.",
     )
     if str(path).endswith(".json"):
         return _load_json_vocab(path)

@@ -200,6 +200,7 @@ def test_many_clients(prompts, server):
         ([1], 400, "Expected an object of JSON"),
         ({"text": "书"}, 400, "Expected an object"),
         ({"task": "sentiment", "text": "书", "txt": 1}, 400, "Expected an object"),
+        ({"task": "sentiment", "texts": ["书"]}, 400, 'for several texts, {"requests": [...]}'),
         ({"task": "sentiment", "text": 3}, 400, "is a string. Received: 3"),
         ({"task": "sentiment", "text": ["书", "贵"]}, 400, "is a string"),
         ({"task": "pair", "text": "书"}, 400, "is a list of two strings"),

@@ -96,11 +96,14 @@ def test_bad_vocabularies(vocab, message):
 def test_bad_vocabulary_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
         Tokenizer(tmp_path / "nowhere.txt")
+    # The hub's old name, without an owner.
+    with pytest.raises(FileNotFoundError, match="owner in front"):
+        Tokenizer("bert-base-chinese")
     (tmp_path / "empty.txt").write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):
         Tokenizer(tmp_path / "empty.txt")
     (tmp_path / "gbk.txt").write_bytes("[PAD]\n很\n".encode("gbk"))
-    with pytest.raises(ValueError, match=r"gbk\.txt, line 2: expected text in UTF-8"):
+    with pytest.raises(ValueError, match=r"gbk\.txt, line 2: expected text in UTF-8.*iconv"):
         Tokenizer(tmp_path / "gbk.txt")
 
 

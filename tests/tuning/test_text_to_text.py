@@ -235,6 +235,20 @@ def test_the_decoder_begins_as_the_checkpoint_says(tmp_path):
     assert template.encode(["书"])["decoder_token_ids"].tolist() == [[7, 1]]
 
 
+def test_the_decoder_begins_with_padding(tmp_path):
+    """As transformers trains a T5 over a vocabulary of BERT's kind, if nothing else is said."""
+    small_t5.write_hugging_face(tmp_path, "t5", vocab=True, decoder_start_token_id=0)
+    with pytest.raises(ValueError, match=r"begins its text with the token 0"):
+        make(str(tmp_path))
+    labels = {"a": "很", "b": "不"}
+    template, model = make(str(tmp_path), "{text}[DECODER][PAD][MASK]", labels)
+    x = template.encode(["书"])
+    assert x["decoder_token_ids"].tolist() == [[0]]
+    assert np.isfinite(model.predict(x, verbose=0)).all()
+    with pytest.raises(ValueError, match=r"Unknown '\[PAD\]'"):
+        Template("{text}[PAD][DECODER][PAD][MASK]", labels, template.tokenizer)
+
+
 def test_label_words_that_learn_need_a_tied_head(folder):
     labels, pattern = {"a": "[v1]", "b": "[v2]"}, "{text}[DECODER][MASK]"
     if "mt5" in folder:
