@@ -53,6 +53,18 @@ def with_derivative(function):
     return call
 
 
+def computed_after(x, other):
+    """A TensorFlow tensor once more, of which nothing is computed before another one is there.
+
+    In a derivative, what is computed of `x` would otherwise be taken from where the value was
+    computed, and kept until then.
+    """
+    import tensorflow as tf
+
+    with tf.control_dependencies([other]):
+        return tf.identity(x)
+
+
 def for_dense_gradient(variable):
     """A variable as a tensor, whose gradient is dense where rows of it are looked up.
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_ptuning.backend import takes_derivatives, with_derivative
+from keras_ptuning.backend import computed_after, takes_derivatives, with_derivative
 from keras_ptuning.layers.dense import Dense
 
 
@@ -21,13 +21,16 @@ def gelu(x):
 @with_derivative
 def _gelu(x):
     # Written like this, TensorFlow joins it with the matrix product before when it predicts.
-    twice_phi = 1.0 + ops.erf(x / ops.cast(math.sqrt(2), x.dtype))
+    def twice_phi(x):
+        return 1.0 + ops.erf(x / ops.cast(math.sqrt(2), x.dtype))
 
     def grad(upstream):
-        density = ops.exp(-0.5 * ops.square(x)) / math.sqrt(2 * math.pi)
-        return upstream * (0.5 * twice_phi + x * density)
+        # These are the largest tensors of a model: one of them is kept for this, and not two.
+        z = computed_after(x, upstream)
+        density = ops.exp(-0.5 * ops.square(z)) / math.sqrt(2 * math.pi)
+        return upstream * (0.5 * twice_phi(z) + z * density)
 
-    return 0.5 * x * twice_phi, grad
+    return 0.5 * x * twice_phi(x), grad
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
