@@ -138,6 +138,16 @@ class LabelModel(keras.Model):
             found.setdefault(method.name, {}).update(method.weights(self.backbone))
         return found
 
+    def _weights_by_name(self):
+        return {name: v for own in self.tuned_weights().values() for name, v in own.items()}
+
+    def _freeze(self, names):
+        weights = self._weights_by_name()
+        for name in names:
+            if name not in weights:
+                raise ValueError(f"The file is damaged: it has frozen weights {name!r}.")
+            weights[name].trainable = False
+
     @property
     def default_learning_rate(self) -> float:
         rates = [method.default_learning_rate(self.backbone) for method in self.methods]
@@ -826,9 +836,12 @@ class LabelModel(keras.Model):
                     f"`save_weights`. Received: model={model!r}."
                 )
         template = self.template.get_config()
+        frozen = [name for name, v in self._weights_by_name().items() if not v.trainable]
         return {
             **settings,
             **self._options(),
+            # What somebody froze by hand.
+            **({"frozen": frozen} if frozen else {}),
             "tune": [method_to_config(method) for method in self.methods],
             "dtype": self.dtype_policy.name,
             # Keras prints the configuration of a file that it cannot load.
@@ -838,10 +851,11 @@ class LabelModel(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        config = _current_config(config)
-        kinds = {"config": dict, "template": dict, "tune": (list, tuple)}
+        config = {"frozen": [], **_current_config(config)}
+        kinds = {"config": dict, "template": dict, "tune": (list, tuple), "frozen": list}
         check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint": type(None)})
         methods = [method_from_config(method) for method in config["tune"]]
+        frozen = config.pop("frozen")
         tokenizer = config["template"].get("tokenizer")
         apart = isinstance(tokenizer, dict) and isinstance(tokenizer.get("vocab"), str)
 
@@ -849,7 +863,9 @@ class LabelModel(keras.Model):
             return {**config, "template": template_from_config(template), "tune": methods}
 
         if not apart:
-            return cls(**arguments(config["template"]))
+            model = cls(**arguments(config["template"]))
+            model._freeze(frozen)
+            return model
         # The vocabulary comes with the weights, and without it there is no model. So what Keras
         # gets now is made when it loads the weights, in `load_own_variables`.
         model = cls.__new__(cls)
@@ -860,6 +876,7 @@ class LabelModel(keras.Model):
                 raise ValueError("The file has another vocabulary than its model: it is damaged.")
             template = {**config["template"], "tokenizer": {**tokenizer, "vocab": vocab}}
             model.__init__(**arguments(template))
+            model._freeze(frozen)
 
         model._make = make
         return model

@@ -69,6 +69,22 @@ def test_a_loaded_model_goes_on_training(trained, reviews, tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.graph
+def test_what_was_frozen_by_hand_stays_frozen(make_model, make_template, reviews, tmp_path):
+    model = make_model(tune="all")
+    model.backbone.get_layer("Embedding-Token").trainable = False
+    model.compile("adam")
+    data = make_template().dataset(*reviews)
+    model.fit(data, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+    assert loaded.optimizer.iterations == model.optimizer.iterations > 0
+    before = ops.convert_to_numpy(loaded.embedding.embeddings)
+    loaded.fit(data, verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded.embedding.embeddings), before)
+
+
 @pytest.mark.parametrize(
     "options",
     [
