@@ -382,7 +382,8 @@ def check_keras_file(path):
             check_archive(archive, os.path.getsize(path))
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"The file {str(path)!r} is damaged, or not one that `model.save` wrote ({error})."
+            f"The file {str(path)!r} is damaged, or not one that `model.save` wrote ({error}). A "
+            "file of `model.save_tuned` is loaded with `load_tuned`."
         ) from None
 
 

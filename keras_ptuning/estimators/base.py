@@ -208,7 +208,8 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise ValueError(
                 f"The file {str(filepath)!r} is damaged, or was not written by "
-                f"`{cls.__name__}.save` ({error})."
+                f"`{cls.__name__}.save` ({error}). Load what `model.save` wrote with `load_model`, "
+                "and what `model.save_tuned` wrote with `load_tuned`."
             ) from None
         model = load_model(filepath)
         classifier = cls(**{**parameters, **cls._templates_from_json(parameters, model)})

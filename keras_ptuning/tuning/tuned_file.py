@@ -109,7 +109,8 @@ def damaged(filepath, reason):
         reason = f"it lacks the entry {reason}"
     return ValueError(
         f"The tuned file {str(filepath)!r} is damaged or not a tuned file ({reason}). Expected a "
-        "whole file written by `model.save_tuned(...)`."
+        "whole file written by `model.save_tuned(...)`. Load what `model.save(...)` wrote with "
+        "`load_model`."
     )
 
 
