@@ -189,6 +189,9 @@ def _predict(options):
                 "to predict again."
             )
             return 0
+    if os.path.isfile(options.texts):
+        # A wrong column is told before the model is loaded.
+        next(iter(iterate_texts(options.texts, options.column)), None)
     model = _load(options.path, options.checkpoint)
     texts = options.texts
     if texts == STDIN:

@@ -183,6 +183,10 @@ def test_wrong_tables(tuned, tmp_path):
         (tmp_path / name).write_text(content, "utf-8")
         fails(["predict", model, tmp_path / name, out, *checkpoint, "--column", "text"], match)
     fails(["predict", model, tmp_path / "a.csv", out, *checkpoint], "--column text in the command")
+    # Before the model is loaded.
+    (tmp_path / "no.keras").write_text("no model")
+    wrong = ["predict", tmp_path / "no.keras", tmp_path / "b.csv", out, "--column", "text"]
+    fails(wrong, "has no column 'text'")
     fails(["predict", model, tmp_path / "h.parquet", out, *checkpoint], "--column text")
 
 
