@@ -135,6 +135,7 @@ RATES = {
 # first choices.
 TUNING = {
     "p-tuning": Tuning(False, "virtual", None, 1e-2),
+    "p-tuning-lstm": Tuning(False, "virtual", Prompt(encoder="lstm"), 1e-3),
     "warp": Tuning(False, "vectors", start_at_words, 1e-2, "labels"),
     "prefix-tuning": Tuning(False, "words", Prefix(20), 1e-2),
     "p-tuning-v2": Tuning(False, "plain", Prefix(20), 1e-2),
