@@ -24,4 +24,5 @@ def test_memory(tmp_path, monkeypatch):
             pytest.importorskip("torch")
         seconds, grown = loading.measure(tmp_path, environment, imports, load)
         print(f"{name}: {seconds:.1f} s, {grown / total:.2f} of the model")
-        assert grown < 1.3 * total
+        # 1.1 on most machines, and up to 1.4 on one. A copy of the weights would make it 2.
+        assert grown < 1.6 * total
