@@ -102,7 +102,7 @@ def check_token_order(template, checkpoint, keep_tokens=None):
             f"{path!r}, that of the checkpoint, such as {moved[0]!r}: "
             f"{given[moved[0]]} in place of {own[moved[0]]}. They would have the vectors of "
             f"other tokens. Give the template that of the checkpoint, Tokenizer({path!r}), or give "
-            " the checkpoint of the template's vocabulary."
+            "the checkpoint of the template's vocabulary."
         )
 
 
