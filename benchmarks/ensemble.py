@@ -133,7 +133,7 @@ def run(task, seed, options):
 def read_results(options):
     """The runs in `--out` that had the same settings."""
     settings = {option: getattr(options, option) for option in SETTINGS}
-    return [found for found in read_runs(options.out) if found["settings"] == settings]
+    return [found for found in read_runs(options.out) if found.get("settings") == settings]
 
 
 def print_table(runs):
