@@ -198,6 +198,7 @@ def main():
         raise SystemExit("No relation has facts to ask. Use a checkpoint with a larger vocabulary.")
     print(table(results))
     if args.json:
+        os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"results": results, "arguments": vars(args)}, file, ensure_ascii=False)
 

@@ -110,6 +110,7 @@ def main():
     for method, numbers in results.items():
         print("{f1:7.1%}  {0}: {trained:,} numbers, {seconds} s".format(method, **numbers))
     if args.json:
+        os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"results": results, "arguments": vars(args)}, file, ensure_ascii=False)
 

@@ -74,6 +74,7 @@ def main():
         shares = "".join(f"{hits[of_label].mean():6.0%}" for hits in right.values())
         print(f"  {word}{shares}  of {count[label]}")
     if args.json:
+        os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
         with open(args.json, "w", encoding="utf-8") as file:
             results = {name: float(hits.mean()) for name, hits in right.items()}
             json.dump({"test_acc": results, "arguments": vars(args)}, file, ensure_ascii=False)

@@ -52,7 +52,7 @@ def parse_arguments():
     add("--min-count", type=int, default=10, help="how often a token of a new vocabulary occurs")
     add("--layers", type=int, default=3, help="blocks of a new model")
     add("--hidden-size", type=int, default=192, help="a multiple of 64")
-    add("--length", type=int, default=128, help="tokens of a sequence")
+    add("--length", type=int, help="tokens of a sequence; if left out, --positions or else 128")
     add("--batch-size", type=int, default=32, help="sequences")
     add("--steps", type=int, default=20_000, help="steps of training")
     add("--save-every", type=int, default=100, help="steps")
@@ -74,7 +74,9 @@ def parse_arguments():
     if args.positions is not None:
         if not args.checkpoint:
             parser.error("--positions needs --checkpoint. A new model has --length positions.")
-        args.length = args.positions
+        if args.length is not None:
+            parser.error("--positions is the length of the sequences too: leave out --length.")
+    args.length = args.length or args.positions or 128
     return args
 
 

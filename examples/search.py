@@ -101,6 +101,7 @@ def main():
     for name, hits in right.items():
         print(f"{hits:7.1%}  {name}")
     if args.json:
+        os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump({"test_acc": right, "arguments": vars(args)}, file, ensure_ascii=False)
 

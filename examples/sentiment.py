@@ -99,6 +99,7 @@ def main():
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     print(f"P-tuning, {args.template}: {trained:,} of {model.count_params():,} parameters train")
     valid = train(model, data, args)
+    pathlib.Path(args.tuned).parent.mkdir(parents=True, exist_ok=True)
     model.save_tuned(args.tuned)
     print(f"The prompt of epoch {np.argmax(valid) + 1} is in {args.tuned}")
 
@@ -107,7 +108,9 @@ def main():
     results |= {"data": data["source"], "trainable_parameters": trained, "arguments": vars(args)}
     print(json.dumps(results, ensure_ascii=False, indent=2))
     if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(results, ensure_ascii=False), "utf-8")
+        path = pathlib.Path(args.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, ensure_ascii=False), "utf-8")
     if args.sentences:
         scores = model.predict(template.dataset(args.sentences), verbose=0)
         chances = keras.ops.convert_to_numpy(keras.ops.softmax(scores)).max(axis=1)

@@ -27,8 +27,8 @@ FEW_STEPS = 50
 class TextEstimator(ClassifierMixin, BaseEstimator):
     """Predicts with `model_`, which `fit` of a subclass makes, together with `classes_`.
 
-    Subclasses say which of their parameters are templates: `_templates`, `_templates_to_json`,
-    `_templates_from_json`.
+    Subclasses say which of their parameters are templates, `_templates`, and what a file has in
+    place of parameters that are not JSON: `_parameters_to_json`, `_parameters_from_json`.
     """
 
     def __sklearn_tags__(self):
@@ -158,7 +158,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         if not os.fspath(filepath).endswith(".keras"):
             raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
         parameters = self.get_params(deep=False)
-        parameters |= {"checkpoint": os.fspath(self.checkpoint), **self._templates_to_json()}
+        parameters |= {"checkpoint": os.fspath(self.checkpoint), **self._parameters_to_json()}
         with replacing(filepath) as temporary:
             self.model_.save(temporary)
             with zipfile.ZipFile(temporary, "a") as archive:
@@ -212,7 +212,7 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
                 "and what `model.save_tuned` wrote with `load_tuned`."
             ) from None
         model = load_model(filepath)
-        classifier = cls(**{**parameters, **cls._templates_from_json(parameters, model)})
+        classifier = cls(**{**parameters, **cls._parameters_from_json(parameters, model)})
         classifier.model_ = model
         classifier.classes_ = np.array(sorted(model.template.label_names))
         return classifier

@@ -319,12 +319,12 @@ class PetClassifier(TextEstimator):
     def _templates(self):
         return self.templates
 
-    def _templates_to_json(self):
+    def _parameters_to_json(self):
         # The model has the vocabulary.
         return {"templates": [{**t.get_config(), "tokenizer": None} for t in self.templates]}
 
     @staticmethod
-    def _templates_from_json(parameters, model):
+    def _parameters_from_json(parameters, model):
         configs = [{**c, "tokenizer": model.template.tokenizer} for c in parameters["templates"]]
         return {"templates": [Template.from_config(config) for config in configs]}
 

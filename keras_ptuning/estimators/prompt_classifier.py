@@ -312,7 +312,7 @@ class PromptClassifier(TextEstimator):
     def _templates(self):
         return [self.template]
 
-    def _templates_to_json(self):
+    def _parameters_to_json(self):
         weights = self.class_weight
         if isinstance(weights, Mapping):
             # Pairs, since JSON would turn integer labels into strings.
@@ -321,7 +321,7 @@ class PromptClassifier(TextEstimator):
         return {"template": None, "tune": None, "class_weight": weights}
 
     @staticmethod
-    def _templates_from_json(parameters, model):
+    def _parameters_from_json(parameters, model):
         weights = parameters.get("class_weight")
         if isinstance(weights, list):
             weights = dict(weights)
