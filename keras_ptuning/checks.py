@@ -100,7 +100,12 @@ def as_weights(sample_weight, count):
         TypeError: if the weights are no list.
         ValueError: if they are not of this number, finite, and from 0 on.
     """
-    weights = np.array(as_list("sample_weight", sample_weight))
+    weights = as_list("sample_weight", sample_weight)
+    try:
+        weights = np.array(weights)
+    except ValueError:
+        # Of lists of different lengths; what is left is no number.
+        weights = np.array([str(weight) for weight in weights])
     good = weights.shape == (count,) and weights.dtype.kind in "fiu"
     if not good or not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(

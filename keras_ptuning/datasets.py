@@ -95,7 +95,7 @@ def _parse_labeled(lines, name):
     texts, labels = [], []
     for number, line in enumerate(lines, 1):
         text, *rest = line.rstrip("\r\n").split("\t")
-        if len(rest) != 1 or not re.fullmatch(r"\s*[+-]?\d+\s*", rest[0]):
+        if len(rest) != 1 or not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", rest[0]):
             raise ValueError(
                 f"{name}, line {number}: expected `text<TAB>label`, with an integer label. "
                 f"Received: {line[:80]!r}."
@@ -737,6 +737,11 @@ def load_mlama(folder: Path) -> dict[str, dict[str, Any]]:
     templates = {}
     for number, row in iterate_objects(path, ["relation", "template"]):
         _check_prompt(path, f"line {number}", row["template"])
+        if not isinstance(row["relation"], str):
+            raise ValueError(
+                f"{path}, line {number}: expected the name of a relation. Received: "
+                f"{row['relation']!r:.60}."
+            )
         templates[row["relation"]] = row["template"]
     paths = {name: os.path.join(folder, f"{name}.jsonl") for name in templates}
     return _load_relations(folder, templates, paths, None)

@@ -137,7 +137,7 @@ def check_target(path):
         OSError: if it is a device or a pipe.
     """
     target = os.path.realpath(path)
-    if os.path.isdir(target):
+    if os.path.isdir(target) or os.fspath(path).endswith(os.sep):
         raise IsADirectoryError(f"Expected the path of a file. Received the folder {path!r}.")
     if os.path.exists(path) and not os.path.isfile(path):
         raise OSError(
@@ -242,6 +242,11 @@ def replacing_all(folder, clashing=()):
                 "delete these files."
             )
         for name in new:
+            if os.path.isdir(os.path.join(folder, name)):
+                raise IsADirectoryError(
+                    f"Expected to write a file. Received a folder of its name: "
+                    f"{os.path.join(folder, name)!r}. Nothing was replaced."
+                )
             _keep_mode(os.path.join(beside, name), os.path.join(folder, name))
         while True:
             finish(folder)
@@ -277,9 +282,9 @@ def finish(folder):
         return
     except OSError as error:
         raise OSError(
-            f"The files in {folder!r} were being replaced when the process was killed. The new "
-            f"ones are complete, and in {complete!r}. Move them one folder up, which is not "
-            f"possible here: {error}."
+            f"New files for {folder!r} are complete, and not all of them are in their places yet. "
+            f"The others are in {complete!r}. Move them one folder up, which is not possible here: "
+            f"{error}."
         ) from None
     with contextlib.suppress(OSError):
         os.rmdir(complete)

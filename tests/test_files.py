@@ -183,6 +183,16 @@ def test_a_set_of_files_is_replaced_at_once(tmp_path, monkeypatch, step):
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c", "other"]
 
 
+def test_a_folder_in_the_place_of_a_file(tmp_path):
+    write_set(tmp_path, "old")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"a folder of its name.*Nothing was replaced"):
+        write_set(tmp_path, "new", "abd")
+    assert read_set(tmp_path) == {"old"}
+    with pytest.raises(IsADirectoryError, match="Received the folder"), replacing(f"{tmp_path}/x/"):
+        pass
+
+
 def test_a_failing_set_changes_nothing(tmp_path):
     write_set(tmp_path, "old")
     with pytest.raises(KeyError), replacing_all(tmp_path) as temporary:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Literal
 
+import h5py
 import keras
 import numpy as np
 
@@ -27,6 +28,8 @@ from keras_ptuning.text.masking import NONE
 
 STATE, SETTINGS = "training.weights.h5", "training.json"
 CURVE, PLOT = "curve.csv", "curve.png"
+# In the file of the state: how many epochs are done.
+EPOCHS = "epochs"
 COLUMNS = ("step", "tokens", "loss", "learning_rate", "seconds", "val_loss", "perplexity")
 # How many times the held-out texts are scored on the way.
 EVALUATIONS = 10
@@ -62,7 +65,8 @@ def pretrain(
         folder: Folder for the state (`training.weights.h5`), the settings it belongs to
             (`training.json`), and the curve (`curve.csv`; where matplotlib is installed, in the end
             also `curve.png`). Made if need be.
-        held_out: Optional `PackedDataset` without `steps`, to measure the perplexity on.
+        held_out: Optional dataset of the same kind and length without `steps`, to measure the
+            perplexity on.
         learning_rate: Float, the highest. Defaults to `1e-3`.
         warmup: Float, the share of the steps to rise for. Defaults to `0.05`.
         optimizer: `"adamw"`, or `"muon"`, which needs fewer steps when starting from scratch.
@@ -75,6 +79,7 @@ def pretrain(
         measured, `val_loss` and `perplexity`.
 
     Raises:
+        TypeError: if `dataset` or `held_out` is no `PackedDataset`.
         ValueError: if `folder` has the state of a training with other settings, or an argument
             is out of range.
         BlockingIOError: if another training uses the folder.
@@ -101,10 +106,29 @@ def pretrain(
     check_positive("learning_rate", learning_rate)
     check_number("warmup", warmup, 0, 1)
     check_number("weight_decay", weight_decay, 0)
+    for name, given in (("dataset", dataset), ("held_out", held_out)):
+        if not isinstance(given, PackedDataset) and (name, given) != ("held_out", None):
+            raise TypeError(
+                f"`{name}` must be a `PackedDataset`, or for a T5 a `TextToTextDataset`. Received: "
+                f"{given!r:.60}."
+            )
     if dataset.steps is None:
         raise ValueError(
             "The dataset needs `steps`, the number of batches after which the state is written: "
             "PackedDataset(..., steps=100). Received: one without."
+        )
+    if held_out is not None and (
+        type(held_out) is not type(dataset)
+        or held_out.steps is not None
+        or held_out.sequences.shape[1] != dataset.sequences.shape[1]
+        or held_out.causal != dataset.causal
+    ):
+        raise ValueError(
+            "The held-out texts must be a dataset without `steps`, of the class, length and "
+            f"`causal` of the other. Received: a {type(held_out).__name__} with "
+            f"steps={held_out.steps}, length={held_out.sequences.shape[1]}, "
+            f"causal={held_out.causal}; the other has length={dataset.sequences.shape[1]}, "
+            f"causal={dataset.causal}."
         )
     if optimizer not in ("adamw", "muon"):
         raise ValueError(f"`optimizer` must be 'adamw' or 'muon'. Received: {optimizer!r}.")
@@ -179,11 +203,14 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "scale"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=NONE)
     model.compile(optimizer, loss, jit_compile=default_jit_compile())
-    optimizer.build(model.trainable_variables)
-    state = os.path.join(folder, STATE)
+    # With float16 it is around the other one.
+    model.optimizer.build(model.trainable_variables)
+    state, done = os.path.join(folder, STATE), 0
     if os.path.exists(state):
         model.load_weights(state)
-    done = int(optimizer.iterations) // dataset.steps
+        with h5py.File(state) as file:
+            # Older states do not say it. With float16 an optimizer leaves some steps out.
+            done = int(file.attrs.get(EPOCHS, int(optimizer.iterations) // dataset.steps))
     curve = _read_curve(folder, done)
     if done < epochs:
         evaluations = min(epochs, EVALUATIONS)
@@ -195,10 +222,10 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
             validation_data=held_out,
             validation_freq=[round(epochs * i / evaluations) for i in range(1, evaluations + 1)],
             # The state comes last: what was done before it is done again after an interruption.
-            callbacks=[*callbacks, _Recorder(dataset, folder, curve, schedule)],
+            callbacks=[*keras.tree.flatten(callbacks), _Recorder(dataset, folder, curve, schedule)],
         )
     plot = os.path.join(folder, PLOT)
-    if not os.path.exists(plot):
+    if curve and (done < epochs or not os.path.exists(plot)):
         # The training is done, with or without a plot.
         with contextlib.suppress(ImportError):
             _plot(curve, plot)
@@ -274,11 +301,15 @@ class _Recorder(keras.callbacks.Callback):
         rate = float(self.schedule(step - 1))
         weights = all(np.isfinite(array).all() for array in self.model.get_weights())
         if not (weights and math.isfinite(logs["loss"])):
-            kept = f"The state before these {self.dataset.steps} steps stays in {self.folder!r}."
+            kept = (
+                f"The state before these {self.dataset.steps} steps stays in {self.folder!r}: for "
+                "another learning rate, choose another folder."
+            )
             raise FloatingPointError(
                 f"The loss is {logs['loss']} after step {step}, with a learning rate of {rate:.2g}"
-                f"{'' if weights else ', and weights are not finite'}. Use a smaller learning "
-                f"rate. {kept if epoch else 'Nothing was kept.'}"
+                f"{'' if weights else ', and weights are not finite'}. Build the model "
+                "again, and use a smaller learning rate. "
+                f"{kept if epoch else 'Nothing was kept.'}"
             )
         row = {
             "step": step,
@@ -301,3 +332,5 @@ class _Recorder(keras.callbacks.Callback):
             writer.writerows(self.curve)
         with replacing(os.path.join(self.folder, STATE)) as temporary:
             self.model.save_weights(temporary)
+            with h5py.File(temporary, "a") as file:
+                file.attrs[EPOCHS] = epoch + 1

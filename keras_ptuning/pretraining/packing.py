@@ -1,6 +1,5 @@
 """Documents, packed into sequences of one length."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -8,8 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 import keras
 import numpy as np
 
-from keras_ptuning.checks import check_integer, check_list
-from keras_ptuning.text import PieceTokenizer
+from keras_ptuning.checks import Vocabulary, check_integer, check_list, check_number
+from keras_ptuning.text import PieceTokenizer, as_tokenizer
 from keras_ptuning.text.masking import NONE, mask_tokens
 from keras_ptuning.text.tokenizers import Tokenizer, warn_of_unknown
 
@@ -60,7 +59,7 @@ class PackedDataset(keras.utils.PyDataset):
 
     Args:
         texts: List of strings.
-        tokenizer: A `Tokenizer` or `PieceTokenizer`.
+        tokenizer: A `Tokenizer` or `PieceTokenizer`, or what they take as their vocabulary.
         causal: Whether to predict each next token. Otherwise tokens are masked at random, again
             each time.
         length: Integer, tokens of a sequence. Defaults to `128`.
@@ -96,13 +95,13 @@ class PackedDataset(keras.utils.PyDataset):
     ((1, 10), (1, 2), 1)
     """
 
-    # What else a training depends on, with names of its own.
+    # Further settings that `pretrain` compares when it resumes.
     settings = {}  # noqa: RUF012
 
     def __init__(
         self,
         texts: Collection[str],
-        tokenizer: Tokenizer | PieceTokenizer,
+        tokenizer: Tokenizer | PieceTokenizer | Vocabulary,
         causal: bool = False,
         length: int = 128,
         batch_size: int = 32,
@@ -121,18 +120,19 @@ class PackedDataset(keras.utils.PyDataset):
             check_integer(name, value, least)
         if predict_rate is None:
             predict_rate = 1.0 if causal else 0.15
-        if not 0 < predict_rate <= 1:
+        check_number("predict_rate", predict_rate, 0, 1)
+        if not predict_rate:
             raise ValueError(
-                "`predict_rate` must be greater than 0 and at most 1. Received: "
-                f"predict_rate={predict_rate!r}."
+                f"`predict_rate` must be greater than 0. Received: predict_rate={predict_rate!r}."
             )
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = as_tokenizer(tokenizer)
         self.causal = causal
         self.batch_size = batch_size
         self.steps = steps
         self.predict_rate = predict_rate
         self.seed = seed
         self.epoch = 0
+        self._orders = {}
         self._ordinary_ids = np.array(tokenizer.ordinary_ids)
         self._ordinary = np.zeros(tokenizer.vocab_size, "bool")
         self._ordinary[self._ordinary_ids] = True
@@ -228,10 +228,14 @@ class PackedDataset(keras.utils.PyDataset):
         ]
         return np.concatenate(rows)
 
-    @functools.lru_cache(2)  # noqa: B019
     def _order(self, number):
         """The order of the sequences in the pass `number` over them."""
-        return np.random.default_rng([self.seed, number]).permutation(len(self.sequences))
+        if number not in self._orders:
+            order = np.random.default_rng([self.seed, number]).permutation(len(self.sequences))
+            # A batch has sequences of this pass, and maybe of the one before it.
+            self._orders = {n: self._orders[n] for n in self._orders if n == number - 1}
+            self._orders[number] = order
+        return self._orders[number]
 
     def __getitem__(self, index):
         step = index if self.steps is None else self.epoch * self.steps + index

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from keras_ptuning.checks import check_integer, check_positive
+from keras_ptuning.checks import Vocabulary, check_integer, check_number, check_positive
 from keras_ptuning.pretraining.packing import PackedDataset
 from keras_ptuning.text.masking import NONE
 from keras_ptuning.text.piece_tokenizer import PieceTokenizer
@@ -60,7 +60,7 @@ class TextToTextDataset(PackedDataset):
     def __init__(
         self,
         texts: Collection[str],
-        tokenizer: Tokenizer | PieceTokenizer,
+        tokenizer: Tokenizer | PieceTokenizer | Vocabulary,
         objective: Literal["spans", "continuation"] = "spans",
         length: int = 128,
         predict_rate: float | None = None,
@@ -76,6 +76,7 @@ class TextToTextDataset(PackedDataset):
         check_integer("length", length, 3)
         check_positive("mean_span", mean_span)
         predict_rate = 0.15 if predict_rate is None else predict_rate
+        check_number("predict_rate", predict_rate, 0, 1)
         if not 0 < predict_rate < 1:
             raise ValueError(
                 "`predict_rate` must be between 0 and 1: with all of a text left out, nothing is "
@@ -90,6 +91,7 @@ class TextToTextDataset(PackedDataset):
             predict_rate=predict_rate,
             seed=seed,
         )
+        tokenizer = self.tokenizer
         self.objective = objective
         self.mean_span = mean_span
         # A training depends on these too.

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_ptuning.backend import compiles_each_shape
-from keras_ptuning.checks import check_integer
+from keras_ptuning.checks import check_integer, check_number
 from keras_ptuning.text.masking import NONE, mask_tokens, next_tokens
 
 # In place of a label's number, where a text has none.
@@ -137,6 +137,7 @@ class ClozeDataset(keras.utils.PyDataset):
         super().__init__()
         check_integer("batch_size", batch_size, 1)
         check_integer("seed", seed, 0)
+        check_number("mask_rate", mask_rate, 0, 1)
         # With all of a text masked, nothing is left to predict it from.
         if not (0 <= mask_rate < 1 or (template.causal and mask_rate == 1)):
             raise ValueError(f"`mask_rate` must be at least 0 and below 1. Received: {mask_rate!r}")

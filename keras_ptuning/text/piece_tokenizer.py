@@ -14,7 +14,7 @@ from keras_ptuning.assets import NAMES
 from keras_ptuning.checks import Path, check_entries, check_path
 from keras_ptuning.files import check_file, find_local, read_json, replacing
 from keras_ptuning.text.sentencepiece import cut, read_sentencepiece
-from keras_ptuning.text.tokenizers import _CONFIG, Tokenizer, find_vocab
+from keras_ptuning.text.tokenizers import TOKENIZER_CONFIG, Tokenizer, find_vocab
 
 # The roles of tokens, and what Hugging Face's files call the tokens that have them.
 ROLES = {
@@ -24,7 +24,7 @@ ROLES = {
     "mask_id": ("mask_token",),
 }
 # Files that name them; what an earlier one says counts.
-_FILES = (_CONFIG, "special_tokens_map.json")
+_FILES = (TOKENIZER_CONFIG, "special_tokens_map.json")
 _SPACE = "▁"
 # Rows without a token, and those that wait for one.
 _EMPTY = re.compile(r"\[(none|unused)[0-9]+\]")
@@ -92,13 +92,16 @@ class PieceTokenizer(Tokenizer):
             content, own = read_sentencepiece(path)
             names = {**own, **names}
         else:
-            with open(path, encoding="utf-8") as file:
+            with open(path, "rb") as file:
                 content = file.read()
         self._read(content, names, add_prefix_space, f"The tokenizer {str(path)!r}")
 
     def _read(self, content, names, add_prefix_space, what):
         self._names, self.add_prefix_space = names, add_prefix_space
         try:
+            # Some editors begin a file with a byte order mark.
+            if isinstance(content, bytes):
+                content = content.decode("utf-8-sig")
             settings = json.loads(content)
             # What no template needs, so that the same tokens have the same fingerprint.
             settings |= {"truncation": None, "padding": None}
@@ -156,7 +159,8 @@ class PieceTokenizer(Tokenizer):
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Turns ids back into readable text, without the special tokens."""
-        ordinary = [int(i) for i in token_ids if int(i) not in self._special]
+        # Arrays have -1 where there is no token.
+        ordinary = [int(i) for i in token_ids if i >= 0 and int(i) not in self._special]
         return self._backend.decode(ordinary)
 
     def word_numbers(
@@ -218,17 +222,22 @@ class PieceTokenizer(Tokenizer):
         """
         used = {i for ids in self.token_ids(texts) for i in ids}
         roles = {self.pad_id, self.unk_id, self.mask_id, self.start_id, self.end_id} - {None}
-        kept = sorted(used | roles | self._special)
+        # The score of the unknown token depends on the lowest of all scores.
+        pieces = json.loads(self._content)["model"].get("vocab")
+        scores = [score for _, score in pieces] if isinstance(pieces, list) else [0]
+        kept = sorted(used | roles | self._special | {int(np.argmin(scores))})
         config = {**self.get_config(), "vocab": [cut(self._content, kept)]}
         return type(self).from_config(config), kept
 
     def save(self, path: Path) -> None:
-        """Writes a `tokenizer.json`, and a `tokenizer_config.json` with the roles next to it."""
+        """Writes a `tokenizer.json`, and the roles into the `tokenizer_config.json` next to it.
+
+        Other entries of such a file stay.
+        """
         check_path("path", path)
-        for name, content in (
-            (path, self._content),
-            (os.path.join(os.path.dirname(path), _CONFIG), json.dumps(self._names)),
-        ):
+        config = os.path.join(os.path.dirname(path), TOKENIZER_CONFIG)
+        names = {**_read_entries(config), **self._names} if os.path.isfile(config) else self._names
+        for name, content in ((path, self._content), (config, json.dumps(names))):
             with replacing(name) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 file.write(content)
 
@@ -289,6 +298,20 @@ def _kind(path):
         return None
 
 
+def _read_entries(path):
+    """What a file of a tokenizer's settings has."""
+    try:
+        found = read_json(path, path)
+        if isinstance(found, dict):
+            return found
+    except ValueError as error:
+        found = error
+    raise ValueError(
+        f"The file {path!r} is damaged, or not one of Hugging Face's. Copy it again, or move it "
+        f"away. Received: {found!r:.80}."
+    )
+
+
 def _read_roles(folder):
     """What the files in a folder call tokens that have a role: `{"pad_token": "<pad>"}`."""
     names, known = {}, {kind for kinds in ROLES.values() for kind in kinds}
@@ -296,7 +319,7 @@ def _read_roles(folder):
         path = os.path.join(folder, file_name)
         if not os.path.isfile(path):
             continue
-        found = read_json(path, path)
+        found = _read_entries(path)
         for kind in known & set(found):
             token = found[kind]
             token = token.get("content") if isinstance(token, dict) else token

@@ -28,7 +28,7 @@ from keras_ptuning.text.batches import (
     pad,
     padding_of,
 )
-from keras_ptuning.text.templates import PlainText, Template, _tokenizer_of
+from keras_ptuning.text.templates import PlainText, Template, is_label, tokenizer_of
 from keras_ptuning.text.tokenizers import Tokenizer, warn_of_unknown
 
 
@@ -154,6 +154,7 @@ class TaggedText(PlainText):
         """
         scores = np.asarray(scores)
         check_finite([("`scores`", scores)], "The model that predicted them is damaged.")
+        sentences = as_list("sentences", sentences)
         rows = self._rows(sentences)
         shape = len(rows), max(len(pieces) for _, pieces in rows), self.num_labels
         if scores.ndim != 3 or scores.shape[::2] != shape[::2] or scores.shape[1] < shape[1]:
@@ -168,7 +169,6 @@ class TaggedText(PlainText):
 
     def _rows(self, sentences):
         """Pairs of the number of a sentence and the pieces of its words, as many as have room."""
-        sentences = as_list("sentences", sentences)
         for i, words in enumerate(sentences):
             if isinstance(words, str) or not all(isinstance(w, str) for w in check_words(i, words)):
                 raise TypeError(
@@ -193,6 +193,7 @@ class TaggedText(PlainText):
 
     def _encode(self, sentences, tags):
         """An `Example` for each row, and the numbers of its tags, if there are any."""
+        sentences = as_list("sentences", sentences)
         rows = self._rows(sentences)
         examples = []
         for _, pieces in rows:
@@ -224,7 +225,7 @@ class TaggedText(PlainText):
                     f"{len(own)} tags."
                 )
             for j, tag in enumerate(own):
-                if tag not in self._label_index:
+                if not is_label(tag) or tag not in self._label_index:
                     raise ValueError(
                         f"Tag {j} of sentence {i} is {tag!r}. Expected one of {self.label_names}."
                     )
@@ -243,7 +244,7 @@ class TaggedText(PlainText):
             ValueError: if it has entries of other types.
         """
         check_entries("a tagged text", config, {"tags": (list, tuple), "maxlen": int})
-        return cls(**{**config, "tokenizer": _tokenizer_of(config)})
+        return cls(**{**config, "tokenizer": tokenizer_of(config)})
 
 
 class TagDataset(ClozeDataset):

@@ -215,7 +215,12 @@ class Template:
                 self._slot_limits.append(int(slot[2]) if slot[2] else None)
             elif virtual:
                 self._pieces.append(([virtual_ids[int(virtual[1])]], segment, False))
-            elif part == "[DECODER]" and self._decoder_piece is None:
+            elif part == "[DECODER]":
+                if self._decoder_piece is not None:
+                    raise ValueError(
+                        "A template has one decoder at most. Received: [DECODER] twice in "
+                        f"{pattern!r}."
+                    )
                 self._begin_decoder(segment, following)
                 segment = 0
             elif part == "[MASK]":
@@ -243,7 +248,8 @@ class Template:
                 raise ValueError(
                     f"Unknown {part!r} in the template {pattern!r}. A template has the slots "
                     "{text} and {text_b} (or {text:64} to limit it to 64 tokens), [MASK], virtual "
-                    "tokens [u1], [u2]..., [SEP], and other tokens of the vocabulary in brackets."
+                    "tokens [u1], [u2]..., [SEP], [DECODER] of a T5, and other tokens of the "
+                    "vocabulary in brackets."
                 )
             else:
                 ids = tokenizer.token_ids([part])[0]
@@ -252,7 +258,8 @@ class Template:
                         f"The words {part!r} of the template are not all in the vocabulary: they "
                         f"become {tokenizer.tokenize(part)}. Choose other words."
                     )
-                self._pieces.append((ids, segment, True))
+                # A space has none.
+                self._pieces += [(ids, segment, True)] if ids else []
         if not self.causal and tokenizer.end_id is not None:
             self._pieces.append(([tokenizer.end_id], segment, False))
         self._check_places(pattern)
@@ -378,9 +385,10 @@ class Template:
             name, known = f"[v{n}]", n <= len(self._unused)
             if known and self._unused[-n] in taken:
                 raise ValueError(
-                    f"The label token {name} takes an [unused] row of the vocabulary, the {n}. "
-                    "from the last, and the template uses that row. Give the label token another "
-                    f"number. Received: the template {self.pattern!r}."
+                    f"The label token {name} takes the row of "
+                    f"{self.tokenizer.vocab[self._unused[-n]]}, and the template uses that row. "
+                    "Give the label token another number. Received: the template "
+                    f"{self.pattern!r}."
                 )
             found[name] = self._unused[-n] if known else next(new_ids)
         return found
@@ -397,7 +405,8 @@ class Template:
         if unknown(i == self.tokenizer.unk_id for i in ids) or not ids:
             raise ValueError(
                 f"The word {word!r} {owner} is not in the vocabulary: it becomes "
-                f"{tokens}. Choose a word whose characters are all in it."
+                f"{tokens}. Choose a word whose characters are all in it. Only [v1], [v2]... are "
+                "read as tokens, ones that learn; other brackets are characters."
             )
         if len(ids) > self.num_masks:
             raise ValueError(
@@ -427,11 +436,17 @@ class Template:
         if candidates is None and self.labels is None:
             raise ValueError("The template has no labels of its own: give `candidates` too.")
         ids, own = [], None if self.labels else candidates
-        for i, label in enumerate(check_list("labels", labels)):
+        labels = list(check_list("labels", labels))
+        if own is not None and len(own) != len(labels):
+            raise ValueError(
+                f"Each label needs candidates. Received: {len(labels)} labels, and candidates of "
+                f"{len(own)} texts."
+            )
+        for i, label in enumerate(labels):
             label = label.item() if isinstance(label, np.generic) else label
             names = self.label_names if own is None else list(own[i])
             index = self._label_index if self.labels else {n: k for k, n in enumerate(names)}
-            if not _is_label(label) or label not in index:
+            if not is_label(label) or label not in index:
                 owner = "the template" if self.labels else "its text"
                 raise ValueError(
                     f"Label {i} is {label!r} of type {type(label).__name__}, which {owner} "
@@ -497,14 +512,18 @@ class Template:
                 )
             ids = [self._word_to_ids(word, f"among the candidates of text {i}") for word in own]
             alike = {}
-            for word, word_ids in zip(own, map(tuple, ids), strict=True):
-                if word_ids in alike:
+            for word, word_ids in zip(own, ids, strict=True):
+                # Unknown tokens do not count, and those in front move no others.
+                key = tuple(word_ids)
+                while key[-1] == self.tokenizer.unk_id:
+                    key = key[:-1]
+                if key in alike:
                     raise ValueError(
-                        f"The candidates {alike[word_ids]!r} and {word!r} of text {i} become the "
+                        f"The candidates {alike[key]!r} and {word!r} of text {i} become the "
                         "same tokens, so that no model tells them apart: "
                         f"{[self.tokenizer.id_to_token(n) for n in word_ids]}."
                     )
-                alike[word_ids] = word
+                alike[key] = word
             words.append(ids)
         return words
 
@@ -753,6 +772,8 @@ class Template:
         if self.asks_unlabeled:
             return self._examples(texts, to_learn=True)
         plain = PlainText(self.label_names, self.tokenizer, self.maxlen, "text_b" in self.slots)
+        limits = dict(zip(self.slots, self._slot_limits, strict=True))
+        plain._slot_limits = [limits[slot] for slot in plain.slots]
         # The batches have answer positions, though nothing is asked here.
         nowhere = np.zeros(self.num_masks, "int32")
         examples = plain._examples(texts, to_learn=True)
@@ -879,13 +900,13 @@ class Template:
         """
         kinds = {"pattern": str, "labels": (list, tuple, type(None)), "maxlen": int}
         check_entries("a template", config, kinds)
-        tokenizer = _tokenizer_of(config)
+        tokenizer = tokenizer_of(config)
         labels = config.get("labels") and dict(config["labels"])
         causal = config.get("causal", False)
         return cls(config["pattern"], labels, tokenizer, config["maxlen"], causal)
 
 
-def _tokenizer_of(config):
+def tokenizer_of(config):
     """The tokenizer of a template's configuration, which may have it ready."""
     tokenizer = config.get("tokenizer")
     return tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer_from_config(tokenizer)
@@ -898,7 +919,7 @@ def _label_numbers(labels):
     return sorted({int(token[2:-1]) for token in _LABEL_TOKEN.findall(text)})
 
 
-def _is_label(label):
+def is_label(label):
     """Whether something may be a label: a string or an integer."""
     return isinstance(label, str | int) and not isinstance(label, bool)
 
@@ -906,7 +927,7 @@ def _is_label(label):
 def _as_label(label):
     """A label of a template, checked."""
     label = label.item() if isinstance(label, np.generic) else label
-    if not _is_label(label):
+    if not is_label(label):
         raise ValueError(
             f"Labels must be strings or integers. Received: {label!r} of type "
             f"{type(label).__name__}."
@@ -994,4 +1015,4 @@ class PlainText(Template):
             ValueError: if it has entries of other types.
         """
         check_entries("a plain text", config, {"labels": (list, tuple), "maxlen": int})
-        return cls(**{**config, "tokenizer": _tokenizer_of(config)})
+        return cls(**{**config, "tokenizer": tokenizer_of(config)})

@@ -19,6 +19,7 @@ from keras_ptuning.checks import (
     Vocabulary,
     as_texts,
     check_entries,
+    check_integer,
     check_list,
     check_path,
     check_text,
@@ -49,7 +50,7 @@ _WORDS = 0.01
 # Share of words with a capital letter, among those of Latin letters, that makes a vocabulary cased.
 _CASED = 0.05
 # The configuration of a tokenizer, in the folder of its vocabulary.
-_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 # Share of tokens that the vocabulary lacks from which on a warning says so.
 _UNKNOWN = 1 / 3
 
@@ -353,7 +354,7 @@ class Tokenizer:
 
         Raises:
             TypeError: if `texts` is not a list, or one of them not a string; its index is named.
-            ValueError: if the tokenizer has `pre_tokenize`.
+            ValueError: if the tokenizer has `pre_tokenize`; if the words are not all of a text.
 
         Example:
 
@@ -371,7 +372,13 @@ class Tokenizer:
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         numbers = []
         for text, encoding in zip(texts, encodings, strict=True):
-            ends = np.cumsum([len(word) for word in split_words(text)])
+            pieces = list(check_list("split_words(text)", split_words(text)))
+            if "".join(pieces) != text:
+                raise ValueError(
+                    "`split_words` must return all characters of a text, in order, spaces too, as "
+                    f"`jieba.lcut` does. Received: {pieces!r:.80} of the text {text!r:.60}."
+                )
+            ends = np.cumsum([len(piece) for piece in pieces])
             starts = np.array([start for start, _ in encoding.offsets], "int64")
             words = np.searchsorted(ends, starts, side="right")
             for i, token in enumerate(encoding.tokens):
@@ -426,6 +433,7 @@ class Tokenizer:
         parts = self.token_ids([text] if second_text is None else [text, second_text])
         start, end = ([] if i is None else [i] for i in (self.start_id, self.end_id))
         if maxlen is not None:
+            check_integer("maxlen", maxlen, 0)
             around = len(start) + len(end) * len(parts)
             if maxlen < around:
                 raise ValueError(
@@ -443,13 +451,24 @@ class Tokenizer:
         """Turns ids back into readable text, without the special tokens.
 
         Args:
-            token_ids: List of integers.
+            token_ids: List of integers. Those below 0, which say that there is no token, are left
+                out.
 
         Returns:
             A string: Chinese without spaces, one space between other words.
+
+        Raises:
+            ValueError: if the vocabulary has no token of such an id.
         """
         text = ""
-        for token in (self.vocab[i] for i in token_ids):
+        # Arrays have -1 where there is no token.
+        ids = [int(i) for i in token_ids if i >= 0]
+        if ids and max(ids) >= len(self.vocab):
+            raise ValueError(
+                f"Token ids must be below {len(self.vocab)}, the size of the vocabulary. Received: "
+                f"{max(ids)}."
+            )
+        for token in (self.vocab[i] for i in ids):
             if is_special(token):
                 continue
             if token.startswith("##") and len(token) > 2:
@@ -463,7 +482,9 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Writes a `tokenizer.json`, for the library `tokenizers` and for `transformers`.
 
-        It has all but `pre_tokenize`: what splits a text into words is not part of such a file.
+        It has the vocabulary and the rules for splitting a text. It does not have `pre_tokenize`,
+        and not `[CLS]` and `[SEP]` around a text: `transformers.BertTokenizer` adds them. A
+        `Tokenizer` of this file needs `do_lower_case` again.
 
         Args:
             path: Path of the file to write.
@@ -542,7 +563,7 @@ def _warn_of_capitals(tokens):
 
 def _warn_of_config(path, do_lower_case):
     """Warns where the configuration in a vocabulary's folder says that texts are read otherwise."""
-    path = os.path.join(os.path.dirname(path), _CONFIG)
+    path = os.path.join(os.path.dirname(path), TOKENIZER_CONFIG)
     if not os.path.isfile(path):
         return
     try:

@@ -60,7 +60,7 @@ def make_held_out(make_dataset):
     return make
 
 
-def make_model(application="encoder", checkpoint=None, dropout=0.0, seed=0):
+def make_model(application="encoder", checkpoint=None, dropout=0.0, seed=0, dtype=None):
     keras.utils.set_random_seed(seed)
     return build_transformer_model(
         TINY,
@@ -72,6 +72,7 @@ def make_model(application="encoder", checkpoint=None, dropout=0.0, seed=0):
         sequence_length=16,
         dropout_rate=dropout,
         attention_dropout_rate=dropout,
+        dtype=dtype,
     )
 
 
@@ -256,7 +257,8 @@ def test_a_loss_that_is_not_a_number(make_dataset, tmp_path, weights_first):
     event = "on_epoch_end" if weights_first else "on_epoch_begin"
     model = make_model()
     message = (
-        r"after step 9, .* weights are not finite\. Use a smaller learning rate.*these 3 steps"
+        r"after step 9, .* weights are not finite\. Build the model again, and use a smaller "
+        r"learning rate.*these 3 steps.*another folder"
     )
     with pytest.raises(FloatingPointError, match=message):
         pretrain(
@@ -268,6 +270,40 @@ def test_a_loss_that_is_not_a_number(make_dataset, tmp_path, weights_first):
         )
     curve = pretrain(make_model(seed=1), make_dataset(), 4, tmp_path / "parts")
     assert_same_curve(curve, expected)
+
+
+def test_steps_that_overflow_are_done(make_dataset, tmp_path):
+    """In float16 the optimizer skips them, and does not count them."""
+
+    def overflow(epoch, logs=None):
+        model.optimizer.dynamic_scale.assign(2.0**127)
+
+    expected = pretrain(make_model(dtype="mixed_float16"), make_dataset(), 2, tmp_path / "whole")
+    model = make_model(dtype="mixed_float16")
+    stop = keras.callbacks.LambdaCallback(on_epoch_begin=overflow), interrupt("on_epoch_begin", 1)
+    with pytest.raises(Interruption):
+        pretrain(model, make_dataset(), 2, tmp_path / "parts", callbacks=stop)
+    assert int(model.optimizer.inner_optimizer.iterations) < 3
+    model = make_model(dtype="mixed_float16", seed=1)
+    curve = pretrain(model, make_dataset(), 2, tmp_path / "parts")
+    assert [row["step"] for row in curve] == [row["step"] for row in expected] == [3, 6]
+
+
+def test_the_plot_is_that_of_the_curve(make_dataset, tmp_path):
+    pytest.importorskip("matplotlib")
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    pretrain(make_model(), make_dataset(), 3, tmp_path, callbacks=Stop())
+    first = (tmp_path / "curve.png").read_bytes()
+    pretrain(make_model(), make_dataset(), 3, tmp_path)
+    assert (tmp_path / "curve.png").read_bytes() != first
+    # Only the state is needed.
+    for name in ("curve.png", "curve.csv"):
+        (tmp_path / name).unlink()
+    assert pretrain(make_model(), make_dataset(), 3, tmp_path) == []
 
 
 def test_an_absurd_learning_rate(make_dataset, tmp_path):
@@ -314,9 +350,15 @@ def test_bad_arguments(make_dataset, make_held_out, tmp_path):
         (make_dataset(), {"warmup": "0.1"}, "`warmup` must be a finite number"),
         (make_dataset(), {"weight_decay": -0.1}, "`weight_decay` must be a finite number from 0"),
         (make_dataset(), {"weight_decay": np.inf}, "`weight_decay` must be a finite number"),
+        (make_dataset(), {"held_out": make_dataset()}, "held-out.*without `steps`.*steps=3"),
+        (make_dataset(), {"held_out": make_held_out(length=12)}, "length=12.*length=16"),
     ):
         with pytest.raises(ValueError, match=message):
             pretrain(make_model(), dataset, **{"epochs": 1, "folder": tmp_path, **options})
+    for wrong in ({"dataset": TEXTS}, {"held_out": TEXTS}):
+        with pytest.raises(TypeError, match="must be a `PackedDataset`"):
+            arguments = {"dataset": make_dataset(), "epochs": 1, "folder": tmp_path, **wrong}
+            pretrain(make_model(), **arguments)
     assert not os.listdir(tmp_path)
 
 

@@ -227,8 +227,8 @@ def test_whole_words_of_jieba(tokenizer):
         (["书"], {"batch_size": 0}, ValueError, "`batch_size` must be an integer, at least 1"),
         (["书"], {"steps": 0}, ValueError, "`steps` must be an integer, at least 1"),
         (["书"], {"seed": -1}, ValueError, "`seed` must be an integer, at least 0"),
-        (["书"], {"predict_rate": 0}, ValueError, "greater than 0 .*predict_rate=0"),
-        (["书"], {"predict_rate": 1.1}, ValueError, "at most 1.*predict_rate=1.1"),
+        (["书"], {"predict_rate": 0}, ValueError, "greater than 0.*predict_rate=0"),
+        (["书"], {"predict_rate": 1.1}, ValueError, "from 0 to 1. Received: 1.1"),
     ],
 )
 def test_bad_texts_and_options(tokenizer, texts, options, error, message):

@@ -2,10 +2,12 @@
 
 import builtins
 import io
+import json
 
 import numpy as np
 import pytest
 import small_t5
+import tokenizers
 
 from keras_ptuning import PieceTokenizer, Template, Tokenizer, build_ptuning_model
 from keras_ptuning.text import as_tokenizer
@@ -97,6 +99,29 @@ def test_a_t5_with_its_vocabulary(folder):
     x, y = template.encode(["物流很快", "很差"], ["a", "b"])
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
     assert len(model.generate(["物流很快"], max_tokens=3)) == 1
+
+
+def test_cutting_keeps_what_an_unknown_token_costs(tmp_path):
+    """Its score follows from the lowest of all: a higher one would make unknown tokens cheap."""
+    pieces = {"<unk>": 0.0, "甲乙": -15.0, "丙丁": -14.0, "乙丙丁": -1.0, "甲": -30.0, "丙": -3.0}
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram([*pieces.items()], 0))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    whole = PieceTokenizer(tmp_path)
+    texts = ["甲乙丙丁", "乙丙丁"]
+    cut, _ = whole.keep(texts)
+    assert [cut.tokenize(text) for text in texts] == [whole.tokenize(text) for text in texts]
+
+
+def test_saving_next_to_other_settings(folder, tmp_path):
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text('{"chat_template": "x", "pad_token": "?"}', "utf-8")
+    tokenizer = PieceTokenizer(folder)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    found = json.loads(path.read_text("utf-8"))
+    assert found["chat_template"] == "x" and found["pad_token"] == "<pad>"
+    path.write_text("null", "utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json' is damaged"):
+        PieceTokenizer(tmp_path)
 
 
 def test_cut_to_some_texts(folder):

@@ -272,6 +272,8 @@ def test_candidates(make_template):
         (None, [["很", "不"], ["很", "坏"]], "'坏' among the candidates of text 1 is not in the"),
         (None, [["很", "不"], ["OK", "ok"]], "'OK' and 'ok' of text 1 become the same tokens"),
         (None, [["很", "很\u200b"], ["很", "不"]], "of text 0 become the same tokens"),
+        # An unknown token at the end does not count, so nothing tells them apart.
+        (None, [["很", "不"], ["很", "很坏"]], "'很' and '很坏' of text 1 become the same tokens"),
         (
             None,
             [["很", "不"], ["很", "不满意"]],
@@ -320,6 +322,21 @@ def test_unlabeled_texts_stand_without_the_words_of_a_template(make_template):
     # Where nothing is asked, and all the words may be masked.
     assert x["mask_positions"].tolist() == [[1], [0]]
     assert dataset.examples[1].maskable.tolist() == [False, True, True, True, True, False]
+
+
+def test_unlabeled_texts_have_the_limits_of_the_slots(make_template):
+    template = make_template("{text_b:-2}[MASK]{text:1}", {0: "很", 1: "不"})
+    (example,) = template.dataset(unlabeled=[("书贵", "屏幕不好")]).examples
+    assert template.tokenizer.decode(example.token_ids) == "书不好"
+
+
+def test_spaces_and_a_second_decoder(make_template, tokenizer):
+    template = Template("{text}[MASK] ", {0: "很", 1: "不"}, tokenizer, causal=True)
+    assert template.encode(["书"])["token_ids"].shape == (1, 2)
+    with pytest.raises(ValueError, match=r"one decoder at most.*\[DECODER\] twice"):
+        make_template("{text}[DECODER][DECODER][MASK]", {0: "很", 1: "不"})
+    with pytest.raises(ValueError, match="2 labels, and candidates of 1 texts"):
+        make_template("{text}[MASK]", None).label_ids(["很", "很"], [["很", "不"]])
 
 
 def test_unlabeled_pairs_and_no_labels_at_all(make_template):

@@ -206,6 +206,21 @@ def test_words_of_tokens(tokenizer, text, words, numbers):
     assert len(found) == len(tokenizer.token_ids([text])[0])
 
 
+@pytest.mark.parametrize("words", [["很满"], ["很满", "满意"], ["很满", "意", "ok"]])
+def test_words_must_be_all_of_a_text(tokenizer, words):
+    """Otherwise pieces of words would be masked as if they were whole."""
+    with pytest.raises(ValueError, match="`split_words` must return all characters"):
+        tokenizer.word_numbers(["很满意"], lambda _: words)
+
+
+def test_decoding_what_is_no_token(tokenizer):
+    """Arrays of tokens to predict have -1 where there is none."""
+    very = tokenizer.token_to_id("很")
+    assert tokenizer.decode([very, -1, -1]) == "很"
+    with pytest.raises(ValueError, match=r"must be below \d+.*Received: 99999"):
+        tokenizer.decode([99999])
+
+
 def test_words_of_jieba(tokenizer):
     jieba = pytest.importorskip("jieba")
     texts = ["这趟北京之旅我感觉很不错", "房间\t很好 \r\n good书"]
