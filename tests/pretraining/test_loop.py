@@ -60,7 +60,7 @@ def make_held_out(make_dataset):
     return make
 
 
-def make_model(application="encoder", checkpoint=None, dropout=0.0, seed=0, dtype=None):
+def make_model(application="encoder", checkpoint=None, dropout=0.0, seed=0, **options):
     keras.utils.set_random_seed(seed)
     return build_transformer_model(
         TINY,
@@ -72,7 +72,7 @@ def make_model(application="encoder", checkpoint=None, dropout=0.0, seed=0, dtyp
         sequence_length=16,
         dropout_rate=dropout,
         attention_dropout_rate=dropout,
-        dtype=dtype,
+        **options,
     )
 
 
@@ -276,17 +276,17 @@ def test_steps_that_overflow_are_done(make_dataset, tmp_path):
     """In float16 the optimizer skips them, and does not count them."""
 
     def overflow(epoch, logs=None):
-        model.optimizer.dynamic_scale.assign(2.0**127)
+        model.optimizer.dynamic_scale.assign(2.0**60)
 
-    expected = pretrain(make_model(dtype="mixed_float16"), make_dataset(), 2, tmp_path / "whole")
-    model = make_model(dtype="mixed_float16")
+    # The last block computes in float32.
+    options = {"dtype": "mixed_float16", "num_hidden_layers": 2}
+    model = make_model(**options)
     stop = keras.callbacks.LambdaCallback(on_epoch_begin=overflow), interrupt("on_epoch_begin", 1)
     with pytest.raises(Interruption):
         pretrain(model, make_dataset(), 2, tmp_path / "parts", callbacks=stop)
     assert int(model.optimizer.inner_optimizer.iterations) < 3
-    model = make_model(dtype="mixed_float16", seed=1)
-    curve = pretrain(model, make_dataset(), 2, tmp_path / "parts")
-    assert [row["step"] for row in curve] == [row["step"] for row in expected] == [3, 6]
+    curve = pretrain(make_model(**options), make_dataset(), 2, tmp_path / "parts")
+    assert [row["step"] for row in curve] == [3, 6]
 
 
 def test_the_plot_is_that_of_the_curve(make_dataset, tmp_path):
