@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import sys
+import zipfile
 
 # Standard input, as the path of the texts.
 STDIN = "-"
@@ -174,6 +175,7 @@ def _predict(options):
         count_predictions,
         count_texts,
         iterate_texts,
+        named_labels,
         predict_to_file,
     )
 
@@ -189,13 +191,15 @@ def _predict(options):
                 "to predict again."
             )
             return 0
-    if os.path.isfile(options.texts):
+    if options.texts != STDIN and (
+        os.path.isfile(options.texts) or not os.path.exists(options.texts)
+    ):
         # A wrong column is told before the model is loaded.
         next(iter(iterate_texts(options.texts, options.column)), None)
     model = _load(options.path, options.checkpoint)
     texts = options.texts
     if texts == STDIN:
-        texts = iterate_texts(sys.stdin.buffer)
+        texts = iterate_texts(sys.stdin.buffer, names=named_labels(model.template))
     predict_to_file(model, texts, options.out, options.batch_size, column=options.column)
     return 0
 
@@ -206,6 +210,8 @@ def _load(path, checkpoint):
     from keras_ptuning.tuning.tuned_file import is_tuned
 
     if checkpoint is not None:
+        if zipfile.is_zipfile(path):
+            raise ValueError(f"{path} has its model: leave out --checkpoint.")
         return load_tuned(path, checkpoint)
     if is_tuned(path):
         raise ValueError(

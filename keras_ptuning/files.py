@@ -6,6 +6,7 @@ import errno
 import functools
 import glob
 import gzip
+import itertools
 import json
 import os
 import re
@@ -597,6 +598,7 @@ def iterate_table(path, columns):
     Raises:
         FileNotFoundError: if there is no such file.
         ImportError: if it is Parquet, and `pyarrow` is missing.
+        TypeError: if a cell of JSON or Parquet is not a string (its number is named).
         ValueError: if the ending is none of these; if a column is missing, or there twice; if the
             file is damaged, or a row has more or fewer cells than columns (its number is named).
 
@@ -643,7 +645,10 @@ def _csv_rows(name, columns, delimiter):
     try:
         header = next(rows, [])
         places = _places(name, columns, header)
-        for row in filter(None, rows):
+        for row in rows:
+            # As pandas skips lines, so that the rows of both are the same.
+            if not row or (len(row) == 1 and row[0] and not row[0].strip()):
+                continue
             if len(row) != len(header):
                 raise ValueError(
                     f"{name}, line {rows.line_num}: expected {len(header)} cells, as many as there "
@@ -659,8 +664,18 @@ def _csv_rows(name, columns, delimiter):
 
 
 def _json_rows(name, columns):
-    for _, row in iterate_objects(name, columns):
+    for number, row in iterate_objects(name, columns):
+        _check_cells(f"{name}, line {number}", columns, [row[column] for column in columns])
         yield [row[column] for column in columns]
+
+
+def _check_cells(place, columns, cells):
+    for column, cell in zip(columns, cells, strict=True):
+        if not isinstance(cell, str):
+            raise TypeError(
+                f"{place}: texts must be strings. Received: {column}={cell!r:.60}. Leave such rows "
+                "out."
+            )
 
 
 def iterate_objects(path, keys):
@@ -714,9 +729,12 @@ def _parquet_rows(name, columns):
     try:
         with pyarrow.parquet.ParquetFile(name) as file:
             _places(name, columns, file.schema_arrow.names)
+            numbers = itertools.count(1)
             for batch in file.iter_batches(batch_size=1024, columns=columns):
                 values = [batch.column(column).to_pylist() for column in columns]
-                yield from map(list, zip(*values, strict=True))
+                for cells, number in zip(zip(*values, strict=True), numbers, strict=False):
+                    _check_cells(f"{name}, row {number}", columns, cells)
+                    yield list(cells)
     except pyarrow.ArrowException as error:
         raise ValueError(
             f"The file {name!r} is damaged, or no Parquet ({f'{error}':.300}). Copy or download it "

@@ -175,7 +175,7 @@ def test_wrong_tables(tuned, tmp_path):
         (
             "g.jsonl",
             '{"text": "好"}\n{"text": null}\n',
-            "must be strings. Received: text 1 is None",
+            "g.jsonl, line 2: texts must be strings. Received: text=None",
         ),
         ("h.parquet", "PAR1 and no more", "h.parquet' is damaged, or no Parquet"),
         ("i.txt", "好\n", "Expected a table, whose name ends in one of .csv"),
@@ -188,6 +188,20 @@ def test_wrong_tables(tuned, tmp_path):
     wrong = ["predict", tmp_path / "no.keras", tmp_path / "b.csv", out, "--column", "text"]
     fails(wrong, "has no column 'text'")
     fails(["predict", model, tmp_path / "h.parquet", out, *checkpoint], "--column text")
+
+
+def test_what_is_told_before_anything_is_loaded(job, tmp_path):
+    """A misspelt name, and a checkpoint for a file that has its model."""
+    (tmp_path / "no.keras").write_text("no model")
+    fails(["predict", tmp_path / "no.keras", tmp_path / "texts.tx", job[3]], "no text file")
+    fails([*job, "--checkpoint", "bert-mini-zh"], r"has its model: leave out --checkpoint")
+
+
+def test_labelled_texts_are_no_texts(job):
+    """Otherwise the model would read the label."""
+    with open(job[2], "w", encoding="utf-8") as file:
+        file.write("书很好\t正面\n书贵\t负面\n")
+    fails(job, "one text a line, and nothing else")
 
 
 def test_a_tuned_file_needs_its_checkpoint(tuned, tmp_path):

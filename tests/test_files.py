@@ -12,6 +12,7 @@ import zipfile
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 from small_bert import CONFIG
 
@@ -351,6 +352,22 @@ def test_long_cells(tmp_path):
     path = tmp_path / "texts.csv"
     path.write_text("text,label\n" + 140_000 * "好" + ",1\n", encoding="utf-8")
     assert [len(text) for text in iterate_table(path, ["text"])] == [140_000]
+
+
+def test_rows_are_those_of_pandas(tmp_path):
+    """Predictions are joined with a table by their order."""
+    path = tmp_path / "texts.csv"
+    path.write_text('text\n很好\n  \n\n""\n差\n', encoding="utf-8")
+    assert [*iterate_table(path, ["text"])] == ["很好", "", "差"]
+    assert len(pd.read_csv(path, skip_blank_lines=True)) == 3
+
+
+def test_cells_that_are_no_text(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "texts.parquet"
+    pd.DataFrame({"text": ["很好"] * 1024 + [None]}).to_parquet(path)
+    with pytest.raises(TypeError, match=r"row 1025: texts must be strings.*text=None"):
+        list(iterate_table(path, ["text"]))
 
 
 # Names of Hugging Face's hub.

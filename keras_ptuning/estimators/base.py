@@ -37,18 +37,19 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
         tags.input_tags.two_d_array = False
         return tags
 
-    def _train(self, model, data, epochs, warmup=0, head_rate=None, **kwargs):
+    def _train(self, model, data, epochs, warmup=0, head_rate=None, argument="epochs", **kwargs):
         """Trains a model; returns its history.
 
         The learning rate rises in the share `warmup` of the steps, and then falls to 0. A head may
-        have a rate of its own, `head_rate`.
+        have a rate of its own, `head_rate`. `argument` is the one that says the epochs.
         """
         steps = len(data) * epochs
         # By default it is as long as is good for so few texts.
-        if steps < FEW_STEPS and self.epochs is not None:
+        if steps < FEW_STEPS and getattr(self, argument) is not None:
             warnings.warn(
                 f"{type(self).__name__} trains for {steps} steps, which are few: the model will "
-                f"hardly change. Train for more epochs, {FEW_STEPS} steps at least.",
+                f"hardly change. Give a greater `{argument}`, for {FEW_STEPS} steps at least. "
+                f"Received: {argument}={getattr(self, argument)!r}.",
                 stacklevel=3,
             )
         rate = model.default_learning_rate if self.learning_rate is None else self.learning_rate
@@ -195,24 +196,31 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
             ValueError: if it is not a file that `save` wrote.
         """
         check_file(filepath, f"There is no file {str(filepath)!r}.")
+        damaged = (
+            f"The file {str(filepath)!r} is damaged, or was not written by `{cls.__name__}.save` "
+            "({}). Load what `model.save` wrote with `load_model`, and what `model.save_tuned` "
+            "wrote with `load_tuned`."
+        )
         try:
             with zipfile.ZipFile(filepath) as archive:
                 check_archive(archive, os.path.getsize(filepath))
-                parameters = parse_json(archive.read(PARAMETERS))
+                parameters = dict(parse_json(archive.read(PARAMETERS)))
             for name in ("trainable", "prompt_encoder", "prompt_start"):
                 # Of version 0.1.0; the model has them as its methods.
                 parameters.pop(name, None)
             unknown = set(parameters) - set(cls._get_param_names())
             if unknown:
                 raise ValueError(f"it has {sorted(unknown)}")
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
-            raise ValueError(
-                f"The file {str(filepath)!r} is damaged, or was not written by "
-                f"`{cls.__name__}.save` ({error}). Load what `model.save` wrote with `load_model`, "
-                "and what `model.save_tuned` wrote with `load_tuned`."
-            ) from None
+            if "checkpoint" not in parameters:
+                raise ValueError("it has no checkpoint")
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+            raise ValueError(damaged.format(error)) from None
         model = load_model(filepath)
-        classifier = cls(**{**parameters, **cls._parameters_from_json(parameters, model)})
+        try:
+            own = cls._parameters_from_json(parameters, model)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(damaged.format(f"{type(error).__name__}: {error}")) from None
+        classifier = cls(**{**parameters, **own})
         classifier.model_ = model
         classifier.classes_ = np.array(sorted(model.template.label_names))
         return classifier

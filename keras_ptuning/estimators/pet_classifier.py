@@ -1,5 +1,6 @@
 """PET: several templates teach one ordinary classifier, by way of unlabelled texts."""
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Literal, Self
 
@@ -25,6 +26,8 @@ from keras_ptuning.tuning.cloze import build_ptuning_model
 
 # The share of the other models that label texts for the next generation of one (the paper's λ).
 SHARE = 0.25
+# The least passes over the labelled texts, and the least steps in all of them.
+LEAST_EPOCHS, LEAST_STEPS = 10, 60
 
 
 class PetClassifier(TextEstimator):
@@ -57,7 +60,7 @@ class PetClassifier(TextEstimator):
         learning_rate: Float, of Adam, falling to 0. Defaults to that of `ClozeModel.compile` with
             all weights, which depends on the size of the model.
         epochs: Integer, passes over the labelled texts. Further generations, with more texts, take
-            about as many steps. Defaults to `10`.
+            about as many steps. Defaults to 10, or more if these are fewer than 60 steps.
         distill_epochs: Integer, passes over the unlabelled texts. Defaults to `3`.
         batch_size: Integer. Defaults to `32`.
         random_state: Integer below 2**32. `fit` sets the global seeds by it, so the same number
@@ -99,7 +102,7 @@ class PetClassifier(TextEstimator):
         growth: int = 5,
         auxiliary: bool = True,
         learning_rate: float | None = None,
-        epochs: int = 10,
+        epochs: int | None = None,
         distill_epochs: int = 3,
         batch_size: int = 32,
         random_state: int = 0,
@@ -163,7 +166,7 @@ class PetClassifier(TextEstimator):
         data = plain.dataset(
             unlabeled, soft_labels.astype("float32"), self.batch_size, seed=self.random_state
         )
-        history = self._train(model, data, self.distill_epochs)
+        history = self._train(model, data, self.distill_epochs, argument="distill_epochs")
         self.models_, self.weights_ = models, weights
         self.model_, self.history_ = model, history
         self.classes_ = np.array(sorted(plain.label_names))
@@ -209,8 +212,10 @@ class PetClassifier(TextEstimator):
                     f"Generation {generation + 1} of {self.generations}, template {i + 1} of "
                     f"{len(models)}: {len(data.examples)} texts, {model.template.pattern!r}"
                 )
+                steps = math.ceil(len(texts) / self.batch_size)
+                epochs = self.epochs or max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps))
                 # As many steps as with the labelled texts alone, as in the paper.
-                epochs = max(1, round(self.epochs * len(texts) / len(data.examples)))
+                epochs = max(1, round(epochs * len(texts) / len(data.examples)))
                 self._train(model, data, epochs)
                 # Adam's moments are twice as large as the model, and of no use any more.
                 model.compile(keras.optimizers.SGD())
@@ -284,7 +289,8 @@ class PetClassifier(TextEstimator):
             ("distill_epochs", 1),
             ("batch_size", 1),
         ):
-            check_integer(name, getattr(self, name), least)
+            if name != "epochs" or self.epochs is not None:
+                check_integer(name, getattr(self, name), least)
         check_integer("random_state", self.random_state, 0, GREATEST_SEED)
         check_verbose(self.verbose)
         check_positive("temperature", self.temperature)

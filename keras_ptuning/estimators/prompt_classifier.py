@@ -143,14 +143,25 @@ class PromptClassifier(TextEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, texts: Texts, labels: Collection[Label], unlabeled: Texts | None = None) -> Self:
+    def fit(
+        self,
+        texts: Texts,
+        labels: Collection[Label],
+        unlabeled: Texts | None = None,
+        sample_weight: Collection[float] | None = None,
+    ) -> Self:
         """Trains on labelled texts.
+
+        After an interruption (Ctrl-C) the classifier has what was learned so far, without
+        `interpolation`.
 
         Args:
             texts: List of strings; of pairs of strings if the template has `{text_b}`.
             labels: List of labels, some of the template's.
             unlabeled: Optional list of further texts. Only the auxiliary task learns from them, so
                 they need `auxiliary=True`.
+            sample_weight: Optional list of numbers from 0 on, one for each of `texts`: how much its
+                label counts in the loss.
 
         Returns:
             The classifier itself.
@@ -177,6 +188,7 @@ class PromptClassifier(TextEstimator):
             seed=self.random_state,
             mask_rate=None if self.auxiliary else 0,
             unlabeled=unlabeled,
+            sample_weight=sample_weight,
         )
         if self.class_weight is not None:
             class_factors(template, self.class_weight, data.label_ids)
@@ -204,7 +216,9 @@ class PromptClassifier(TextEstimator):
             )
         except (FloatingPointError, KeyboardInterrupt):
             # What it has learned so far is of use.
+            history = getattr(model, "history", None)
             self.model_, self.classes_ = model, classes
+            self.history_ = {} if history is None else history.history
             raise
         for weight, value in zip(weights, start, strict=True):
             weight.assign(value + share * (keras.ops.convert_to_numpy(weight) - value))
@@ -258,7 +272,7 @@ class PromptClassifier(TextEstimator):
                 and not template.text_to_text
             )
         config, weights, _ = find_checkpoint(self.checkpoint)
-        keras.utils.set_random_seed(self.random_state)
+        keras.utils.set_random_seed(int(self.random_state))
         arguments = {
             "tune": self.tune,
             "normalization": self.normalization,

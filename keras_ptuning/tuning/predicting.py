@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_ptuning.backend import is_shared
-from keras_ptuning.checks import Path, check_integer, check_list
+from keras_ptuning.checks import Path, check_integer, check_list, check_verbose
 from keras_ptuning.files import (
     LABELED,
     TABLES,
@@ -40,7 +40,7 @@ def predict_to_file(
     texts: Path | Iterable[str] | Iterable[tuple[str, str]],
     filepath: Path,
     batch_size: int = 64,
-    verbose: bool = True,
+    verbose: bool | int | str = True,
     column: str | Sequence[str] | None = None,
 ) -> int:
     """Predicts the labels of any number of texts, and writes them to a file as it goes.
@@ -60,7 +60,8 @@ def predict_to_file(
             `{"index": 0, "label": "正面", "probabilities": {"负面": 0.07, "正面": 0.93}}`. The
             first text has the index 0. The probabilities have the names of the labels, as strings.
         batch_size: Integer. Defaults to `64`.
-        verbose: Whether to show Keras's progress bar, with texts per second. Defaults to `True`.
+        verbose: Whether to show Keras's progress bar, with texts per second, as in
+            `keras.Model.predict`. Defaults to `True`.
         column: String, the name of the column of texts in a table: a file whose name ends in
             `.csv`, `.tsv` or `.jsonl`, also a gzip of it, or in `.parquet`, which needs `pyarrow`.
             A list of two names if the template has `{text_b}`.
@@ -92,6 +93,7 @@ def predict_to_file(
     ```
     """
     check_integer("batch_size", batch_size, 1)
+    check_verbose(verbose)
     if not isinstance(model, LabelModel):
         raise TypeError(
             "Expected a `ClozeModel` or `TextClassifier`. Of a `PromptClassifier` or "
@@ -112,7 +114,7 @@ def predict_to_file(
                 f"The texts would be overwritten with the predictions, which need the files "
                 f"{files}. Received: texts={os.fspath(texts)!r}."
             )
-        path, texts = texts, iterate_texts(texts, columns)
+        path, texts = texts, iterate_texts(texts, columns, names)
         count = count_texts(path, columns)
     else:
         check_list("texts", texts)
@@ -214,12 +216,13 @@ def _is_at(file, path):
     return os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
 
 
-def iterate_texts(source, columns=()):
+def iterate_texts(source, columns=(), names=()):
     """The texts of a file, without keeping them.
 
     Args:
         source: Path of a text file or a table; or an open binary file of lines.
         columns: List of the names of the columns of a table. Empty for one text a line.
+        names: List of labels, as strings. A first line `text<TAB>label` is of labelled texts.
 
     Yields:
         Strings, or pairs of them if there are two columns.
@@ -235,7 +238,9 @@ def iterate_texts(source, columns=()):
     # Parquet has no lines.
     lines = iter(()) if what.lower().endswith(".parquet") else iterate_lines(source)
     first = next(lines, "")
-    if what.lower().removesuffix(".gz").endswith((*TABLES, ".json")) or LABELED.search(first):
+    _, tab, label = first.rstrip("\r\n").rpartition("\t")
+    labeled = LABELED.search(first) or (tab and label in names)
+    if labeled or what.lower().removesuffix(".gz").endswith((*TABLES, ".json")):
         raise ValueError(
             f"Expected a file with one text a line, and nothing else. Received: {what!r}, which "
             f"begins with {first[:60]!r}. Of a table or of JSON lines say which column has the "
@@ -299,7 +304,8 @@ def _predict(model, texts, names, file, path, batch_size, count, verbose):
             f"The interrupted predictions {file.name!r} are of {others}. Delete them, and "
             f"{path!r}, or give another name."
         )
-    bar = keras.utils.Progbar(count, verbose=int(verbose), unit_name="text", stateful_metrics=RATE)
+    verbose = 1 if verbose == "auto" else int(verbose)
+    bar = keras.utils.Progbar(count, verbose=verbose, unit_name="text", stateful_metrics=RATE)
     total, before, begin = progress["count"], progress["count"], time.perf_counter()
     # Something is seen before the first texts are predicted, which takes longest.
     bar.update(total)

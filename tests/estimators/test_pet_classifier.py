@@ -233,6 +233,14 @@ def test_generations(make, templates, trainings):
     assert len({j - i for i, j in sources}) > 1
 
 
+def test_few_texts_are_read_more_often(make, trainings):
+    """There are 60 steps at least, unless the user says how many passes."""
+    with pytest.warns(UserWarning, match="Give a greater `distill_epochs`") as found:
+        make(epochs=None, distill_epochs=1).fit(TEXTS, LABELS, UNLABELED)
+    assert [call.epochs for call in trainings] == [20, 20, 1]
+    assert len([w for w in found if "steps" in str(w.message)]) == 1
+
+
 def test_generations_start_from_the_checkpoint(make, templates, trainings, checkpoint):
     make(generations=2).fit(TEXTS, LABELS, UNLABELED)
     for call in trainings[:4]:

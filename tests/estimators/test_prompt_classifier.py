@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import warnings
 import zipfile
 from types import SimpleNamespace
@@ -174,11 +175,17 @@ def test_bad_files(make, make_model, reviews, tmp_path):
             PromptClassifier.load(tmp_path / name)
     with pytest.raises(IsADirectoryError, match="Received the folder"):
         PromptClassifier.load(tmp_path)
-    classifier = make(batch_size=np.int64(8)).fit(*reviews)
+    classifier = make(batch_size=np.int64(8), random_state=np.int64(0)).fit(*reviews)
     with pytest.raises(ValueError, match=r"ends in \.keras\. Received: .*a\.txt"):
         classifier.save(tmp_path / "a.txt")
     classifier.save(tmp_path / "a.keras")
     assert PromptClassifier.load(tmp_path / "a.keras").batch_size == 8
+    for parameters in ("[1]", "null", "{}", '{"checkpoint": "x", "class_weight": [1]}'):
+        shutil.copy(tmp_path / "model.keras", tmp_path / "b.keras")
+        with zipfile.ZipFile(tmp_path / "b.keras", "a") as archive:
+            archive.writestr("classifier.json", parameters)
+        with pytest.raises(ValueError, match=r"was not written by `PromptClassifier\.save`"):
+            PromptClassifier.load(tmp_path / "b.keras")
     before = (tmp_path / "a.keras").read_bytes()
     classifier.checkpoint = object()
     with pytest.raises(TypeError):
@@ -429,6 +436,9 @@ def test_class_weights(make, reviews):
     halves = [loss(class_weight={"负面": a, "正面": 1 - a}) for a in (0.0, 1.0)]
     np.testing.assert_allclose(sum(halves), both, rtol=1e-4)
     np.testing.assert_allclose(loss(class_weight="balanced"), both, rtol=1e-4)
+    weights = [0.0 if label == "负面" else 1.0 for label in labels]
+    found = make(**options).fit(texts, labels, sample_weight=weights).history_["loss"][0]
+    np.testing.assert_allclose(found, halves[0], rtol=1e-4)
     with pytest.raises(ValueError, match="labels of the template"):
         loss(class_weight={0: 1.0})
 
@@ -457,9 +467,12 @@ def test_what_a_stopped_fit_learned_stays(make, reviews, monkeypatch, error):
 
     monkeypatch.setattr(LabelModel, "fit", fit)
     classifier = make()
+    classifier.history_ = {"loss": [1.0]}
     with pytest.raises(error):
         classifier.fit(*reviews)
     assert classifier.predict(reviews[0]).shape == (24,)
+    # Not that of a fit before.
+    assert classifier.history_ == {}
 
 
 @pytest.mark.usefixtures("untrained")
