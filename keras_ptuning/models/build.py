@@ -24,10 +24,8 @@ from keras_ptuning.models.heads import untrained_evidence
 from keras_ptuning.models.transformer import Transformer
 from keras_ptuning.models.weights import (
     NamedTensors,
-    check_architecture,
-    check_depth,
+    check_checkpoint,
     check_memory,
-    check_tied,
     checkpoint_tensors,
     load_weights,
 )
@@ -197,13 +195,10 @@ def load(transformer, checkpoint=None):
     tensors = NamedTensors(checkpoint, type(transformer))
     check_memory(tensors, transformer.num_hidden_layers, transformer.exact)
     keras_model = transformer.build()
-    check_architecture(tensors)
-    if transformer.all_layers:
-        check_depth(transformer.blocks(), tensors)
     load_weights(transformer.layers, tensors, transformer.keep_tokens)
+    blocks = transformer.blocks() if transformer.all_layers else None
+    check_checkpoint(tensors, blocks, transformer.with_mlm and transformer.tie_embeddings)
     if transformer.with_mlm:
-        if transformer.tie_embeddings:
-            check_tied(tensors)
         evidence = untrained_evidence(tensors)
         if evidence:
             warnings.warn(
