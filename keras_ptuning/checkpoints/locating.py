@@ -1,6 +1,7 @@
 """The files of a checkpoint, which are in one folder."""
 
 import os
+import re
 
 from keras_ptuning.files import find_local, find_one, folder_of
 from keras_ptuning.text.tokenizers import find_vocab
@@ -96,8 +97,23 @@ def find_weights(path):
     # Any other file is taken for weights: `open_checkpoint` says so if it cannot read it.
     is_beside = path.endswith((".json", ".txt")) and not path.endswith(".index.json")
     if os.path.isdir(path) or is_beside:
+        _check_shards(path)
         found = find_one(path, WEIGHTS, "model.safetensors, bert_model.ckpt or pytorch_model.bin")
     else:
         folder_of(path)  # there must be something
         found = path
     return found.removesuffix(".index")
+
+
+def _check_shards(path):
+    """Raises a FileNotFoundError if weights are in several files, and their index is missing."""
+    folder = folder_of(path) or "."
+    names = os.listdir(folder)
+    for name in sorted(names):
+        shard = re.fullmatch(r"(.+)-\d{5}-of-\d{5}(\.(?:safetensors|bin))", name)
+        index = shard and f"{shard[1]}{shard[2]}.index.json"
+        if index and not {index, f"{shard[1]}{shard[2]}"} & set(names):
+            raise FileNotFoundError(
+                f"The checkpoint in {folder!r} is incomplete: {index} is missing, which says what "
+                f"is in which of several files. Copy it too. Received: {name!r}."
+            )

@@ -430,6 +430,12 @@ def _describe_missing(missing, tensors):
             "(`cls/predictions/...`), or `build_classifier`, which needs none; for a plain encoder "
             "leave out `with_mlm`."
         )
+    elif all("token_type_embeddings" in name for name in names):
+        what = (
+            "has no embeddings of segments, and the configuration says that there are some. If it "
+            "was trained without, set `type_vocab_size` to 0 in the configuration; otherwise take "
+            "a complete file."
+        )
     elif parts == {"Pooler"}:
         what = "has no pooler. Leave out `with_pool`."
     else:
