@@ -106,14 +106,17 @@ def find_weights(path):
 
 
 def _check_shards(path):
-    """Raises a FileNotFoundError if weights are in several files, and their index is missing."""
+    """Raises a FileNotFoundError if weights are in several files, and nothing says which."""
     folder = folder_of(path) or "."
-    names = os.listdir(folder)
-    for name in sorted(names):
-        shard = re.fullmatch(r"(.+)-\d{5}-of-\d{5}(\.(?:safetensors|bin))", name)
-        index = shard and f"{shard[1]}{shard[2]}.index.json"
-        if index and not {index, f"{shard[1]}{shard[2]}"} & set(names):
+    names = sorted(os.listdir(folder))
+    if any(re.fullmatch(pattern, name) for pattern in WEIGHTS[:-1] for name in names):
+        return
+    for name in names:
+        # One of one is whole.
+        shard = re.fullmatch(r"(.+)-\d{5}-of-(?!00001)\d{5}(\.(?:safetensors|bin))", name)
+        if shard:
             raise FileNotFoundError(
-                f"The checkpoint in {folder!r} is incomplete: {index} is missing, which says what "
-                f"is in which of several files. Copy it too. Received: {name!r}."
+                f"The checkpoint in {folder!r} is incomplete: {shard[1]}{shard[2]}.index.json is "
+                "missing, which says what is in which of its files. Copy it too. Received: "
+                f"{name!r}."
             )

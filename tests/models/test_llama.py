@@ -13,7 +13,14 @@ import pytest
 from small_decoders import CONFIGS, tensors, write_small_decoder
 
 from keras_ptuning import backend, build_transformer_model
-from keras_ptuning.models import find_application, inspect_checkpoint, read_config, weights
+from keras_ptuning.models import (
+    find_application,
+    find_model,
+    inspect_checkpoint,
+    override,
+    read_config,
+    weights,
+)
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
