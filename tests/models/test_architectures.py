@@ -17,6 +17,7 @@ import small_checkpoints
 from small_checkpoints import ARGUMENTS, HUGGING_FACE, TENSORFLOW, WRITERS
 
 from keras_ptuning import build_transformer_model
+from keras_ptuning.models import find_model
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -146,6 +147,8 @@ def test_embeddings_of_tasks(tmp_path, said):
         assert "Embedding-Task" not in model.transformer.layers
     else:
         check(model, "ernie", "hugging_face")
+        config = find_model(str(tmp_path))[0]
+        assert config["use_task_id"] and config["task_type_vocab_size"] == 3
 
 
 @pytest.mark.parametrize("name", ["bert", "ernie", "electra", "albert", "roformer"])
