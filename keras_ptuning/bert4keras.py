@@ -15,6 +15,7 @@ this module before bert4keras itself, which otherwise takes the place of Keras i
 
 import contextlib
 import hashlib
+import inspect
 import os
 import sys
 import warnings
@@ -25,14 +26,18 @@ import numpy as np
 from keras_ptuning.backend import as_batches
 from keras_ptuning.checkpoints import TensorFlowCheckpoint
 from keras_ptuning.layers import Verbalizer
-from keras_ptuning.layers.feed_forward import gelu_new, get_activation
+from keras_ptuning.layers.feed_forward import gelu, gelu_new, get_activation
 from keras_ptuning.methods import Prompt, method_to_config
 from keras_ptuning.methods.prompt import start_vectors
 from keras_ptuning.models import find_model, load_config, pretrained_weights
-from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.heads import has_head, untrained_evidence
 from keras_ptuning.models.names import tensors_of
-from keras_ptuning.models.weights import NamedTensors
+from keras_ptuning.models.weights import (
+    NamedTensors,
+    check_checkpoint,
+    match_weights,
+    read_weight,
+)
 from keras_ptuning.text.batches import ClozeDataset
 from keras_ptuning.tuning.tuned_file import write_tuned
 
@@ -91,9 +96,17 @@ if not _is_tf_keras or not issubclass(bert4keras.layers.ScaleOffset, tf_keras.la
         "imported, and import `keras_ptuning.bert4keras` before bert4keras."
     )
 
-# Architectures whose MLM head is BERT's, and such that only bert4keras has, and reads by itself.
-BRIDGED = ("albert", "bert", "nezha", "roformer")
-ONLY_THERE = ("albert_unshared",)
+# bert4keras's classes of the architectures whose MLM head is BERT's, and such that only bert4keras
+# has, and reads by itself.
+BRIDGED = {
+    "albert": bert4keras.models.ALBERT,
+    "bert": bert4keras.models.BERT,
+    "nezha": bert4keras.models.NEZHA,
+    "roformer": bert4keras.models.RoFormer,
+}
+ONLY_THERE = {"albert_unshared": bert4keras.models.ALBERT_Unshared}
+# Arguments of bert4keras that the bridge gives.
+RESERVED = {"layers", "with_mlm", "with_pool", "with_nsp", "prefix", "return_keras_model"}
 
 __all__ = ["ClozeModel", "PtuningEmbedding", "build_ptuning_model", "copy_weights"]
 
@@ -296,18 +309,39 @@ def build_ptuning_model(
             f"The template {template.pattern!r} has no virtual tokens [u1], [u2]..., and no label "
             "word that learns, so there is no prompt to train. Received: tune='prompt'."
         )
-    reserved = {"layers", "with_mlm", "with_pool", "with_nsp", "prefix", "return_keras_model"}
-    reserved &= set(kwargs)
+    reserved = RESERVED & set(kwargs)
     if reserved:
         raise ValueError(f"The bridge sets {sorted(reserved)} itself; leave them out.")
     config, checkpoint, model = _find(config_path, checkpoint_path, model)
+    _check_arguments(model, kwargs)
     settings = {**config, **kwargs}
     if settings.get("is_decoder"):
         settings.setdefault("application", "lm")
     _check_template(template, settings)
+    activation = get_activation(settings.get("hidden_act", "gelu"))
+    if activation in (gelu, gelu_new):
+        settings["hidden_act"] = "gelu" if activation is gelu else "gelu_tanh"
     backbone = _build_backbone(settings, checkpoint, template, model)
+    if isinstance(checkpoint, NamedTensors):
+        blocks = [f"Transformer-{i}" for i in range(settings["num_hidden_layers"])]
+        blocks = None if "num_hidden_layers" in kwargs else blocks
+        check_checkpoint(checkpoint, blocks, tied=True)
     _freeze(backbone, template, tune, settings)
     return ClozeModel(backbone, template, tune)
+
+
+def _check_arguments(model, kwargs):
+    """Raises a ValueError if bert4keras would take an argument, and do nothing with it."""
+    kind = {**BRIDGED, **ONLY_THERE}.get(model, model)
+    functions = [f for c in kind.__mro__ for f in (c.__init__, getattr(c, "build", None)) if f]
+    known = {name for f in functions for name in inspect.signature(f).parameters}
+    known = (known | {"application"}) - {"self", "args", "kwargs"}
+    unknown = sorted(set(kwargs) - known)
+    if unknown:
+        raise ValueError(
+            f"bert4keras has no arguments {unknown} for a {kind.__name__}, and would do nothing "
+            f"with them. Expected some of {sorted(known - RESERVED)}."
+        )
 
 
 def _check_template(template, settings):
@@ -345,7 +379,10 @@ def _check_template(template, settings):
 
 
 def _find(config_path, checkpoint_path, model):
-    """The configuration, the tensors as bert4keras takes them, and the architecture."""
+    """The configuration, the architecture, and between them the checkpoint.
+
+    That is `NamedTensors`; or a path, if bert4keras is to read it by itself; or `None`.
+    """
     if not isinstance(model, str | None) or model in ONLY_THERE:
         if checkpoint_path is not None:
             checkpoint_path = TensorFlowCheckpoint(checkpoint_path).path
@@ -360,7 +397,7 @@ def _find(config_path, checkpoint_path, model):
     model = config["model_type"]
     if model not in BRIDGED:
         raise ValueError(
-            f"On the bridge a model is one of {BRIDGED + ONLY_THERE}, or a class of bert4keras; "
+            f"On the bridge a model is one of {[*BRIDGED, *ONLY_THERE]}, or a class of bert4keras; "
             f"others have `keras_ptuning.build_ptuning_model`. Received: {model!r}."
         )
     # bert4keras has one of each, whatever the configuration says.
@@ -371,8 +408,6 @@ def _find(config_path, checkpoint_path, model):
             "`keras_ptuning.build_ptuning_model`. Received: max_relative_position="
             f"{far}, layer_norm_eps={epsilon}."
         )
-    if get_activation(config.get("hidden_act", "gelu")) is gelu_new:
-        config["hidden_act"] = "gelu_tanh"
     if checkpoint is None:
         return config, None, model
     tensors = NamedTensors(checkpoint, model)
@@ -388,22 +423,29 @@ def _find(config_path, checkpoint_path, model):
             f"{'; '.join(evidence)}. Its answers are noise.",
             stacklevel=3,
         )
-    if isinstance(checkpoint, TensorFlowCheckpoint):
-        return config, checkpoint.path, model
-    # Under Google's names.
-    values = {}
-    table = find_architecture({}, model).google
-    for pattern in table:
-        for i in range(config["num_hidden_layers"] if "{}" in pattern else 1):
-            layer = pattern.format(i)
-            names = tensors_of(table, layer)
-            for ours, theirs in zip(names, tensors.of(layer), strict=True):
-                if theirs.name in checkpoint.shapes:
-                    values[ours.name] = np.asarray(tensors.read(theirs), "float32")
-    return config, values, model
+    return config, tensors, model
 
 
-def _build_backbone(settings, checkpoint_path, template, model):
+def _read_values(layers, tensors, settings):
+    """The tensors of bert4keras's layers, checked, under Google's names, as bert4keras takes them.
+
+    Its own reading would leave a number that is not finite, or a wrong shape, to Keras.
+    """
+    architecture = tensors.architecture
+    pretrained = {n: layer for n, layer in layers.items() if architecture.is_pretrained(n)}
+    rows = settings.get("keep_tokens")
+    if settings.get("compound_tokens"):
+        # bert4keras adds rows of its own to those of the vocabulary.
+        rows = range(settings["vocab_size"]) if rows is None else rows
+    plan = match_weights(pretrained, tensors, rows, _weights)
+    names = {n: iter(tensors_of(architecture.google, n)) for n in pretrained}
+    return {
+        next(names[layer]).name: np.asarray(read_weight(tensor, tensors), "float32")
+        for _, tensor, layer in plan
+    }
+
+
+def _build_backbone(settings, checkpoint, template, model):
     """bert4keras's transformer, with its MLM head at given positions only."""
     layers = {}
     tuned_ids = template.virtual_ids + template.label_token_ids
@@ -419,7 +461,7 @@ def _build_backbone(settings, checkpoint_path, template, model):
     # Not by its path, so that a dictionary will do.
     transformer = bert4keras.models.build_transformer_model(
         None,
-        checkpoint_path,
+        None if isinstance(checkpoint, NamedTensors) else checkpoint,
         model=model,
         with_mlm="linear",
         layers=layers,
@@ -432,6 +474,9 @@ def _build_backbone(settings, checkpoint_path, template, model):
             f"The model needs an MLM head like BERT's, and lacks {sorted(missing)}. Choose another "
             f"architecture than model={model!r}."
         )
+    if isinstance(checkpoint, NamedTensors):
+        values = _read_values(transformer.layers, checkpoint, settings)
+        transformer.load_weights_from_checkpoint(values)
     position = layers.get("Embedding-Position")
     if isinstance(position, bert4keras.layers.PositionEmbedding):
         positions = position.input_dim

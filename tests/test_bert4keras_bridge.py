@@ -508,6 +508,49 @@ for name in ("bert", "albert", "nezha", "roformer"):
     theirs, ours = (np.asarray(model.predict(x, verbose=0)) for model in models)
     assert np.abs(theirs - ours).max() < 1e-5, name
 
+values = small_checkpoints.hugging_face_tensors("bert")
+words = "bert.embeddings.word_embeddings.weight"
+key = "bert.encoder.layer.1.attention.self.key.bias"
+head, tasks = "cls.predictions.decoder.weight", "bert.embeddings.task_type_embeddings.weight"
+without = {n: v for n, v in values.items() if n != key}
+broken = {
+    "table of its own": {**values, head: values[words] + 1},
+    "not of the architecture 'bert'": {**values, tasks: values[words][:3]},
+    f"Missing: {key}": without,
+    "has the shape (8,)": {**values, key: values[key][:8]},
+    "not finite": {**values, key: values[key] * np.nan},
+}
+there = pathlib.Path(sys.argv[2]) / "broken"
+there.mkdir()
+def error_of(**kwargs):
+    try:
+        bridge.build_ptuning_model(there, template=template, **kwargs)
+    except ValueError as error:
+        return str(error)
+    return "no error"
+for message, changed in broken.items():
+    small_checkpoints.write_hugging_face(there, "bert", values=changed)
+    assert message in error_of(), message
+small_checkpoints.write_hugging_face(there, "bert")
+arguments = {
+    "has no arguments ['dropuot_rate']": {"dropuot_rate": 0.2},
+    "has no arguments ['layer_norm_eps', 'norm_epsilon']": {"norm_epsilon": 1, "layer_norm_eps": 1},
+    "not of the architecture 'nezha'": {"model": "nezha"},
+    "no error": {"hidden_act": "gelu_python", "dropout_rate": 0.1, "num_hidden_layers": 1},
+}
+for message, kwargs in arguments.items():
+    assert message.replace("has no", "bert4keras has no") in error_of(**kwargs), message
+written = json.loads((there / "config.json").read_text())
+(there / "config.json").write_text(json.dumps({**written, "num_hidden_layers": 1}))
+assert "num_hidden_layers=1, and the checkpoint has more" in error_of()
+(there / "config.json").write_text(json.dumps(written))
+models = [
+    m.build_ptuning_model(there, template=template, hidden_act="gelu_new")
+    for m in (bridge, keras_ptuning)
+]
+theirs, ours = (np.asarray(model.predict(x, verbose=0)) for model in models)
+assert np.abs(theirs - ours).max() < 1e-5
+
 bad = {"brt": "Unknown architecture", "electra": "On the bridge a model is one of"}
 for name, message in bad.items():
     try:

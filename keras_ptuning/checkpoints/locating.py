@@ -1,6 +1,7 @@
 """The files of a checkpoint, which are in one folder."""
 
 import os
+import re
 
 from keras_ptuning.files import find_local, find_one, folder_of
 from keras_ptuning.text.tokenizers import find_vocab
@@ -96,8 +97,26 @@ def find_weights(path):
     # Any other file is taken for weights: `open_checkpoint` says so if it cannot read it.
     is_beside = path.endswith((".json", ".txt")) and not path.endswith(".index.json")
     if os.path.isdir(path) or is_beside:
+        _check_shards(path)
         found = find_one(path, WEIGHTS, "model.safetensors, bert_model.ckpt or pytorch_model.bin")
     else:
         folder_of(path)  # there must be something
         found = path
     return found.removesuffix(".index")
+
+
+def _check_shards(path):
+    """Raises a FileNotFoundError if weights are in several files, and nothing says which."""
+    folder = folder_of(path) or "."
+    names = sorted(os.listdir(folder))
+    if any(re.fullmatch(pattern, name) for pattern in WEIGHTS[:-1] for name in names):
+        return
+    for name in names:
+        # One of one is whole.
+        shard = re.fullmatch(r"(.+)-\d{5}-of-(?!00001)\d{5}(\.(?:safetensors|bin))", name)
+        if shard:
+            raise FileNotFoundError(
+                f"The checkpoint in {folder!r} is incomplete: {shard[1]}{shard[2]}.index.json is "
+                "missing, which says what is in which of its files. Copy it too. Received: "
+                f"{name!r}."
+            )

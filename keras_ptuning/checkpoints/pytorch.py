@@ -122,8 +122,9 @@ def _load(path):
         ) from None
     except Exception as error:  # damage can end in any of them
         raise _damaged(path, error) from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     tensors = content.items() if isinstance(content, dict) else ()
     tensors = {n: t for n, t in tensors if isinstance(n, str) and isinstance(t, torch.Tensor)}
     if not tensors:

@@ -39,12 +39,21 @@ def gelu_new(x):
     return keras.activations.gelu(x, approximate=True)
 
 
+# What Hugging Face calls the two.
+_GELUS = {
+    **dict.fromkeys(("gelu", "gelu_python"), gelu),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate"), gelu_new),
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_python_tanh"), gelu_new),
+}
+# Names that mean the same in configurations and in Keras. Its "leaky_relu" has another slope.
+ACTIVATIONS = {*_GELUS, "elu", "linear", "mish", "relu", "relu6", "selu", "sigmoid", "silu"}
+ACTIVATIONS |= {"softplus", "swish", "tanh"}
+
+
 def get_activation(identifier):
     """The activation of that name: one of Keras, or of Hugging Face's other GELUs."""
-    if identifier in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
-        return gelu_new
-    if identifier in ("gelu", "gelu_python"):
-        return gelu
+    if isinstance(identifier, str) and identifier in _GELUS:
+        return _GELUS[identifier]
     return keras.activations.get(identifier)
 
 

@@ -59,8 +59,10 @@ def find_architecture(config, model=None):
         return model
     known = {**_OTHER_NAMES, **Transformer.known}
     if not isinstance(model, str) or model.lower() not in known:
+        # A "roberta" is none in a configuration.
+        names = sorted(known.keys() - ({"roberta"} - Transformer.known.keys()))
         raise ValueError(
-            f"Unknown architecture. Expected one of {sorted(known)}, or a subclass of "
+            f"Unknown architecture. Expected one of {names}, or a subclass of "
             "`keras_ptuning.models.Transformer`, as `model` or as the configuration's model_type. "
             f"If it is your own, import its module first. Received: model={model!r}."
         )

@@ -19,15 +19,14 @@ from keras_ptuning.checkpoints import (
 from keras_ptuning.checks import Config, Path, Vocabulary, check_finite
 from keras_ptuning.files import find_local, replacing_all
 from keras_ptuning.models.architectures import architecture_of, find_architecture
-from keras_ptuning.models.config import check_setting, load_config, read_config
+from keras_ptuning.models.config import load_config, override, read_config
+from keras_ptuning.models.entries import check_setting, read_flag
 from keras_ptuning.models.heads import untrained_evidence
 from keras_ptuning.models.transformer import Transformer
 from keras_ptuning.models.weights import (
     NamedTensors,
-    check_architecture,
-    check_depth,
+    check_checkpoint,
     check_memory,
-    check_tied,
     checkpoint_tensors,
     load_weights,
 )
@@ -41,6 +40,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 OTHERS = (
     *("bert_config.json", "bert_model.safetensors"),
     *("bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001", "template.json"),
+    *("vocab.txt", "tokenizer.json", "tokenizer_config.json", "spiece.model", "added_tokens.json"),
 )
 
 
@@ -170,14 +170,14 @@ def make_transformer(config, checkpoint=None, model=None, application=None, **kw
     for argument, _, check, expected in architecture.config_entries(config).values():
         if argument in kwargs:
             check_setting(f"`{argument}`", kwargs[argument], check, expected)
-    transformer = architecture(
-        **{
-            **read_config(config, model=model),
-            "application": find_application(config, model, application),
-            "pretrained": checkpoint is not None,
-            **kwargs,
-        }
-    )
+    settings = {
+        **read_config(config, model=model),
+        "application": find_application(config, model, application),
+        "pretrained": checkpoint is not None,
+        **kwargs,
+    }
+    transformer = architecture(**settings)
+    transformer.settings = settings
     transformer.all_layers = "num_hidden_layers" not in kwargs
     return transformer
 
@@ -197,13 +197,10 @@ def load(transformer, checkpoint=None):
     tensors = NamedTensors(checkpoint, type(transformer))
     check_memory(tensors, transformer.num_hidden_layers, transformer.exact)
     keras_model = transformer.build()
-    check_architecture(tensors)
-    if transformer.all_layers:
-        check_depth(transformer.blocks(), tensors)
     load_weights(transformer.layers, tensors, transformer.keep_tokens)
+    blocks = transformer.blocks() if transformer.all_layers else None
+    check_checkpoint(tensors, blocks, transformer.with_mlm and transformer.tie_embeddings)
     if transformer.with_mlm:
-        if transformer.tie_embeddings:
-            check_tied(tensors)
         evidence = untrained_evidence(tensors)
         if evidence:
             warnings.warn(
@@ -242,8 +239,8 @@ def find_model(config_path, checkpoint_path=None, model=None):
         config["model_type"] = model
     architecture = find_architecture(config, model)
     told = "model_type" in config or any(map(config.get, architecture.config_signs))
-    if model is not None or told:
-        # One architecture may have several names.
+    if (model is not None or told) and config.get("model_type") != "mt5":
+        # One architecture may have several names; an mT5 is a T5 with a default of its own.
         config["model_type"] = architecture.architecture
     is_folder = not isinstance(config_path, dict) and not str(config_path).endswith(".json")
     if checkpoint_path is None and is_folder:
@@ -298,7 +295,8 @@ def find_application(config_path, model=None, application=None):
     if architecture.always_causal or architecture.writes:
         expected = ("lm",) if architecture.always_causal else ("encoder-decoder",)
     if application is None:
-        application = "lm" if config.get("is_decoder") and "lm" in expected else expected[0]
+        causal = read_flag(config, "is_decoder", False) and "lm" in expected
+        application = "lm" if causal else expected[0]
     if application not in expected:
         raise ValueError(
             f"`application` must be {' or '.join(map(repr, expected))} for a "
@@ -343,7 +341,8 @@ def save_transformer_model(
 
     The files are `config.json`, `vocab.txt`, `model.safetensors`, which Hugging Face's libraries
     load, and, where TensorFlow is installed, `bert_model.ckpt.index` and `.data-00000-of-00001` in
-    Google's format, which bert4keras loads. Vectors of tuned tokens are in their rows.
+    Google's format, which bert4keras loads. Vectors of tuned tokens are in their rows. Of a
+    `Tokenizer` there is a `tokenizer_config.json` too, so that others read texts like it.
 
     All files are written first, and then take their places at once; other files in the folder
     stay. If the process is killed, the folder has the old checkpoint or the new one.
@@ -351,7 +350,8 @@ def save_transformer_model(
     Args:
         model: A Keras model, as `build_transformer_model` returns it.
         folder: Path of a folder; made if need be.
-        config: Dictionary with what the configuration is to have, or the path of one.
+        config: Dictionary with what the configuration is to have, or the path of one. What the
+            model was built with goes before it, but for rates of dropout.
         vocab: A tokenizer; or list of tokens, as `Tokenizer.vocab`, or the path of a `vocab.txt`.
             A `PieceTokenizer` is written as `tokenizer.json`.
         dtype: Type of the numbers in the safetensors file: `"float32"`, or `"float16"` or
@@ -372,12 +372,12 @@ def save_transformer_model(
     ```
     """
     config, tokenizer = dict(load_config(config)), as_tokenizer(vocab)
-    vocab = tokenizer.vocab
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: dtype={dtype!r}.")
-    if not 0 <= config.get("vocab_size", 0) - len(vocab) < tokenizer.most_spare:
+    tokens = tokenizer.vocab
+    if not 0 <= config.get("vocab_size", 0) - len(tokens) < tokenizer.most_spare:
         raise ValueError(
-            f"The vocabulary has {len(vocab)} tokens, and the configuration says "
+            f"The vocabulary has {len(tokens)} tokens, and the configuration says "
             f"vocab_size={config.get('vocab_size')}."
         )
     builder = getattr(model, "transformer", None)
@@ -394,6 +394,7 @@ def save_transformer_model(
             f"The model has {builder.num_hidden_layers} layers, and the configuration says "
             f"{depth}. Give the configuration of this model."
         )
+    config = _describing(config, builder)
     written = {
         layout: checkpoint_tensors(model.layers, table)
         for layout, table in architecture.tables().items()
@@ -404,7 +405,11 @@ def save_transformer_model(
     text = json.dumps(config, indent=2, ensure_ascii=False, default=float)
     texts = {"config.json": f"{text}\n"}
     if not isinstance(tokenizer, PieceTokenizer):
-        texts["vocab.txt"] = "\n".join(vocab) + "\n"
+        texts["vocab.txt"] = "\n".join(tokens) + "\n"
+    if isinstance(vocab, Tokenizer):
+        # Others would take the architecture's own tokenizer, and lower-case. A list says nothing.
+        reading = {"tokenizer_class": "BertTokenizer", "do_lower_case": vocab.do_lower_case}
+        texts["tokenizer_config.json"] = json.dumps(reading) + "\n"
     weights = written.get("hugging_face") or written["google"]
     with np.errstate(over="ignore"):
         check_finite(
@@ -422,3 +427,21 @@ def save_transformer_model(
         if "google" in written:
             with contextlib.suppress(ImportError):
                 write_tensorflow(os.path.join(temporary, "bert_model.ckpt"), written["google"])
+
+
+def _describing(config, builder):
+    """A configuration with what the arguments of its model set otherwise, if that is known."""
+    settings = getattr(builder, "settings", None)
+    if settings is None:
+        return config
+    known = read_config(config, model=type(builder))
+    # Those change no prediction; and the vocabulary has been compared.
+    other = {"vocab_size", "dropout_rate", "attention_dropout_rate", "initializer_range", "dtype"}
+    if "Input-Segment" not in builder.input_names:
+        other.add("segment_vocab_size")
+    changed = {n: settings[n] for n in known.keys() - other if settings[n] != known[n]}
+    config = override(config, {**changed, "model": type(builder)})
+    application = settings["application"]
+    if application != find_application(config, type(builder)) and application != "unilm":
+        config["is_decoder"] = application == "lm"
+    return config

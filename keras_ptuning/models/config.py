@@ -8,7 +8,7 @@ from keras_ptuning.checkpoints import find_config
 from keras_ptuning.checks import check_integer
 from keras_ptuning.files import read_json
 from keras_ptuning.models.architectures import find_architecture
-from keras_ptuning.models.entries import REQUIRED
+from keras_ptuning.models.entries import REQUIRED, check_setting
 from keras_ptuning.text import PieceTokenizer, Tokenizer
 
 # More than any model of these architectures has: building it would only fill the memory.
@@ -132,16 +132,6 @@ def new_config(
     }
 
 
-def check_setting(name, value, check, expected):
-    """Raises a ValueError if a setting of a model is not what its entry says it must be."""
-    try:
-        good = check(value) and not isinstance(value, bool)
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        raise ValueError(f"{name} must be {expected}. Received: {value!r:.60}.")
-
-
 def read_config(config, path=None, model=None):
     """Reads a model's configuration into the arguments of a transformer.
 
@@ -173,6 +163,13 @@ def read_config(config, path=None, model=None):
     path = config if path is None else path
     name = "The configuration" if isinstance(path, dict) else f"The configuration {str(path)!r}"
     config = load_config(config)
+    if config.get("quantization_config"):
+        method = config["quantization_config"]
+        method = method.get("quant_method", method) if isinstance(method, dict) else method
+        raise ValueError(
+            f"{name} is of quantised weights, which are not read: take the release in bfloat16 or "
+            f"float32. Received: quantization_config of {method!r:.60}."
+        )
     architecture = find_architecture(config, model)
     entries = architecture.config_entries(config)
     missing = [key for key, entry in entries.items() if entry[1] is REQUIRED and key not in config]
@@ -192,19 +189,12 @@ def read_config(config, path=None, model=None):
             f"Received: {settings['hidden_size']} and {settings['num_attention_heads']}."
         )
     for key, expected in architecture.fixed.items():
-        if config.get(key, expected) != expected:
+        # `null` is the default.
+        if config.get(key) is not None and config[key] != expected:
             raise ValueError(
                 f"{name}: {key} must be {expected!r}, all that is implemented. Received: "
                 f"{config[key]!r}."
             )
-    # One rate serves embeddings and blocks.
-    dropout_rate = settings.get("dropout_rate", 0.0)
-    rate = config.get("embd_pdrop", dropout_rate) or 0.0
-    if rate != dropout_rate:
-        raise ValueError(
-            f"{name}: embd_pdrop must be {dropout_rate!r}, the same as resid_pdrop. "
-            f"Received: {rate!r}."
-        )
     settings = architecture.settings_of(config, settings)
     size = _count_parameters(settings)
     if size > MOST_PARAMETERS:
@@ -239,13 +229,11 @@ def override(config, settings):
     >>> override({"num_hidden_layers": 12, "hidden_act": "gelu"}, {"num_hidden_layers": 3})
     {'num_hidden_layers': 3, 'hidden_act': 'gelu'}
     """
-    entries = find_architecture(config, settings.get("model")).config_entries(config)
+    architecture = find_architecture(config, settings.get("model"))
+    entries = architecture.config_entries(config)
     given = {key: settings[entry[0]] for key, entry in entries.items() if entry[0] in settings}
     for key, entry in entries.items():
         if entry[0].endswith("dropout_rate") and given.get(key, 0) is None:
             # It is that of the configuration.
             del given[key]
-    if "embd_pdrop" in config and "resid_pdrop" in given:
-        # One rate serves embeddings and blocks.
-        given["embd_pdrop"] = given["resid_pdrop"]
-    return {**config, **given}
+    return {**config, **given, **architecture.config_of(config, settings)}

@@ -2,7 +2,7 @@
 
 import math
 
-from keras_ptuning.layers.feed_forward import get_activation
+from keras_ptuning.layers.feed_forward import ACTIVATIONS
 
 REQUIRED = object()
 # More than any model of this kind has; a configuration that says so is damaged.
@@ -14,6 +14,32 @@ DEPTH = (
     f"a positive integer, at most {MOST_LAYERS}",
 )
 _RATE = (lambda v: v is None or 0 <= v < 1, "at least 0 and below 1")
+
+
+def check_setting(name, value, check, expected):
+    """Raises a ValueError if a setting of a model is not what its entry says it must be."""
+    try:
+        good = check(value) and not isinstance(value, bool)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(f"{name} must be {expected}. Received: {value!r:.60}.")
+
+
+def read_flag(config, key, default):
+    """An entry that is true or false; `null` means the default, as if it was not there.
+
+    Raises:
+        ValueError: if it is something else, such as the string `"false"`.
+    """
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ValueError(f"The configuration's {key} must be true or false. Received: {value!r}.")
+    return value
+
+
 # Entry of the file: name of the argument, default, check, and what it must be.
 ENTRIES = {
     "vocab_size": ("vocab_size", REQUIRED, *POSITIVE),
@@ -40,8 +66,8 @@ ENTRIES = {
     "hidden_act": (
         "hidden_act",
         "gelu",
-        lambda v: isinstance(v, str) and callable(get_activation(v)),
-        "the name of an activation of Keras, or 'gelu_new'",
+        lambda v: v in ACTIVATIONS,
+        f"one of {', '.join(sorted(ACTIVATIONS))}",
     ),
     "layer_norm_eps": (
         "norm_epsilon",

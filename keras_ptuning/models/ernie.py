@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_ptuning.models.bert import BERT
-from keras_ptuning.models.entries import COUNT, ENTRIES
+from keras_ptuning.models.entries import COUNT, ENTRIES, read_flag
 from keras_ptuning.models.names import hugging_face
 
 
@@ -32,7 +32,24 @@ class ERNIE(BERT):
 
     @classmethod
     def settings_of(cls, config, settings):
-        return settings if config.get("use_task_id") else {**settings, "task_vocab_size": 0}
+        used = read_flag(config, "use_task_id", False)
+        return settings if used else {**settings, "task_vocab_size": 0}
+
+    @classmethod
+    def complete_config(cls, config, tensors):
+        config = super().complete_config(config, tensors)
+        if config.get("use_task_id") is None and tensors.has("Embedding-Task"):
+            (table,) = tensors.of("Embedding-Task")
+            rows = tensors.checkpoint.shapes[table.name][0]
+            return {**config, "use_task_id": True, "task_type_vocab_size": rows}
+        return config
+
+    @classmethod
+    def config_of(cls, config, settings):
+        size = settings.get("task_vocab_size")
+        if size is None:
+            return {}
+        return {"use_task_id": bool(size), **({"task_type_vocab_size": size} if size else {})}
 
     def add_segments(self, x, inputs):
         x = super().add_segments(x, inputs)

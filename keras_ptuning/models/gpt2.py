@@ -101,13 +101,14 @@ class GPT2(Transformer):
         y = self.norm(f"{half}-Norm")(x)
         return self.add(half, x, self.feed_forward(half)(y))
 
+    @classmethod
+    def config_of(cls, config, settings):
+        # One rate serves embeddings and blocks.
+        rate = settings.get("dropout_rate")
+        return {"embd_pdrop": rate} if "embd_pdrop" in config and rate is not None else {}
+
     def apply_heads(self, x, inputs):
         """The sequence, normalised, or what follows each token."""
-        if self.with_pool:
-            raise ValueError(
-                f"A {type(self).__name__} has no pooler: leave out `with_pool`. Received: "
-                f"with_pool={self.with_pool!r}."
-            )
         return super().apply_heads(self.norm("Output-Norm")(x), inputs)
 
     def apply_token_head(self, x):

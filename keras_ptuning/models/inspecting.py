@@ -59,11 +59,10 @@ def inspect_checkpoint(
     application = find_application(config, application=application)
     tensors = NamedTensors(checkpoint, config["model_type"])
     shapes, problems = checkpoint.shapes, []
-    head = (
-        ("causal" if application in ("lm", "encoder-decoder") else "masked")
-        if has_head(tensors)
-        else None
-    )
+    whole = settings.get("tie_embeddings", True) or tensors.has("Output-Token")
+    head = None
+    if whole and has_head(tensors):
+        head = "causal" if application in ("lm", "encoder-decoder") else "masked"
     if head is None:
         problems.append("It has no head that predicts tokens, so it cannot fill in a mask.")
     with warnings.catch_warnings(record=True) as caught:
@@ -89,7 +88,7 @@ def inspect_checkpoint(
         "weights": checkpoint.path,
         "format": type(checkpoint).__name__.removesuffix("Checkpoint"),
         "layout": tensors.layout,
-        "architecture": config["model_type"],
+        "architecture": tensors.architecture.architecture,
         "application": application,
         "layers": settings["num_hidden_layers"],
         "hidden_size": settings["hidden_size"],

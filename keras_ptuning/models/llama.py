@@ -3,7 +3,7 @@
 import math
 
 from keras_ptuning.layers import GatedFeedForward, RMSNormalization, RotaryPosition
-from keras_ptuning.models.entries import ENTRIES, POSITIVE
+from keras_ptuning.models.entries import ENTRIES, POSITIVE, check_setting, read_flag
 from keras_ptuning.models.gpt2 import GPT2
 from keras_ptuning.models.names import Tensor
 from keras_ptuning.models.transformer import Transformer
@@ -40,8 +40,7 @@ class LLaMA(GPT2):
 
     architecture = "llama"
     google = None
-    # Configurations of such models always say what they are.
-    signs = ()
+    signs = ("self_attn.q_proj.",)
     config_signs = ()
     hugging_face = {
         "Embedding-Token": [Tensor("model.embed_tokens.weight")],
@@ -58,7 +57,6 @@ class LLaMA(GPT2):
         "add_cross_attention": False,
         "attention_bias": False,
         "mlp_bias": False,
-        "use_sliding_window": False,
     }
     norm_epsilon = 1e-6
     # What attention has beyond that of GPT-2.
@@ -94,6 +92,12 @@ class LLaMA(GPT2):
             ValueError: if positions are scaled, or some blocks see only near tokens.
         """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        nested = sorted(name for name, value in rope.items() if isinstance(value, dict))
+        if nested:
+            raise ValueError(
+                "Blocks of several kinds have their own positions in this checkpoint, which is not "
+                f"implemented. Received: rope_parameters of {nested}."
+            )
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise ValueError(
@@ -107,15 +111,36 @@ class LLaMA(GPT2):
                 "not implemented. Received: layer_types with "
                 f"{sorted(set(config['layer_types']))}."
             )
+        # From this block on. One that is not there slides nowhere.
+        first = config.get("max_window_layers")
+        slides = read_flag(config, "use_sliding_window", False)
+        if slides and (first is None or first < settings["num_hidden_layers"]):
+            raise ValueError(
+                "use_sliding_window must be False, or max_window_layers the number of blocks: some "
+                "see only near tokens, which is not implemented. Received: "
+                f"max_window_layers={first!r} of {settings['num_hidden_layers']}."
+            )
+        theta = rope.get("rope_theta")
+        theta = settings["rope_theta"] if theta is None else theta
+        check_setting("The configuration: rope_theta", theta, *_POSITIVE_NUMBER)
         # Older files call the type of the weights `torch_dtype`.
         stored = config.get("dtype") or config.get("torch_dtype")
         return {
             **settings,
             "dtype": "bfloat16" if stored == "bfloat16" else None,
-            "rope_theta": float(rope.get("rope_theta", settings["rope_theta"])),
-            "tie_embeddings": bool(config.get("tie_word_embeddings", False)),
+            "rope_theta": float(theta),
+            "tie_embeddings": read_flag(config, "tie_word_embeddings", False),
             "pad_id": config.get("pad_token_id"),
         }
+
+    @classmethod
+    def config_of(cls, config, settings):
+        rope, theta = config.get("rope_parameters"), settings.get("rope_theta")
+        # In newer files this is what counts.
+        changed = {"rope_parameters": {**rope, "rope_theta": theta}} if rope and theta else {}
+        if "tie_embeddings" in settings:
+            changed["tie_word_embeddings"] = settings["tie_embeddings"]
+        return changed
 
     def apply_embeddings(self, inputs, positions):
         """Tokens alone; attention knows positions."""
@@ -145,6 +170,7 @@ class Qwen2(LLaMA):
     """
 
     architecture = "qwen2"
+    signs = ("self_attn.q_proj.bias",)
     hugging_face = {
         **LLaMA.hugging_face,
         "Transformer-{}-MultiHeadSelfAttention": [
@@ -163,6 +189,7 @@ class Qwen3(LLaMA):
     """
 
     architecture = "qwen3"
+    signs = ("self_attn.q_norm.",)
     hugging_face = {
         **LLaMA.hugging_face,
         "Transformer-{}-MultiHeadSelfAttention": [

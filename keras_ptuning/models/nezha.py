@@ -28,6 +28,13 @@ class NEZHA(BERT):
     def config_entries(cls, config):
         return {**ENTRIES, "max_relative_position": ("max_relative_position", 64, *POSITIVE)}
 
+    @classmethod
+    def complete_config(cls, config, tensors):
+        if not tensors.has("Embedding-Segment"):
+            # NEZHA-GPT has no segments, and a configuration that does not say so.
+            return {**config, "type_vocab_size": 0}
+        return config
+
     def add_positions(self, x, positions):
         return x
 

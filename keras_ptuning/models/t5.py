@@ -13,8 +13,8 @@ from keras_ptuning.layers import (
     RMSNormalization,
 )
 from keras_ptuning.layers.attention import take_queries
-from keras_ptuning.layers.feed_forward import get_activation
-from keras_ptuning.models.entries import DEPTH, ENTRIES, POSITIVE, REQUIRED
+from keras_ptuning.layers.feed_forward import ACTIVATIONS
+from keras_ptuning.models.entries import DEPTH, ENTRIES, POSITIVE, REQUIRED, read_flag
 from keras_ptuning.models.names import WRAPPERS, Tensor
 from keras_ptuning.models.transformer import Transformer
 
@@ -49,7 +49,7 @@ _ENTRIES = {
     "hidden_act": (
         "hidden_act",
         ["gelu", "linear"],
-        lambda v: callable(get_activation(_activation(v)[0])),
+        lambda v: _activation(v)[0] in ACTIVATIONS,
         "an activation, or of a gated layer such as 'gated-gelu' or ['gelu', 'linear']",
     ),
     "attention_head_size": _or_none("head_size", *POSITIVE),
@@ -177,6 +177,12 @@ class T5(Transformer):
     ):
         activation, self.gated = _activation(hidden_act)
         super().__init__(*args, hidden_act=activation, **kwargs)
+        for name, value in (
+            ("scale_output", scale_output),
+            ("cross_position_bias", cross_position_bias),
+        ):
+            if not isinstance(value, bool):
+                raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}.")
         self.scale_output = scale_output
         self.cross_position_bias = cross_position_bias
         self.num_decoder_layers = num_decoder_layers or self.num_hidden_layers
@@ -198,13 +204,14 @@ class T5(Transformer):
 
     @classmethod
     def settings_of(cls, config, settings):
-        tied = config.get("tie_word_embeddings", True)
+        tied = read_flag(config, "tie_word_embeddings", True)
         settings = {
             **settings,
             "segment_vocab_size": 0,
             "tie_embeddings": tied,
-            "scale_output": config.get("scale_decoder_outputs", tied),
-            "cross_position_bias": config.get("cross_position_bias", False),
+            "scale_output": read_flag(config, "scale_decoder_outputs", tied),
+            "cross_position_bias": read_flag(config, "cross_position_bias", False),
+            "pad_id": config.get("pad_token_id", 0),
         }
         if "d_model" in config:
             # One rate for all.
@@ -215,7 +222,8 @@ class T5(Transformer):
     def complete_config(cls, config, tensors):
         """Adds what the tensors of a checkpoint say, such as whether it has a head of its own."""
         own_head = tensors.has("Output-Token")
-        if own_head and config.get("tie_word_embeddings", True):
+        tied = read_flag(config, "tie_word_embeddings", True)
+        if own_head and tied:
             # Some files have the same table twice, and newer configurations call all heads tied.
             own_head = not tensors.alike("Output-Token", "Embedding-Token")
         folder = os.path.dirname(tensors.checkpoint.path)
@@ -224,12 +232,26 @@ class T5(Transformer):
             and own_head
             and os.path.isfile(os.path.join(folder, "vocab.txt"))
         )
-        return {
-            "scale_decoder_outputs": of_bert4keras or not own_head,
+        # Transformers 5 calls every mT5 tied, and never scales what goes into its head.
+        version = str(config.get("transformers_version", "")).partition(".")[0]
+        unscaled = config.get("model_type") == "mt5" and version.isdigit() and int(version) >= 5
+        # Where only the configuration says that there is a head of its own, the head is missing.
+        tied = tied and not own_head
+        derived = {
+            "scale_decoder_outputs": of_bert4keras or (tied and not unscaled),
             "cross_position_bias": of_bert4keras,
-            **config,
-            "tie_word_embeddings": not own_head,
         }
+        given = {key: value for key, value in config.items() if value is not None}
+        return {**config, **derived, **given, "tie_word_embeddings": tied}
+
+    @classmethod
+    def config_of(cls, config, settings):
+        names = {
+            "scale_output": "scale_decoder_outputs",
+            "cross_position_bias": "cross_position_bias",
+            "tie_embeddings": "tie_word_embeddings",
+        }
+        return {names[name]: value for name, value in settings.items() if name in names}
 
     @classmethod
     def spellings(cls, names, layout):

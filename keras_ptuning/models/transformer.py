@@ -206,7 +206,20 @@ class Transformer:
         """A configuration with what only the tensors of its checkpoint, `NamedTensors`, tell."""
         if tensors.has("Embedding-Segment"):
             return config
+        if tensors.of("Embedding-Segment") and config.get("type_vocab_size") is not None:
+            # If it says that there are some, they are missing.
+            return config
         return {**config, "type_vocab_size": 0}
+
+    @classmethod
+    def config_of(cls, config, settings):
+        """The entries that arguments set, `settings`, and that `config_entries` has not or not all.
+
+        Args:
+            config: The configuration, a dictionary.
+            settings: Dictionary with arguments of this class.
+        """
+        return {}
 
     @classmethod
     def spellings(cls, names, layout):
@@ -409,6 +422,11 @@ class Transformer:
         """What the model returns: the sequence, or its pooled vector, or predicted tokens."""
         outputs = []
         if self.with_pool:
+            if self.tables() and not self.is_pretrained("Pooler-Dense"):
+                raise ValueError(
+                    f"A {type(self).__name__} has no pooler: leave out `with_pool`. Received: "
+                    f"with_pool={self.with_pool!r}."
+                )
             outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
         if self.with_mean:
             if self.pad_id is None:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 
 import keras
 import numpy as np
@@ -17,12 +18,9 @@ from keras_ptuning.models.names import layout_of, tensors_of
 PER_TOKEN = {"Embedding-Token": 0, "MLM-Bias": 0, "Output-Token": -1}
 # A tensor of more numbers is read in parts of about so many, as reading it takes memory too.
 LARGE = 2**22
-# What tells that a checkpoint is not of the architecture that it is taken for: a layer that this
-# does not have, and how the names of its tensors end.
-TELLING = {
-    "Embedding-Position": "position_embeddings",
-    "Embedding-Task": "task_type_embeddings",
-}
+# Tensors that change a model's numbers: where the architecture has no such name, the checkpoint is
+# of another one. What else may be there, such as poolers and other heads, changes nothing.
+TELLING = re.compile(r"_embeddings?(?=[./]|$)|crossattention")
 
 
 def pretrained_weights(layer):
@@ -203,15 +201,35 @@ class NamedTensors:
             yield start, self.checkpoint.read_rows(tensor.name, start, min(start + step, rows))
 
 
+def check_checkpoint(tensors, blocks, tied):
+    """Raises a ValueError if a checkpoint has tensors that a model would leave out, and should not.
+
+    Args:
+        tensors: `NamedTensors` of the checkpoint, which has all that the model needs.
+        blocks: List of what the names of each block's layers begin with, as `Transformer.blocks`;
+            `None` if only the lower ones were asked for.
+        tied: Whether the model predicts tokens with its token embedding.
+    """
+    check_architecture(tensors)
+    if blocks is not None:
+        check_depth(blocks, tensors)
+    if tied:
+        check_tied(tensors)
+
+
 def check_architecture(tensors):
     """Raises a ValueError if a checkpoint has embeddings that the architecture does not have."""
-    for layer, part in TELLING.items():
-        found = [n for n in tensors.checkpoint.shapes if n.removesuffix(".weight").endswith(part)]
-        if found and not tensors.of(layer):
+    known = {re.sub(r"\d+", "0", name) for name in tensors.names(1)}
+    for name in tensors.checkpoint.shapes:
+        usual = re.sub(r"\d+", "0", name)
+        # An optimizer's numbers come below a tensor's name, and a wrapper's name comes before it.
+        is_known = any(usual.startswith(f"{n}/") or usual.endswith(n) for n in known)
+        if TELLING.search(name) and not is_known:
             raise ValueError(
                 f"The checkpoint {tensors.checkpoint.path!r} is not of the architecture "
-                f"{tensors.architecture.architecture!r}: it has the tensor {found[0]!r}. Leave out "
-                "`model`, so that the checkpoint tells it, or give another one."
+                f"{tensors.architecture.architecture!r}: it has the tensor {name!r}, which this "
+                "one does not use. Leave out `model`, so that the checkpoint tells it, or give "
+                "another one. If no architecture uses it, such models are not implemented."
             )
 
 
@@ -282,26 +300,24 @@ def check_depth(blocks, tensors):
                 )
 
 
-def load_weights(layers, tensors, keep_tokens=None):
-    """Loads a checkpoint into layers.
-
-    Names and shapes are compared first. The tensors are then read one at a time, so that loading
-    needs little more memory than the model.
+def match_weights(layers, tensors, keep_tokens=None, weights_of=pretrained_weights):
+    """Finds the tensor of each weight, and compares names and shapes.
 
     Args:
-        layers: Dictionary of built Keras layers by name, as `Transformer.layers`.
-        tensors: `NamedTensors` of the checkpoint.
-        keep_tokens: Optional list of token ids, to load only these rows of the vocabulary.
+        layers, tensors, keep_tokens: As `load_weights` takes them.
+        weights_of: Function from a layer to the list of its weights, in the order of the tables.
+
+    Returns:
+        A list of `(weight, tensor, layer name)`.
 
     Raises:
-        ValueError: if a layer has pretrained weights that the architecture has no names for; if
-            the checkpoint lacks tensors of these layers, or they have another shape; nothing has
-            been loaded then. If a tensor cannot be read; some have been loaded then.
+        ValueError: if a layer has weights that the architecture has no names for; or if the
+            checkpoint lacks tensors of these layers, or they have another shape.
     """
     path = tensors.checkpoint.path
     plan, missing = [], []
     for layer_name, layer in layers.items():
-        variables, named = pretrained_weights(layer), tensors.of(layer_name)
+        variables, named = weights_of(layer), tensors.of(layer_name)
         if not variables:
             continue
         if len(variables) != len(named):
@@ -323,7 +339,7 @@ def load_weights(layers, tensors, keep_tokens=None):
         expected = list(variable.shape)
         if keep_tokens is not None and layer_name in PER_TOKEN:
             expected[PER_TOKEN[layer_name]] = rows
-        expected = tensors.shape_for(tensor, expected)
+        expected = tensors.shape_for(tensor, tuple(expected))
         found = tensors.checkpoint.shapes[tensor.name]
         if found != expected:
             raise ValueError(
@@ -331,12 +347,29 @@ def load_weights(layers, tensors, keep_tokens=None):
                 f"{tensor.name!r} has the shape {found}, and the layer {layer_name!r}, built from "
                 f"the configuration, expects {expected}."
             )
-    for variable, tensor, layer_name in plan:
+    return plan
+
+
+def load_weights(layers, tensors, keep_tokens=None):
+    """Loads a checkpoint into layers.
+
+    Names and shapes are compared first. The tensors are then read one at a time, so that loading
+    needs little more memory than the model.
+
+    Args:
+        layers: Dictionary of built Keras layers by name, as `Transformer.layers`.
+        tensors: `NamedTensors` of the checkpoint.
+        keep_tokens: Optional list of token ids, to load only these rows of the vocabulary.
+
+    Raises:
+        ValueError: if the layers do not match the checkpoint; nothing has been loaded then. If a
+            tensor cannot be read; some have been loaded then.
+    """
+    for variable, tensor, layer_name in match_weights(layers, tensors, keep_tokens):
         if keep_tokens is None and tensors.has_parts(tensor):
             assign_parts(variable, _checked_parts(tensor, tensors), 1 if tensor.transposed else 0)
             continue
-        value = tensors.read(tensor)
-        _check_numbers(value, tensor, path)
+        value = read_weight(tensor, tensors)
         if keep_tokens is not None and layer_name in PER_TOKEN:
             value = np.take(value, keep_tokens, PER_TOKEN[layer_name])
         variable.assign(np.ascontiguousarray(value))
@@ -351,6 +384,13 @@ def _checked_parts(tensor, tensors):
     for start, value in tensors.parts(tensor):
         _check_numbers(value, tensor, tensors.checkpoint.path)
         yield start, value.T if tensor.transposed else value
+
+
+def read_weight(tensor, tensors):
+    """The weight that a tensor becomes, of finite numbers."""
+    value = tensors.read(tensor)
+    _check_numbers(value, tensor, tensors.checkpoint.path)
+    return value
 
 
 def _check_numbers(value, tensor, path):
@@ -389,6 +429,12 @@ def _describe_missing(missing, tensors):
             "has no MLM head, so it cannot fill in a mask. Use a release that includes the head "
             "(`cls/predictions/...`), or `build_classifier`, which needs none; for a plain encoder "
             "leave out `with_mlm`."
+        )
+    elif all("token_type_embeddings" in name for name in names):
+        what = (
+            "has no embeddings of segments, and the configuration says that there are some. If it "
+            "was trained without, set `type_vocab_size` to 0 in the configuration; otherwise take "
+            "a complete file."
         )
     elif parts == {"Pooler"}:
         what = "has no pooler. Leave out `with_pool`."

@@ -127,10 +127,11 @@ def test_state_of_a_trainer(tmp_path):
     torch = pytest.importorskip("torch")
     path = tmp_path / "last.pt"
     state = {"weight": torch.nn.Parameter(torch.ones(2, 3).T), "version": "1"}
-    torch.save({"state_dict": state, "epoch": 3}, path)
-    checkpoint = open_checkpoint(path)
-    assert checkpoint.shapes == {"weight": (3, 2)}
-    np.testing.assert_array_equal(checkpoint.read("weight"), np.ones((3, 2)))
+    for key in ("state_dict", "model"):
+        torch.save({key: state, "epoch": 3}, path)
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.shapes == {"weight": (3, 2)}
+        np.testing.assert_array_equal(checkpoint.read("weight"), np.ones((3, 2)))
     torch.save({"epoch": 3}, path)
     with pytest.raises(ValueError, match=r"last\.pt' has no tensors"):
         open_checkpoint(path)
@@ -251,6 +252,21 @@ def test_released_folders(found, others, tmp_path):
         assert find_checkpoint(path) == expected
     if weights.endswith(".ckpt"):
         assert find_checkpoint(f"{weights}.index") == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["model-0000{}-of-00002.safetensors", "pytorch_model-0000{}-of-00002.bin"]
+)
+def test_an_index_that_is_missing(name, tmp_path):
+    fill(tmp_path, name.format(2))
+    index = name.replace("-0000{}-of-00002", "") + ".index.json"
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match=f"incomplete: {index} is missing"):
+            find_weights(tmp_path)
+        fill(tmp_path, name.format(1))
+    # Where the weights are there in another format, these are not needed.
+    fill(tmp_path, "bert_model.safetensors")
+    assert find_weights(tmp_path).endswith("bert_model.safetensors")
 
 
 def test_a_path_decides(tmp_path):

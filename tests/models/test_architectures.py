@@ -17,6 +17,7 @@ import small_checkpoints
 from small_checkpoints import ARGUMENTS, HUGGING_FACE, TENSORFLOW, WRITERS
 
 from keras_ptuning import build_transformer_model
+from keras_ptuning.models import find_model
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -118,6 +119,85 @@ def test_the_checkpoint_has_no_segments(tmp_path):
     model = build(tmp_path, model="nezha", application="lm")
     assert [x.name for x in model.inputs] == ["Input-Token"]
     check(model, "nezha-gpt", "tensorflow")
+
+
+@pytest.mark.parametrize("name", ["bert", "ernie", "albert", "electra", "megatron"])
+def test_segments_that_are_missing(tmp_path, name):
+    """The configuration says that there are some."""
+    values = small_checkpoints.hugging_face_tensors(name)
+    values = {key: value for key, value in values.items() if "token_type" not in key}
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    with pytest.raises(ValueError, match=r"set `type_vocab_size` to 0.*token_type_embeddings"):
+        build(tmp_path)
+    config = {**HUGGING_FACE[name], "type_vocab_size": 0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert [x.name for x in build(tmp_path).inputs] == ["Input-Token"]
+
+
+@pytest.mark.parametrize("said", [None, False, True])
+def test_embeddings_of_tasks(tmp_path, said):
+    """The tensors tell them where the configuration does not."""
+    small_checkpoints.write_hugging_face(tmp_path, "ernie")
+    config = {**HUGGING_FACE["ernie"], "use_task_id": said, "task_type_vocab_size": 3}
+    if said is None:
+        del config["use_task_id"], config["task_type_vocab_size"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = build(tmp_path)
+    if said is False:
+        assert "Embedding-Task" not in model.transformer.layers
+    else:
+        check(model, "ernie", "hugging_face")
+        config = find_model(str(tmp_path))[0]
+        assert config["use_task_id"] and config["task_type_vocab_size"] == 3
+
+
+@pytest.mark.parametrize("name", ["bert", "ernie", "electra", "albert", "roformer"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "{}.embeddings.pinyin_embeddings.embedding.weight",
+        "{}.encoder.layer.0.attention.self.distance_embedding.weight",
+        "{}.encoder.layer.1.crossattention.self.query.weight",
+    ],
+)
+def test_what_no_architecture_has(tmp_path, name, extra):
+    """Without it the model would answer other than it was trained to."""
+    extra = extra.format(body_of(name))
+    values = small_checkpoints.hugging_face_tensors(name)
+    values[extra] = np.ones((3, 3), "float32")
+    small_checkpoints.write_hugging_face(tmp_path, name, values=values)
+    with pytest.raises(ValueError, match=f"not of the architecture.*{extra}"):
+        build(tmp_path)
+
+
+def test_an_electra_has_no_pooler(tmp_path):
+    small_checkpoints.write_hugging_face(tmp_path, "electra")
+    with pytest.raises(ValueError, match="ELECTRA has no pooler"):
+        build(tmp_path, with_mlm=False, with_pool=True)
+
+
+@pytest.mark.parametrize("activation", ["gelu_accurate", "gelu_python_tanh", "gelu_fast"])
+def test_other_names_of_an_activation(tmp_path, activation):
+    small_checkpoints.write_hugging_face(tmp_path, "albert")
+    config = {**HUGGING_FACE["albert"], "hidden_act": activation, "position_embedding_type": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check(build(tmp_path), "albert", "hugging_face")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"hidden_act": "leaky_relu"}, "hidden_act must be one of"),
+        ({"is_decoder": "false"}, "is_decoder must be true or false. Received: 'false'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights.*'gptq'"),
+        ({"model_type": "xlnet"}, r"Unknown architecture. Expected one of \[(?!.*'roberta')"),
+    ],
+)
+def test_bad_entries(tmp_path, entries, message):
+    small_checkpoints.write_hugging_face(tmp_path, "bert")
+    (tmp_path / "config.json").write_text(json.dumps({**HUGGING_FACE["bert"], **entries}))
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path)
 
 
 @pytest.mark.parametrize("layout, name", [("hugging_face", "albert"), ("tensorflow", "electra")])

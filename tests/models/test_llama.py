@@ -13,7 +13,14 @@ import pytest
 from small_decoders import CONFIGS, tensors, write_small_decoder
 
 from keras_ptuning import backend, build_transformer_model
-from keras_ptuning.models import find_application, inspect_checkpoint, read_config, weights
+from keras_ptuning.models import (
+    find_application,
+    find_model,
+    inspect_checkpoint,
+    override,
+    read_config,
+    weights,
+)
 
 pytestmark = pytest.mark.usefixtures("eagerly")
 
@@ -64,6 +71,35 @@ def test_padding_that_the_configuration_names(tmp_path):
     assert np.abs(changed - others)[:, 2:].max() > 1e-2
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": 4},
+        {"rope_parameters": {"rope_theta": None}},
+        {"add_cross_attention": None, "attention_bias": None},
+    ],
+)
+def test_entries_that_change_nothing(entries, tmp_path):
+    """A window of no block, and what is `null`."""
+    folder = write_small_decoder(tmp_path, "llama", **entries)
+    assert error(predict(build_transformer_model(folder, **LINEAR)), GOLDEN["llama"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_the_tensors_tell_the_architecture(name, tmp_path):
+    folder = write_small_decoder(tmp_path, name, model_type=None)
+    assert find_model(folder)[0]["model_type"] == name
+
+
+@pytest.mark.parametrize("rope", [None, {"rope_type": "default", "rope_theta": 500.0}])
+def test_a_changed_base_is_written_where_it_counts(rope):
+    config = {**CONFIGS["llama"], "rope_parameters": rope}
+    changed = override(config, {"rope_theta": 50.0, "tie_embeddings": False})
+    settings = read_config(changed)
+    assert settings["rope_theta"] == changed["rope_theta"] == 50.0
+    assert not settings["tie_embeddings"]
+
+
 def test_always_causal():
     assert {find_application(config) for config in CONFIGS.values()} == {"lm"}
 
@@ -81,6 +117,13 @@ def test_newer_configurations(tmp_path):
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "Positions are scaled.*'yarn'"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "Positions are scaled.*'llama3'"),
         ({"use_sliding_window": True}, "use_sliding_window must be False"),
+        ({"use_sliding_window": True, "max_window_layers": 1}, "max_window_layers=1 of 2"),
+        ({"use_sliding_window": "false"}, "use_sliding_window must be true or false.*'false'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 50}}}, "several kinds"),
+        ({"rope_parameters": {"rope_theta": -1}}, "rope_theta must be a positive number"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised.*bfloat16.*'fp8'"),
+        ({"hidden_act": "leaky_relu"}, "hidden_act must be one of .*'leaky_relu'"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
         ({"attention_bias": True}, "attention_bias must be False"),
         ({"mlp_bias": True}, "mlp_bias must be False"),
@@ -101,6 +144,8 @@ def test_a_head_that_is_missing(tmp_path):
     build_transformer_model(folder)
     with pytest.raises(ValueError, match=r"lm_head\.weight"):
         build_transformer_model(folder, **LINEAR)
+    found = inspect_checkpoint(folder)
+    assert found["head"] is None and "no head" in found["problems"][0]
 
 
 def test_bfloat16_stays_bfloat16(tmp_path):

@@ -216,6 +216,14 @@ def test_a_model_of_another_architecture(small_bert):
         build_transformer_model(*small_bert[:2], model="nezha")
 
 
+def test_numbers_of_an_optimizer(broken):
+    """As Google's checkpoints in the middle of a training have them, of embeddings too."""
+    values = tensors()
+    slots = {f"{k}/{end}": v for k, v in values.items() for end in ("adam_m", "adam_v", "Adam")}
+    write_tensors(broken[1], {**values, **slots})
+    build_transformer_model(*broken[:2], with_mlm=True)
+
+
 def test_a_head_with_a_table_of_its_own(tmp_path):
     small_checkpoints.write_hugging_face(tmp_path, "bert")
     values = small_checkpoints.hugging_face_tensors("bert")

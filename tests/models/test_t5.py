@@ -17,7 +17,13 @@ from small_t5 import BERT4KERAS, HUGGING_FACE
 
 from keras_ptuning import build_transformer_model, save_transformer_model
 from keras_ptuning.layers.relative import find_buckets
-from keras_ptuning.models import find_model, load_config
+from keras_ptuning.models import (
+    find_model,
+    inspect_checkpoint,
+    load_config,
+    override,
+    read_config,
+)
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 VOCAB = small_bert.vocabulary(small_t5.VOCAB_SIZE)
@@ -92,6 +98,57 @@ def test_newer_configurations_call_every_head_tied(tmp_path):
     changes = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
     small_t5.write_hugging_face(tmp_path, "mt5", **changes)
     check(build(tmp_path), "transformers", "mt5")
+
+
+@pytest.mark.parametrize(("version", "scaled"), [("5.1.0", False), ("4.57.0", True), (None, True)])
+def test_a_tied_mt5(tmp_path, version, scaled):
+    """Transformers 5 ties every mT5, and never scales what goes into the head."""
+    changes = {"tie_word_embeddings": True, "transformers_version": version}
+    source, again = tmp_path / "source", tmp_path / "again"
+    source.mkdir()
+    values = small_t5.hugging_face_tensors("mt5")
+    del values["lm_head.weight"]
+    small_t5.write_hugging_face(source, "mt5", values=values, **changes)
+    model = build(source)
+    expected = logits_of(build(source, scale_output=scaled))
+    np.testing.assert_array_equal(logits_of(model), expected)
+    assert np.abs(logits_of(build(source, scale_output=not scaled)) - expected).max() > 0.1
+    save_transformer_model(model, again, load_config(source), VOCAB)
+    assert load_config(again)["model_type"] == "mt5"
+    np.testing.assert_array_equal(logits_of(build(again)), expected)
+
+
+@pytest.mark.parametrize("name", ["t5", "mt5"])
+def test_a_head_that_is_missing(tmp_path, name):
+    values = small_t5.hugging_face_tensors(name)
+    values.pop("lm_head.weight", None)
+    small_t5.write_hugging_face(tmp_path, name, values=values, tie_word_embeddings=False)
+    build(tmp_path, with_mlm=False)
+    with pytest.raises(ValueError, match=r"lm_head\.weight"):
+        build(tmp_path)
+    found = inspect_checkpoint(tmp_path)
+    assert found["head"] is None and "no head" in found["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "key", ["tie_word_embeddings", "scale_decoder_outputs", "cross_position_bias"]
+)
+def test_flags(key):
+    """Of a string "false" the truth is true."""
+    config = HUGGING_FACE["t5"]
+    assert read_config({**config, key: None}) == read_config(config)
+    with pytest.raises(ValueError, match=f"{key} must be true or false. Received: 'false'"):
+        read_config({**config, key: "false"})
+
+
+@pytest.mark.parametrize("name", ["scale_output", "cross_position_bias", "tie_embeddings"])
+@pytest.mark.parametrize("value", [True, False])
+def test_arguments_are_written(name, value):
+    assert read_config(override(HUGGING_FACE["t5"], {name: value}))[name] is value
+
+
+def test_padding_of_another_id():
+    assert read_config({**HUGGING_FACE["t5"], "pad_token_id": 9})["pad_id"] == 9
 
 
 def test_buckets_by_hand():
@@ -178,6 +235,7 @@ def test_bad_input(tmp_path):
     config = load_config(str(tmp_path))
     for arguments, error in (
         ({"with_pool": True}, "has no `with_pool`"),
+        ({"scale_output": "false"}, "`scale_output` must be True or False.*'false'"),
         ({"document_start_id": 2}, "has no `document_start_id`"),
         ({"application": "lm"}, "must be 'encoder-decoder' for a T5"),
     ):

@@ -1,6 +1,7 @@
 """Checkpoints written back: the same tensors, and a tuned prompt in its rows."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -195,6 +196,46 @@ def test_settings_that_an_argument_changed(tmp_path, small_bert):
     plain = Template("[unused1][MASK]{text}", LABELS, tmp_path, maxlen=32)
     found = build_ptuning_model(tmp_path, template=plain)
     np.testing.assert_allclose(scores(found), scores(model), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"hidden_act": "relu"}, {"norm_epsilon": 1e-2}, {"application": "lm"}],
+)
+def test_the_configuration_describes_the_model(tmp_path, small_bert, arguments):
+    """What arguments set otherwise is in what is written."""
+    model = build_transformer_model(*small_bert[:2], with_mlm="linear", **arguments)
+    save_transformer_model(model, tmp_path, small_bert[0], small_bert[2])
+    found = build_transformer_model(tmp_path, with_mlm="linear")
+    x = [np.array([[2, 30, 31, 32, 3]]), np.zeros((1, 5), "int32")]
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(found.predict(x, verbose=0), expected, atol=1e-5)
+    plain = build_transformer_model(*small_bert[:2], with_mlm="linear")
+    assert np.abs(plain.predict(x, verbose=0) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_others_read_texts_alike(tmp_path, small_bert, lower):
+    tokenizer = Tokenizer(small_bert[2], do_lower_case=lower)
+    model = build_transformer_model(*small_bert[:2], with_mlm=True)
+    # Twice, since a folder may be written again.
+    for _ in range(2):
+        save_transformer_model(model, tmp_path, small_bert[0], tokenizer)
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
+    assert written == {"tokenizer_class": "BertTokenizer", "do_lower_case": lower}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Tokenizer(tmp_path, do_lower_case=lower)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "spiece.model"])
+def test_a_vocabulary_that_was_there(tmp_path, small_bert, name):
+    """Which would be read in place of the new one, or with it."""
+    (tmp_path / name).write_text("{}")
+    model = build_transformer_model(*small_bert[:2], with_mlm=True)
+    with pytest.raises(ValueError, match=rf"other files .*{name}"):
+        save_transformer_model(model, tmp_path, small_bert[0], small_bert[2])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_spare_rows(tmp_path):
