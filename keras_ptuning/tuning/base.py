@@ -36,6 +36,7 @@ from keras_ptuning.methods import (
     build_tuned_backbone,
     method_from_config,
     method_to_config,
+    named_weights,
     read_methods,
 )
 from keras_ptuning.methods.method import assign
@@ -82,6 +83,8 @@ class LabelModel(keras.Model):
     _vocabulary_apart = False
     # The weight of R-Drop's divergence, which `compile` sets.
     rdrop = 0.0
+    # What `compile` was given as `jit_compile`, if anything.
+    _given_jit_compile = None
     # What makes the model out of a vocabulary, and compiles it, where a file is being loaded.
     _make = _compile = None
 
@@ -138,15 +141,33 @@ class LabelModel(keras.Model):
             found.setdefault(method.name, {}).update(method.weights(self.backbone))
         return found
 
-    def _weights_by_name(self):
-        return {name: v for own in self.tuned_weights().values() for name, v in own.items()}
+    def _own_weights(self):
+        """What trains unless somebody freezes it, the head included."""
+        own = [*self.tuned_weights().values(), self._head_weights()]
+        return {name: v for weights in own for name, v in weights.items()}
 
-    def _freeze(self, names):
-        weights = self._weights_by_name()
-        for name in names:
-            if name not in weights:
-                raise ValueError(f"The file is damaged: it has frozen weights {name!r}.")
-            weights[name].trainable = False
+    def _pretrained_weights(self):
+        """What is frozen unless somebody unfreezes it."""
+        own = {id(v) for v in self._own_weights().values()}
+        found = {k: v for layer in self.backbone.layers for k, v in named_weights(layer).items()}
+        return {name: v for name, v in found.items() if id(v) not in own}
+
+    def set_trainable(self, frozen=(), unfrozen=()):
+        """Freezes and unfreezes weights, by their names in a file.
+
+        Raises:
+            ValueError: if there is no weight of such a name.
+        """
+        for names, weights, trainable in (
+            (frozen, self._own_weights(), False),
+            (unfrozen, self._pretrained_weights(), True),
+        ):
+            for name in map(str, names):
+                if name not in weights:
+                    raise ValueError(
+                        f"it freezes or unfreezes {name!r}, and the model has no such weight"
+                    )
+                weights[name].trainable = trainable
 
     @property
     def default_learning_rate(self) -> float:
@@ -344,8 +365,7 @@ class LabelModel(keras.Model):
         """
         if not self.methods and not self._head_weights():
             raise ValueError(f"There is nothing to save: {self.nothing_trains}.")
-        own = [*self.tuned_weights().values(), self._head_weights()]
-        own = {id(v) for variables in own for v in variables.values()}
+        own = {id(v) for v in self._own_weights().values()}
         more = [v.path for v in self.trainable_variables if id(v) not in own]
         if more:
             raise ValueError(
@@ -365,6 +385,15 @@ class LabelModel(keras.Model):
             "template": self.template.get_config(),
             "backbone": self.fingerprint(),
         }
+        # Without the weights of networks that are not saved.
+        frozen = [
+            name
+            for part, weights in {**self.tuned_weights(), "head": self._head_weights()}.items()
+            for name, v in weights.items()
+            if not v.trainable and f"{part}/{name}" in tensors
+        ]
+        if frozen:
+            content["frozen"] = frozen
         write_tuned(filepath, tensors, content, dtype)
 
     def _head_weights(self):
@@ -501,6 +530,7 @@ class LabelModel(keras.Model):
                 f"`dropout_rate=0.1`, or leave out `rdrop`. Received: rdrop={rdrop!r}."
             )
         self.rdrop = float(rdrop)
+        self._given_jit_compile = kwargs.get("jit_compile")
         kwargs.setdefault("jit_compile", default_jit_compile())
         with self._scope():
             if optimizer is None:
@@ -545,11 +575,21 @@ class LabelModel(keras.Model):
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        return config and {**config, "rdrop": self.rdrop}
+        if not config:
+            return config
+        # What is good on one backend makes another slow: each has a default of its own.
+        del config["jit_compile"]
+        if self._given_jit_compile is not None:
+            config["given_jit_compile"] = self._given_jit_compile
+        return {**config, "rdrop": self.rdrop}
 
     def compile_from_config(self, config):
         # Keras leaves this to models with a `compile` of their own.
         arguments = keras.saving.deserialize_keras_object(for_any_backend(config))
+        # Files of earlier versions have it, given or not.
+        arguments.pop("jit_compile", None)
+        if "given_jit_compile" in arguments:
+            arguments["jit_compile"] = arguments.pop("given_jit_compile")
 
         def compile_model():
             self.compile(**arguments)
@@ -836,12 +876,15 @@ class LabelModel(keras.Model):
                     f"`save_weights`. Received: model={model!r}."
                 )
         template = self.template.get_config()
-        frozen = [name for name, v in self._weights_by_name().items() if not v.trainable]
+        # What somebody froze or unfroze by hand.
+        by_hand = {
+            "frozen": [name for name, v in self._own_weights().items() if not v.trainable],
+            "unfrozen": [name for name, v in self._pretrained_weights().items() if v.trainable],
+        }
         return {
             **settings,
             **self._options(),
-            # What somebody froze by hand.
-            **({"frozen": frozen} if frozen else {}),
+            **{key: names for key, names in by_hand.items() if names},
             "tune": [method_to_config(method) for method in self.methods],
             "dtype": self.dtype_policy.name,
             # Keras prints the configuration of a file that it cannot load.
@@ -851,20 +894,26 @@ class LabelModel(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        config = {"frozen": [], **_current_config(config)}
-        kinds = {"config": dict, "template": dict, "tune": (list, tuple), "frozen": list}
+        config = {"frozen": [], "unfrozen": [], **_current_config(config)}
+        kinds = {"config": dict, "template": dict, "tune": (list, tuple)}
+        kinds |= {"frozen": list, "unfrozen": list}
         check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint": type(None)})
         methods = [method_from_config(method) for method in config["tune"]]
-        frozen = config.pop("frozen")
+        by_hand = {key: config.pop(key) for key in ("frozen", "unfrozen")}
         tokenizer = config["template"].get("tokenizer")
         apart = isinstance(tokenizer, dict) and isinstance(tokenizer.get("vocab"), str)
 
-        def arguments(template):
-            return {**config, "template": template_from_config(template), "tune": methods}
+        def initialize(model, template):
+            template = template_from_config(template)
+            model.__init__(**{**config, "template": template, "tune": methods})
+            try:
+                model.set_trainable(**by_hand)
+            except ValueError as error:
+                raise ValueError(f"The file is damaged: {error}.") from None
 
         if not apart:
-            model = cls(**arguments(config["template"]))
-            model._freeze(frozen)
+            model = cls.__new__(cls)
+            initialize(model, config["template"])
             return model
         # The vocabulary comes with the weights, and without it there is no model. So what Keras
         # gets now is made when it loads the weights, in `load_own_variables`.
@@ -874,9 +923,7 @@ class LabelModel(keras.Model):
         def make(vocab):
             if vocabulary_fingerprint(vocab) != tokenizer["vocab"]:
                 raise ValueError("The file has another vocabulary than its model: it is damaged.")
-            template = {**config["template"], "tokenizer": {**tokenizer, "vocab": vocab}}
-            model.__init__(**arguments(template))
-            model._freeze(frozen)
+            initialize(model, {**config["template"], "tokenizer": {**tokenizer, "vocab": vocab}})
 
         model._make = make
         return model
