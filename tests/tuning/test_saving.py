@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from small_bert import CONFIG, vocabulary, write_small_bert
 
-from keras_ptuning import Prompt, Template, load_model, load_tuned
+from keras_ptuning import LoRA, Prompt, Template, load_model, load_tuned
 from keras_ptuning.models import BERT
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -280,6 +280,29 @@ def test_weights_of_another_template(trained, make_model, make_template, reviews
     )
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_weights_that_do_not_fit_are_not_loaded_half(make_model, tmp_path, reviews, merged):
+    def make(rank):
+        model = make_model(tune=["prompt", LoRA(rank)])
+        model.compile(keras.optimizers.Adam(0.01))
+        model.fit(model.template.dataset(*reviews), verbose=0)
+        return model
+
+    make(4).save_weights(tmp_path / "model.weights.h5")
+    other = make(8)
+    before = [*other.get_weights(), *map(ops.convert_to_numpy, other.optimizer.variables)]
+    before = [np.array(value) for value in before]
+    if merged:
+        other.merge()
+    with pytest.raises(ValueError, match="shape"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    assert other.is_merged == merged
+    other.unmerge()
+    after = [*other.get_weights(), *map(ops.convert_to_numpy, other.optimizer.variables)]
+    for now, was in zip(after, before, strict=True):
+        np.testing.assert_array_equal(now, was)
+
+
 def test_weights_that_do_not_say_their_template(trained, make_model, monkeypatch, tmp_path):
     """Files of version 0.1.0 still load."""
     with monkeypatch.context() as patch:
@@ -359,6 +382,8 @@ def test_an_interrupted_save_keeps_the_old_file(trained, tmp_path, monkeypatch):
         trained.save(path, overwrite=False)
     with pytest.raises(ValueError, match=r"ends in \.keras"):
         trained.save(tmp_path / "model.h5")
+    with pytest.raises(ValueError, match=r"leave out `zipped`"):
+        trained.save(tmp_path / "model.keras", zipped=False)
     with pytest.raises(FileNotFoundError, match="no folder"):
         trained.save(tmp_path / "nowhere" / "model.keras")
 
