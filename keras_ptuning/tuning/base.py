@@ -267,15 +267,16 @@ class LabelModel(keras.Model):
                 the weights do not fit, or are not finite. The model keeps its weights then.
         """
         single = str(filepath).endswith((".weights.h5", ".weights.json"))
-        if single and not skip_mismatch and not kwargs:
-            # What belongs to the model itself comes first: it says which template it was.
-            skipped = [*self._flatten_layers(include_self=False), getattr(self, "optimizer", None)]
-            super().load_weights(filepath, objects_to_skip=skipped)
         optimizer = getattr(self, "optimizer", None)
         variables = [*self.variables, *(optimizer.variables if optimizer else [])]
         with self._unmerged():
+            # Keras loads what fits, and then says that something did not.
             before = [np.array(ops.convert_to_numpy(v)) for v in variables]
             try:
+                if single and not skip_mismatch and not kwargs:
+                    # What belongs to the model itself comes first: it says which template it was.
+                    skipped = [*self._flatten_layers(include_self=False), optimizer]
+                    super().load_weights(filepath, objects_to_skip=skipped)
                 super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
                 self.check_weights(f"Nothing of {str(filepath)!r} was loaded: load others.")
             except BaseException:
@@ -486,8 +487,7 @@ class LabelModel(keras.Model):
             chosen = ops.one_hot(y, count, dtype=scores.dtype)
         losses = -ops.sum(ops.where(chosen > 0, chosen * scores, 0.0), axis=-1)
         if not is_soft(y):
-            # Labels that no check has seen would be taken for missing ones, and nothing would
-            # train.
+            # No check has seen those of an iterator. They are no missing ones, which train nothing.
             unknown = ops.logical_or(y < UNLABELED, y >= count)
             losses = ops.where(unknown, math.nan, losses)
         if sample_weight is not None:
