@@ -502,7 +502,7 @@ class _BankModel(keras.Model):
 
 
 class _Requests(keras.utils.PyDataset):
-    """Batches of `(task, example)`; all are padded to the size of the first."""
+    """Batches of `(task, example)`. The last batch is filled up with copies of its last row."""
 
     def __init__(self, rows, batch_size, vocab_size):
         super().__init__()

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -36,13 +36,15 @@ from keras_ptuning.methods import (
     build_tuned_backbone,
     method_from_config,
     method_to_config,
+    named_weights,
     read_methods,
 )
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, load_config, read_config
-from keras_ptuning.text.batches import ClozeDataset
+from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.tags import template_from_config
 from keras_ptuning.tuning.data import (
+    check_batch_size,
     check_data,
     check_label_ids,
     check_sizes,
@@ -51,7 +53,7 @@ from keras_ptuning.tuning.data import (
     weighted,
 )
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
-from keras_ptuning.tuning.nan import StopAtNaN, learning_rates
+from keras_ptuning.tuning.nan import UNKNOWN_LABELS, StopAtNaN, learning_rates
 from keras_ptuning.tuning.tuned_file import (
     vocabulary_fingerprint,
     without_vocabulary,
@@ -82,6 +84,8 @@ class LabelModel(keras.Model):
     _vocabulary_apart = False
     # The weight of R-Drop's divergence, which `compile` sets.
     rdrop = 0.0
+    # What `compile` was given as `jit_compile`, if anything.
+    _given_jit_compile = None
     # What makes the model out of a vocabulary, and compiles it, where a file is being loaded.
     _make = _compile = None
 
@@ -138,15 +142,41 @@ class LabelModel(keras.Model):
             found.setdefault(method.name, {}).update(method.weights(self.backbone))
         return found
 
-    def _weights_by_name(self):
-        return {name: v for own in self.tuned_weights().values() for name, v in own.items()}
+    def _own_weights(self):
+        """What trains unless somebody freezes it, the head included."""
+        own = [*self.tuned_weights().values(), self._head_weights()]
+        return {name: v for weights in own for name, v in weights.items()}
 
-    def _freeze(self, names):
-        weights = self._weights_by_name()
-        for name in names:
-            if name not in weights:
-                raise ValueError(f"The file is damaged: it has frozen weights {name!r}.")
-            weights[name].trainable = False
+    def _pretrained_weights(self):
+        """What is frozen unless somebody unfreezes it."""
+        own = {id(v) for v in self._own_weights().values()}
+        found = {k: v for layer in self.backbone.layers for k, v in named_weights(layer).items()}
+        return {name: v for name, v in found.items() if id(v) not in own}
+
+    def set_trainable(self, frozen=(), unfrozen=()):
+        """Freezes and unfreezes weights, by their names in a file.
+
+        Raises:
+            ValueError: if there is no weight of such a name.
+        """
+        for names, weights, trainable in (
+            (frozen, self._own_weights(), False),
+            (unfrozen, self._pretrained_weights(), True),
+        ):
+            for name in map(str, names):
+                if name not in weights:
+                    raise ValueError(
+                        f"it freezes or unfreezes {name!r}, and the model has no such weight"
+                    )
+                weights[name].trainable = trainable
+
+    @keras.Model.trainable.setter
+    def trainable(self, value):
+        """`False` freezes all; `True` lets train what did when the model was made, not the rest."""
+        keras.Model.trainable.fset(self, value)
+        if value:
+            for variable in self._pretrained_weights().values():
+                variable.trainable = False
 
     @property
     def default_learning_rate(self) -> float:
@@ -233,22 +263,38 @@ class LabelModel(keras.Model):
             **kwargs: Other arguments of `keras.Model.load_weights`.
 
         Raises:
-            ValueError: if they belong to another template, other labels or another vocabulary;
-                nothing is loaded then. If the weights do not fit, or are not finite.
+            ValueError: if they belong to another template, other labels or another vocabulary; if
+                the weights do not fit, or are not finite. The model keeps its weights then.
         """
         single = str(filepath).endswith((".weights.h5", ".weights.json"))
-        if single and not skip_mismatch and not kwargs:
-            # What belongs to the model itself comes first: it says which template it was.
-            skipped = [*self._flatten_layers(include_self=False), getattr(self, "optimizer", None)]
-            super().load_weights(filepath, objects_to_skip=skipped)
+        optimizer = getattr(self, "optimizer", None)
+        variables = [*self.variables, *(optimizer.variables if optimizer else [])]
         with self._unmerged():
-            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
-        self.check_weights(f"The model now has the weights of {str(filepath)!r}: load others.")
+            # Keras loads what fits, and then says that something did not.
+            before = [np.array(ops.convert_to_numpy(v)) for v in variables]
+            try:
+                if single and not skip_mismatch and not kwargs:
+                    # What belongs to the model itself comes first: it says which template it was.
+                    skipped = [*self._flatten_layers(include_self=False), optimizer]
+                    super().load_weights(filepath, objects_to_skip=skipped)
+                super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+                self.check_weights(f"Nothing of {str(filepath)!r} was loaded: load others.")
+            except BaseException:
+                for variable, value in zip(variables, before, strict=True):
+                    variable.assign(value)
+                raise
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
         """Sets all weights, as `keras.Model.set_weights` does. What was merged is merged again."""
         with self._unmerged():
             super().set_weights(weights)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: Keras finds no layer here that it could quantize, and does nothing."""
+        raise ValueError(
+            "`quantize` of Keras would change nothing here. For a smaller model, build it with "
+            "dtype='bfloat16'."
+        )
 
     def check_weights(self, advice):
         """Refuses weights that are not finite, with a word on what to do."""
@@ -283,7 +329,7 @@ class LabelModel(keras.Model):
                 )
 
     def _meaning(self):
-        """What the weights mean nothing without, as JSON has it."""
+        """What must be the same for the weights to keep their meaning, ready for JSON."""
         template, tokenizer = self.template, self.template.tokenizer
         return {
             "pattern": template.pattern,
@@ -344,8 +390,7 @@ class LabelModel(keras.Model):
         """
         if not self.methods and not self._head_weights():
             raise ValueError(f"There is nothing to save: {self.nothing_trains}.")
-        own = [*self.tuned_weights().values(), self._head_weights()]
-        own = {id(v) for variables in own for v in variables.values()}
+        own = {id(v) for v in self._own_weights().values()}
         more = [v.path for v in self.trainable_variables if id(v) not in own]
         if more:
             raise ValueError(
@@ -365,6 +410,15 @@ class LabelModel(keras.Model):
             "template": self.template.get_config(),
             "backbone": self.fingerprint(),
         }
+        # Without the weights of networks that are not saved.
+        frozen = [
+            name
+            for part, weights in {**self.tuned_weights(), "head": self._head_weights()}.items()
+            for name, v in weights.items()
+            if not v.trainable and f"{part}/{name}" in tensors
+        ]
+        if frozen:
+            content["frozen"] = frozen
         write_tuned(filepath, tensors, content, dtype)
 
     def _head_weights(self):
@@ -429,8 +483,13 @@ class LabelModel(keras.Model):
         else:
             y = ops.reshape(ops.cast(y, "int32"), ops.shape(scores)[:1])
             # A text without a label is in no column.
-            chosen = ops.one_hot(y, ops.shape(scores)[-1], dtype=scores.dtype)
+            count = ops.shape(scores)[-1]
+            chosen = ops.one_hot(y, count, dtype=scores.dtype)
         losses = -ops.sum(ops.where(chosen > 0, chosen * scores, 0.0), axis=-1)
+        if not is_soft(y):
+            # No check has seen those of an iterator. They are no missing ones, which train nothing.
+            unknown = ops.logical_or(y < UNLABELED, y >= count)
+            losses = ops.where(unknown, math.nan, losses)
         if sample_weight is not None:
             losses = losses * ops.reshape(ops.cast(sample_weight, losses.dtype), (-1,))
         return losses, ops.any(chosen > 0, axis=-1)
@@ -476,24 +535,27 @@ class LabelModel(keras.Model):
             rdrop: Float from 0 on, the weight α of R-Drop's divergence. In training each batch then
                 takes two passes with different dropout, and the divergence between what they say of
                 the labels, in both directions, is a part of the loss. The loss is half of that of
-                the paper, with the same α. A step takes twice as long. Defaults to `0`, one pass.
+                the paper, with the same α. A step takes twice as long. `sample_weight` and
+                `class_weight` have no effect on the divergence. Defaults to `0`, one pass.
             **kwargs: Other arguments of `keras.Model.compile`. `metrics` defaults to the
                 accuracy of the labels. Others of Keras get probabilities, such as
                 `keras.metrics.F1Score("macro")`; texts without a label do not count.
 
         Raises:
-            ValueError: if a loss is given, a dictionary has not the names of all methods, or a
-                learning rate is negative or not finite, or a metric cannot mean here what it says;
-                if `rdrop` is negative or not finite, or the model has no dropout for it.
+            ValueError: if a loss or its weights are given, a dictionary has not the names of all
+                methods, or a learning rate is negative or not finite, or a metric cannot mean here
+                what it says; if `rdrop` is negative or not finite, or the model has no dropout for
+                it.
 
         Reference:
             - R-Drop: [Liang et al., 2021](https://arxiv.org/abs/2106.14448), section 2.1.
         """
-        if loss is not None:
-            raise ValueError(
-                f"A {type(self).__name__} has its own loss, which its arguments choose. Received: "
-                f"loss={loss!r}."
-            )
+        for argument, value in {"loss": loss, "loss_weights": kwargs.get("loss_weights")}.items():
+            if value is not None:
+                raise ValueError(
+                    f"A {type(self).__name__} has its own loss, which its arguments choose: leave "
+                    f"out `{argument}`. Received: {argument}={value!r}."
+                )
         check_number("rdrop", rdrop, 0)
         if rdrop and not self._has_dropout():
             raise ValueError(
@@ -501,6 +563,7 @@ class LabelModel(keras.Model):
                 f"`dropout_rate=0.1`, or leave out `rdrop`. Received: rdrop={rdrop!r}."
             )
         self.rdrop = float(rdrop)
+        self._given_jit_compile = kwargs.get("jit_compile")
         kwargs.setdefault("jit_compile", default_jit_compile())
         with self._scope():
             if optimizer is None:
@@ -545,11 +608,22 @@ class LabelModel(keras.Model):
 
     def get_compile_config(self):
         config = super().get_compile_config()
-        return config and {**config, "rdrop": self.rdrop}
+        if not config:
+            return config
+        # What is good on one backend makes another slow: each has a default of its own.
+        del config["jit_compile"]
+        if self._given_jit_compile is not None:
+            config["given_jit_compile"] = self._given_jit_compile
+        return {**config, "rdrop": self.rdrop}
 
     def compile_from_config(self, config):
         # Keras leaves this to models with a `compile` of their own.
         arguments = keras.saving.deserialize_keras_object(for_any_backend(config))
+        # Files of earlier versions have these, where they had no effect or nobody gave them.
+        for name in ("jit_compile", "loss_weights"):
+            arguments.pop(name, None)
+        if "given_jit_compile" in arguments:
+            arguments["jit_compile"] = arguments.pop("given_jit_compile")
 
         def compile_model():
             self.compile(**arguments)
@@ -616,24 +690,20 @@ class LabelModel(keras.Model):
                     f"This model learns nothing from texts without a label. {self.unlabeled_advice}"
                 )
         check_data(self.template, x, "fit")
+        check_batch_size(x, batch_size)
         y = check_label_ids(self.template, y, x, sample_weight)
         sample_weight = check_weights(x, sample_weight)
         if validation_data is not None:
             validation_data = self._checked_validation(validation_data)
         data, sample_weight = weighted(self.template, x, y, sample_weight, class_weight)
         # First, so that whatever writes weights afterwards writes good ones.
-        stop_at_nan = StopAtNaN(data if isinstance(data, ClozeDataset) else None)
+        dataset = data if isinstance(data, ClozeDataset) else None
+        stop_at_nan = StopAtNaN(dataset, checked=isinstance(data, ClozeDataset | Mapping))
         callbacks = kwargs.pop("callbacks", None) or []
         callbacks = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
         callbacks = [stop_at_nan, *callbacks]
         if isinstance(x, ClozeDataset):
-            start = kwargs.get("initial_epoch", 0)
-            offset = max(x.epoch - start, 0)
-            count_epochs = keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: setattr(data, "epoch", epoch + offset),
-                on_epoch_end=lambda epoch, logs: setattr(x, "epoch", epoch + offset + 1),
-            )
-            callbacks.insert(0, count_epochs)
+            callbacks.insert(0, CountEpochs(x, data))
         with self._at_work():
             if self.compiled and not self.optimizer.built:
                 # Here, since TensorFlow lets no variables be made where a call has failed.
@@ -671,6 +741,9 @@ class LabelModel(keras.Model):
             self.compile()
         in_training = "_use_cached_eval_dataset" in kwargs
         check_data(self.template, x, "evaluate")
+        # What `fit` validates with may be a dataset, where it trains on arrays.
+        if not in_training:
+            check_batch_size(x, batch_size)
         y = check_label_ids(self.template, y, x, kwargs.get("sample_weight"))
         kwargs["sample_weight"] = check_weights(x, kwargs.get("sample_weight"))
         epoch = getattr(x, "epoch", None)
@@ -682,7 +755,9 @@ class LabelModel(keras.Model):
         # `fit` has its own way to stop.
         if not in_training:
             loss = np.ravel(found["loss"] if isinstance(found, dict) else found)[:1]
-            check_finite([("The loss", loss)], DAMAGED)
+            checked = isinstance(x, ClozeDataset | Mapping)
+            advice = DAMAGED if checked else f"{DAMAGED} {UNKNOWN_LABELS}"
+            check_finite([("The loss", loss)], advice)
         return found
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
@@ -692,6 +767,7 @@ class LabelModel(keras.Model):
             ValueError: if a score is not finite, or the data are those of another template.
         """
         check_data(self.template, x, "predict")
+        check_batch_size(x, batch_size)
         scores = self._predict(x, batch_size, **kwargs)
         check_finite([("What the model predicts", scores)], DAMAGED)
         return scores
@@ -801,13 +877,17 @@ class LabelModel(keras.Model):
 
         Raises:
             FileExistsError: if there is such a file, and `overwrite` is `False`.
-            ValueError: if the name does not end in .keras, or the file could not be loaded again,
-                or a weight is not finite; nothing is written then.
+            ValueError: if the name does not end in .keras, `zipped` is `False`, the file could not
+                be loaded again, or a weight is not finite; nothing is written then.
         """
         if not os.fspath(filepath).endswith(".keras"):
             raise ValueError(f"Expected a name that ends in .keras. Received: {filepath!r}.")
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"The file {filepath!r} exists, and `overwrite` is False.")
+        if kwargs.get("zipped") is False:
+            raise ValueError(
+                "A model is saved as one file: leave out `zipped`. Received: zipped=False."
+            )
         own = {id(v) for weights in self.tuned_weights().values() for v in weights.values()}
         added = [v for v in self.backbone.weights if v.name.startswith("lora_")]
         unknown = [v.path for v in added if id(v) not in own]
@@ -836,12 +916,15 @@ class LabelModel(keras.Model):
                     f"`save_weights`. Received: model={model!r}."
                 )
         template = self.template.get_config()
-        frozen = [name for name, v in self._weights_by_name().items() if not v.trainable]
+        # What somebody froze or unfroze by hand.
+        by_hand = {
+            "frozen": [name for name, v in self._own_weights().items() if not v.trainable],
+            "unfrozen": [name for name, v in self._pretrained_weights().items() if v.trainable],
+        }
         return {
             **settings,
             **self._options(),
-            # What somebody froze by hand.
-            **({"frozen": frozen} if frozen else {}),
+            **{key: names for key, names in by_hand.items() if names},
             "tune": [method_to_config(method) for method in self.methods],
             "dtype": self.dtype_policy.name,
             # Keras prints the configuration of a file that it cannot load.
@@ -851,20 +934,26 @@ class LabelModel(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        config = {"frozen": [], **_current_config(config)}
-        kinds = {"config": dict, "template": dict, "tune": (list, tuple), "frozen": list}
+        config = {"frozen": [], "unfrozen": [], **_current_config(config)}
+        kinds = {"config": dict, "template": dict, "tune": (list, tuple)}
+        kinds |= {"frozen": list, "unfrozen": list}
         check_entries(f"a {cls.__name__}", config, {**kinds, "checkpoint": type(None)})
         methods = [method_from_config(method) for method in config["tune"]]
-        frozen = config.pop("frozen")
+        by_hand = {key: config.pop(key) for key in ("frozen", "unfrozen")}
         tokenizer = config["template"].get("tokenizer")
         apart = isinstance(tokenizer, dict) and isinstance(tokenizer.get("vocab"), str)
 
-        def arguments(template):
-            return {**config, "template": template_from_config(template), "tune": methods}
+        def initialize(model, template):
+            template = template_from_config(template)
+            model.__init__(**{**config, "template": template, "tune": methods})
+            try:
+                model.set_trainable(**by_hand)
+            except ValueError as error:
+                raise ValueError(f"The file is damaged: {error}.") from None
 
         if not apart:
-            model = cls(**arguments(config["template"]))
-            model._freeze(frozen)
+            model = cls.__new__(cls)
+            initialize(model, config["template"])
             return model
         # The vocabulary comes with the weights, and without it there is no model. So what Keras
         # gets now is made when it loads the weights, in `load_own_variables`.
@@ -874,12 +963,32 @@ class LabelModel(keras.Model):
         def make(vocab):
             if vocabulary_fingerprint(vocab) != tokenizer["vocab"]:
                 raise ValueError("The file has another vocabulary than its model: it is damaged.")
-            template = {**config["template"], "tokenizer": {**tokenizer, "vocab": vocab}}
-            model.__init__(**arguments(template))
-            model._freeze(frozen)
+            initialize(model, {**config["template"], "tokenizer": {**tokenizer, "vocab": vocab}})
 
         model._make = make
         return model
+
+
+class CountEpochs(keras.callbacks.Callback):
+    """Lets the epochs of a dataset continue where its last training stopped.
+
+    Args:
+        dataset: The `ClozeDataset` that counts.
+        read: The one that is read: the same, or a copy with other weights.
+    """
+
+    def __init__(self, dataset, read):
+        super().__init__()
+        self.dataset, self.read, self.offset = dataset, read, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.offset is None:
+            # Only now: `BackupAndRestore` says at the beginning of training which epoch is first.
+            self.offset = max(self.dataset.epoch - epoch, 0)
+        self.read.epoch = epoch + self.offset
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.dataset.epoch = epoch + self.offset + 1
 
 
 def divergences(log_p, log_q):

@@ -19,7 +19,7 @@ from keras_ptuning.text import PieceTokenizer
 from keras_ptuning.text.batches import ClozeDataset, model_inputs
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.base import LabelModel
-from keras_ptuning.tuning.data import check_template
+from keras_ptuning.tuning.data import check_bool, check_template
 from keras_ptuning.tuning.filling import learned_ids, likeliest_tokens, token_names
 from keras_ptuning.tuning.generating import write_answers
 from keras_ptuning.tuning.metrics import read_labels
@@ -70,6 +70,8 @@ class ClozeModel(LabelModel):
                 f"normalization={normalization!r}."
             )
         self.normalization = normalization
+        check_bool("auxiliary", auxiliary)
+        check_bool("classifier", classifier)
         self.auxiliary = bool(auxiliary)
         self._check_kind(template)
         self._check_classifier(classifier)
@@ -263,7 +265,7 @@ class ClozeModel(LabelModel):
         template = Template("[MASK]满意。{text}", {"负面": "不", "正面": "很"}, "bert-small-zh")
         model = build_ptuning_model("bert-small-zh", template=template)
         model.fill(["物流很快，包装也好。"], top=3)
-        # [[[("很", 0.61), ("非", 0.13), ("不", 0.05)]]]
+        # [[[("很", 0.963), ("挺", 0.018), ("不", 0.007)]]]
         ```
         """
         template = self.template
@@ -533,7 +535,7 @@ def build_ptuning_model(
 
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
-        TypeError: if `template` is not a `Template`.
+        TypeError: if `template` is not a `Template`, or `auxiliary` or `classifier` not a bool.
         ValueError: if the configuration does not match the checkpoint, the checkpoint has no head
             that predicts tokens, template and model are not of the same kind (masked, causal, or
             with a decoder), the vocabulary has another size than the embedding, the template's

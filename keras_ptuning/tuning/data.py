@@ -34,6 +34,12 @@ def check_template(template, checkpoint_path, fits, expected):
         raise TypeError(f"`template` must be {expected}. Received: template={template!r}.")
 
 
+def check_bool(name, value):
+    """Refuses what Python would take for true or false, such as "no"."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r:.60}.")
+
+
 def check_sizes(template, config, settings):
     """Refuses a template whose vocabulary or length a model does not have.
 
@@ -125,6 +131,13 @@ def check_data(template, data, purpose):
                 f"`template.dataset{make}`. Received: {data!r:.60} of type "
                 f"{type(data).__name__}."
             )
+        if isinstance(data, Mapping):
+            rows = {name: len(array) for name, array in data.items()}
+            if len(set(rows.values())) > 1:
+                raise ValueError(
+                    "All arrays must have a row for each text, as `template.encode` makes them. "
+                    f"Received: rows of {rows}."
+                )
         return
     if purpose != "predict" and data.label_ids is None:
         raise ValueError("Training and evaluation need labels: `template.dataset(texts, labels)`.")
@@ -146,6 +159,16 @@ def check_data(template, data, purpose):
         raise ValueError(
             "The dataset has longer texts than the model was made for. Received: "
             f"maxlen={data.template.maxlen} instead of {template.maxlen}."
+        )
+
+
+def check_batch_size(data, batch_size):
+    """Refuses the size of batches where the data are batches already."""
+    if batch_size is not None and isinstance(data, ClozeDataset):
+        raise ValueError(
+            "A dataset has its own batches: leave out `batch_size`, and use "
+            f"`template.dataset(..., batch_size={batch_size!r})`. Received: "
+            f"batch_size={batch_size!r}."
         )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn
 
 import keras
@@ -20,6 +20,7 @@ from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.cloze import ClozeModel
 from keras_ptuning.tuning.data import check_template
 from keras_ptuning.tuning.filling import learned_ids
+from keras_ptuning.tuning.nan import single_optimizers
 from keras_ptuning.tuning.own_tokens import find_own_tokens, token_bias, with_own_logits
 from keras_ptuning.tuning.tuned_file import write_tuned
 
@@ -198,8 +199,35 @@ class PromptEnsemble(ClozeModel):
         x = {name: self._for_each(x[name]) for name in x.keys() & {"is_text"}}
         y = self._for_each(y)
         sample_weight = None if sample_weight is None else self._for_each(sample_weight)
-        # Each learns from the whole of its own loss.
-        return self.members * super().compute_loss(x, y, y_pred, sample_weight, training)
+        mean = super().compute_loss(x, y, y_pred, sample_weight, training)
+        # Each learns from the whole of its own loss, and what is reported is their mean.
+        return mean + (self.members - 1) * (mean - ops.stop_gradient(mean))
+
+    def compile(
+        self,
+        optimizer: str | keras.Optimizer | Mapping[str, str | keras.Optimizer] | None = None,
+        loss: None = None,
+        rdrop: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `ClozeModel.compile` does.
+
+        Args:
+            optimizer, loss, rdrop, **kwargs: As `ClozeModel.compile` takes them.
+
+        Raises:
+            ValueError: as `ClozeModel.compile` does, and if the optimizer clips gradients by their
+                norm, which here is that of all prompts together.
+        """
+        super().compile(optimizer, loss, rdrop, **kwargs)
+        for name in ("clipnorm", "global_clipnorm"):
+            for one in single_optimizers(self.optimizer):
+                if getattr(one, name, None) is not None:
+                    raise ValueError(
+                        f"`{name}` would clip the gradients of {self.members} prompts by the norm "
+                        "of all together, so none would train as if it were alone. Leave it out, "
+                        f"or use `clipvalue`. Received: {name}={getattr(one, name)!r}."
+                    )
 
     def predict_members(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
         """Predicts with each prompt alone.
@@ -244,9 +272,15 @@ class PromptEnsemble(ClozeModel):
             dtype: As in `ClozeModel.save_tuned`.
 
         Raises:
+            NotADirectoryError: if there is a file of this name.
             ValueError: if a number is not finite, or the folder has the prompts of a larger
                 ensemble, which would be mixed with these; nothing is written then.
         """
+        if os.path.isfile(filepath):
+            raise NotADirectoryError(
+                f"A {type(self).__name__} is saved as a folder, with a file for each prompt. "
+                f"Received the path of a file: {os.fspath(filepath)!r}. Give that of a folder."
+            )
         found = os.listdir(filepath) if os.path.isdir(filepath) else []
         numbered = [name for name in found if re.fullmatch(r"[0-9]+\.tuned", name)]
         options = {"normalization": self.normalization, "auxiliary": self.auxiliary}

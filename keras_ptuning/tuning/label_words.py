@@ -71,7 +71,7 @@ class LabelWords(dict):
     def __str__(self):
         rows = [["label"]]
         for label, ranked in self.ranking.items():
-            stars = ["*" if word in self[label] else "" for word, _ in ranked]
+            stars = ["*" if word in self.get(label, ()) else "" for word, _ in ranked]
             cells = [f"{s}{word} {x:.2f}" for s, (word, x) in zip(stars, ranked, strict=True)]
             rows.append([str(label), *cells])
         widths = [max(map(_width, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
@@ -131,7 +131,8 @@ def search_label_words(
         batch_size: Integer. Defaults to `32`.
         maxlen: Integer, that of the `Template`. A `ClozeModel` has its own. Defaults to `128`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
-        **kwargs: Other arguments of `build_ptuning_model`, where it builds the model.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dtype` and `application`,
+            where it builds the model.
 
     Returns:
         A `LabelWords`: a dictionary `{label: [words]}`, which `Template` takes, and which prints as
@@ -357,7 +358,19 @@ def open_cloze(checkpoint, pattern, maxlen, kwargs):
     template = Template(
         pattern, None, find_vocab(checkpoint), maxlen, is_causal(checkpoint, kwargs)
     )
+    check_arguments(kwargs)
     return build_ptuning_model(checkpoint, template=template, **kwargs), template
+
+
+def check_arguments(kwargs):
+    """Refuses arguments of the builder of a cloze that a search sets, or that would do nothing."""
+    own = {"auxiliary", "classifier", "data_parallel", "normalization", "template", "tune"}
+    found = sorted(own & set(kwargs))
+    if found:
+        raise ValueError(
+            "A search trains nothing, uses one device, and makes its own template: leave out "
+            f"{found}. Received: { {name: kwargs[name] for name in found}!r:.200}."
+        )
 
 
 def is_causal(checkpoint, kwargs):

@@ -35,7 +35,7 @@ def load_tuned(
 ) -> LabelModel:
     """Builds the classifier of a tuned file, on the checkpoint it was trained with.
 
-    Its training can continue.
+    Its training can continue. What was frozen by hand stays frozen.
 
     Args:
         filepath: Path of a file that `save_tuned` wrote, or `save_prompt` of version 0.1.0.
@@ -79,6 +79,7 @@ def load_tuned(
     check_backbone(filepath, content, model.fingerprint(), checkpoint_path or config_path)
     try:
         model.load_tensors(tensors)
+        model.set_trainable(content.get("frozen", ()))
     except ValueError as error:
         raise damaged(filepath, error) from None
     return model
@@ -107,6 +108,8 @@ def read_content(filepath, content, tokenizer):
         for name in ("backbone", "options"):
             content[name]
         BUILDERS[content["model"]]
+        if not isinstance(content.get("frozen", []), list):
+            raise TypeError("its entry 'frozen' is no list")
     except (KeyError, TypeError) as error:
         raise damaged(filepath, error) from None
     vocab = tokenizer.get_config()["vocab"]
@@ -147,8 +150,8 @@ def load_model(filepath: Path, **kwargs: Any) -> Any:
         **kwargs: Other arguments of `keras.models.load_model`.
 
     Returns:
-        A `ClozeModel`, `TextClassifier`, `VATClassifier` or `Tagger`, as it was saved; compiled,
-        and ready to continue its training.
+        A `ClozeModel`, `PromptEnsemble`, `TextClassifier`, `VATClassifier` or `Tagger`, as it was
+        saved; compiled, and ready to continue its training.
 
     Raises:
         FileNotFoundError: if there is no such file.

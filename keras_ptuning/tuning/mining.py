@@ -84,7 +84,7 @@ def mine_templates(
         batch_size: Integer. Defaults to `32`.
         maxlen: Integer, that of the `Template`. A `ClozeModel` has its own. Defaults to `128`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
-        **kwargs: Other arguments of `build_ptuning_model`, if this function builds the model.
+        **kwargs: Other arguments of `build_transformer_model`, if this function builds the model.
 
     Returns:
         A list of `Template`, the best first. The attribute `history` of each is a list of one

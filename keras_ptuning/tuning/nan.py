@@ -6,6 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+# Where the data are iterators, whose labels nothing has checked.
+UNKNOWN_LABELS = "The loss is no number too where a label is not one of the template's: check `y`."
+
 
 class StopAtNaN(keras.callbacks.Callback):
     """Stops where the loss is not finite, and brings back the weights of the best epoch.
@@ -15,11 +18,12 @@ class StopAtNaN(keras.callbacks.Callback):
 
     Args:
         dataset: Optional `ClozeDataset`, to name the texts of the batch.
+        checked: Whether all labels are known to be those of the template.
     """
 
-    def __init__(self, dataset=None):
+    def __init__(self, dataset=None, checked=True):
         super().__init__()
-        self.dataset = dataset
+        self.dataset, self.checked = dataset, checked
         self.step, self.texts, self.error = 0, None, None
 
     def on_train_begin(self, logs=None):
@@ -89,7 +93,7 @@ class StopAtNaN(keras.callbacks.Callback):
             f"The loss is {self.loss}, or a weight is not finite, after step {self.step} "
             f"(epoch {self.epoch + 1}, batch {self.batch + 1}{texts}), with a learning rate of "
             f"{self._describe_rates()}. The model has the weights from {kept}. Compile it again, "
-            "with a smaller learning rate."
+            f"with a smaller learning rate.{'' if self.checked else ' ' + UNKNOWN_LABELS}"
         )
 
     def _describe_rates(self):
@@ -98,7 +102,10 @@ class StopAtNaN(keras.callbacks.Callback):
 
 def learning_rates(optimizer):
     """The learning rate of an optimizer as it is now, in a list; or of each optimizer in one."""
+    return [float(ops.convert_to_numpy(o.learning_rate)) for o in single_optimizers(optimizer)]
+
+
+def single_optimizers(optimizer):
     # In half precision, Keras puts it into another that scales the loss.
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    optimizers = getattr(optimizer, "optimizers", [optimizer])
-    return [float(ops.convert_to_numpy(o.learning_rate)) for o in optimizers]
+    return getattr(optimizer, "optimizers", [optimizer])

@@ -91,7 +91,8 @@ def describe_prompt(model: ClozeModel, k: int = 5) -> list[dict[str, Any]]:
         `(token, cosine)`.
 
     Raises:
-        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`.
+        ValueError: if the model has no virtual tokens, or is no `ClozeModel` or a
+            `PromptEnsemble`.
 
     Example:
 
@@ -103,6 +104,11 @@ def describe_prompt(model: ClozeModel, k: int = 5) -> list[dict[str, Any]]:
     Reference:
         - [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 7.
     """
+    if not isinstance(model, ClozeModel):
+        raise ValueError(
+            "Only a `ClozeModel` has a prompt, of a template with virtual tokens [u1], [u2]... "
+            f"Received: {model!r:.80}."
+        )
     template, embedding = model.template, model.embedding
     vectors = ops.convert_to_numpy(embedding.vectors())
     table = ops.convert_to_numpy(embedding.embeddings)
@@ -130,7 +136,8 @@ def prompt_table(model: ClozeModel, k: int = 5) -> str:
         columns wide.
 
     Raises:
-        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`.
+        ValueError: if the model has no virtual tokens, or is no `ClozeModel` or a
+            `PromptEnsemble`.
 
     Example:
 
@@ -182,8 +189,8 @@ def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the model has no virtual tokens, or is a `PromptEnsemble`; if `path` has
-            another ending.
+        ValueError: if the model has no virtual tokens, or is no `ClozeModel` or a
+            `PromptEnsemble`; if `path` has another ending.
 
     Example:
 

@@ -27,6 +27,7 @@ from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.calibration import _log_softmax
 from keras_ptuning.tuning.cloze import ClozeModel
 from keras_ptuning.tuning.label_words import (
+    check_arguments,
     check_labeled,
     is_causal,
     open_cloze,
@@ -195,14 +196,13 @@ def search_template(
         seed: Integer. What is drawn depends on it: the places, the batches and the held-out texts.
             Defaults to `0`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
-        **kwargs: Other arguments of `build_ptuning_model`, such as `dtype` and `application`, but
-            for `data_parallel`: the search uses one device.
+        **kwargs: Other arguments of `build_transformer_model`, such as `dtype` and `application`.
 
     Returns:
         A `Template`. Its words are tokenized into the same tokens as the search used. Its attribute
-        `history` is a list of dictionaries, one for each step since all places have a word, about
-        the best template so far: its `pattern`, and its `loss` and `accuracy` on the held-out
-        texts. The loss never rises.
+        `history` is a list of dictionaries: one when all places have a word, and one after each
+        step. They are about the best template so far: its `pattern`, and its `loss` and `accuracy`
+        on the held-out texts. The loss never rises.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
@@ -210,7 +210,8 @@ def search_template(
         ValueError: if the pattern has no `[T]`, or has virtual tokens; if a label word learns, or
             `Template` refuses something; if there are more or fewer labels than texts, or texts of
             fewer than two labels; if a label has one text, and there is no `validation_data`; if no
-            word can take a place.
+            word can take a place; or if an argument of `build_ptuning_model` is given that a search
+            sets itself.
 
     Example:
 
@@ -229,6 +230,7 @@ def search_template(
     check_integer("batch_size", batch_size, 1)
     check_integer("seed", seed, 0)
     check_verbose(verbose)
+    check_arguments(kwargs)
     texts, labels = check_labeled(texts, labels)
     tokenizer = as_tokenizer(find_vocab(checkpoint))
     template = _open_template(pattern, words, tokenizer, maxlen, is_causal(checkpoint, kwargs))
@@ -453,7 +455,7 @@ def weigh_templates(
         labels: List of labels, one for each text.
         batch_size: Integer. Defaults to `32`.
         verbose: `"auto"`, `0`, `1` or `2`, as in `keras.Model.fit`. Defaults to `"auto"`.
-        **kwargs: Other arguments of `build_ptuning_model`, where it builds the model.
+        **kwargs: Other arguments of `build_transformer_model`, where it builds the model.
 
     Returns:
         A `WeighedTemplates`, with `weights`, `predict(texts)` and `decode(scores)`.

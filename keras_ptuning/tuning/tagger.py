@@ -23,6 +23,10 @@ class Tagger(TextClassifier):
     log-probability of each tag, `(rows, words, num_tags)`, in the order of the sentences, of which
     long ones have several rows. Where a row has fewer words than another, the rest means nothing.
     `template.decode(scores, sentences)` turns them into tags.
+
+    The loss of `evaluate` is a mean over batches, in which a batch counts by its rows, not by its
+    words. So compare losses of one batch size only; or give `compile` the metric
+    `keras.metrics.SparseCategoricalCrossentropy()`, which is the mean over all words.
     """
 
     def _positions(self, inputs):

@@ -74,6 +74,11 @@ def read_tuned(filepath):
         OSError: if it cannot be read, or is no file.
         ValueError: if it is damaged, or not a tuned file.
     """
+    if os.path.isfile(os.path.join(filepath, "1.tuned")):
+        raise IsADirectoryError(
+            f"Expected the path of a file. Received the folder {str(filepath)!r} of an ensemble: "
+            f"give one of its files, such as {os.path.join(filepath, '1.tuned')!r}."
+        )
     check_file(filepath, f"There is no tuned file {str(filepath)!r}.")
     try:
         with safetensors.safe_open(filepath, framework="numpy") as file:

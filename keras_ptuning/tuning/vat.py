@@ -1,13 +1,12 @@
 """Virtual adversarial training, the semi-supervised baseline: predictions that stay the same."""
 
-import math
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_ptuning.backend import build_model, gradient
-from keras_ptuning.checks import Config, Path
+from keras_ptuning.checks import Config, Path, check_positive
 from keras_ptuning.methods.method import Tune
 from keras_ptuning.text.templates import PlainText
 from keras_ptuning.tuning.base import divergences, mean_over_texts
@@ -41,8 +40,7 @@ class VATClassifier(TextClassifier):
         name=None,
         **kwargs,
     ):
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"`epsilon` must be positive and finite. Received: {epsilon!r}.")
+        check_positive("epsilon", epsilon)
         super().__init__(config, template, tune, checkpoint, name, **kwargs)
         self.epsilon = float(epsilon)
         self.seed_generator = keras.random.SeedGenerator()
@@ -136,7 +134,7 @@ def build_vat_classifier(
     Raises:
         FileNotFoundError: if the configuration or (a part of) the checkpoint does not exist.
         TypeError: if `template` is not a `PlainText`.
-        ValueError: if `epsilon` is not positive and finite, or for the reasons of
+        ValueError: if `epsilon` is no positive number, or for the reasons of
             `build_classifier`.
 
     Example:

@@ -2,6 +2,7 @@ import json
 import os
 import pathlib
 import re
+from functools import partial
 
 import keras
 import numpy as np
@@ -222,6 +223,28 @@ def test_each_epoch_has_its_own_batches(make_model, make_template, reviews):
     assert epochs[-1] == 7
 
 
+def test_a_restored_training_has_the_batches_of_its_epochs(make_model, reviews, tmp_path):
+    """In the process that was interrupted, where the dataset has counted the first epoch."""
+    model = make_model()
+    model.compile(keras.optimizers.Adam(0.01))
+    data, epochs = model.template.dataset(*reviews, batch_size=8), []
+
+    def see(epoch, logs):
+        epochs.append((epoch, data.epoch))
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    def train():
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        watch = keras.callbacks.LambdaCallback(on_epoch_begin=see)
+        model.fit(data, epochs=3, callbacks=[backup, watch], verbose=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    train()
+    assert epochs == [(0, 0), (1, 1), (1, 1), (2, 2)]
+
+
 @pytest.mark.graph
 def test_arrays_like_any_keras_model(make_model, make_template, reviews):
     """Positional arguments, validation_split, column labels, eager mode."""
@@ -344,6 +367,10 @@ def test_bad_models(small_bert, make_template, make_model, tmp_path):
         make_model(tune="head")
     with pytest.raises(ValueError, match="normalization='softmax'"):
         make_model(normalization="softmax")
+    for option in ("auxiliary", "classifier"):
+        for value in ("no", None, 0):
+            with pytest.raises(TypeError, match=f"`{option}` must be True or False.*={value!r}"):
+                make_model(**{option: value})
     for option in ("layers", "with_mlm", "with_pool", "sequence_length"):
         with pytest.raises(ValueError, match=f"sets .*{option}.* itself"):
             make_model(**{option: 1})
@@ -361,6 +388,10 @@ def test_bad_calls(make_model, make_template, reviews):
     template = make_template()
     with pytest.raises(ValueError, match="has its own loss"):
         model.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"leave out `loss_weights`. Received: .*\[2\.0\]"):
+        model.compile("adam", loss_weights=[2.0])
+    with pytest.raises(ValueError, match=r"`quantize` .*dtype='bfloat16'"):
+        model.quantize("int8")
     model.compile()
     dataset = template.dataset(*reviews)
     unlabeled = template.dataset(reviews[0])
@@ -375,7 +406,15 @@ def test_bad_calls(make_model, make_template, reviews):
         model.fit(dataset, steps_per_epoch=1)
     with pytest.raises(ValueError, match="make a dataset of these"):
         model.predict(dataset, steps=1)
+    for method in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(ValueError, match=r"leave out `batch_size`.*Received: batch_size=7"):
+            method(dataset, batch_size=7)
     x, y = template.encode(*reviews)
+    # The size of the batches of arrays, next to a dataset.
+    model.fit(x, y, batch_size=12, validation_data=dataset, verbose=0)
+    for method in (partial(model.fit, y=y), partial(model.evaluate, y=y), model.predict):
+        with pytest.raises(ValueError, match=r"row for each text.*'segment_ids': 2"):
+            method({**x, "segment_ids": x["segment_ids"][:2]})
     for labels, message in (
         (y + 1, r"from 0 to 1, the places of \['负面', '正面'\].*\[2"),
         (np.eye(2)[y], r"shape \(n,\).*\(24, 2\)"),
@@ -739,6 +778,40 @@ def test_bad_label_numbers(make_model, make_template, reviews, y, error, message
     for method in (model.fit, model.evaluate):
         with pytest.raises(error, match=message):
             method(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("wrong", [2, -2])
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_label_numbers_that_nothing_has_checked(make_model, reviews, wrong, auxiliary):
+    """They are no texts without a label, from which nothing would be learned without a word."""
+    model = make_model(auxiliary=auxiliary)
+    model.compile(keras.optimizers.SGD(0.1))
+    x, y = model.template.encode(*reviews)
+    before = ops.convert_to_numpy(model.prompt)
+
+    def batches(first):
+        yield x, np.where(np.arange(24) == 0, first, y)
+
+    with pytest.raises(FloatingPointError, match=r"loss is nan.*a label is not one of the temp"):
+        model.fit(batches(wrong), verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), before)
+    with pytest.raises(ValueError, match=r"loss has numbers.*a label is not one of the template's"):
+        model.evaluate(batches(wrong), verbose=0)
+    assert np.isnan(model.train_on_batch(*next(batches(wrong)))[0])
+    # That of a text without a label.
+    model.set_weights(make_model().get_weights())
+    model.fit(batches(-1), verbose=0)
+    assert np.abs(ops.convert_to_numpy(model.prompt) - before).max() > 0
+
+
+def test_what_trained_trains_again(make_model):
+    """`trainable = True` of Keras would let the pretrained weights train too."""
+    model = make_model(tune=["prompt", "lora"])
+    before = [v.path for v in model.trainable_variables]
+    model.trainable = False
+    assert not model.trainable and not model.trainable_variables
+    model.trainable = True
+    assert model.trainable and [v.path for v in model.trainable_variables] == before
 
 
 def test_bad_label_numbers_among_candidates(make_model, make_template):

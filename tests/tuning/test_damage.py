@@ -80,8 +80,10 @@ def test_whole_files_and_weights(broken, make_model, monkeypatch, tmp_path):
         broken.save_weights(tmp_path / "model.weights.h5")
     with pytest.raises(ValueError, match=r"MLM-Norm/beta.*not finite.*model\.keras'"):
         keras_ptuning.load_model(tmp_path / "model.keras")
+    model = make_model()
     with pytest.raises(ValueError, match=r"MLM-Norm/beta.*not finite.*model\.weights\.h5'"):
-        make_model().load_weights(tmp_path / "model.weights.h5")
+        model.load_weights(tmp_path / "model.weights.h5")
+    model.check_weights("They are those from before.")
 
 
 def test_use(broken, make_template, reviews):

@@ -72,6 +72,16 @@ def test_each_becomes_what_it_would_become_alone(
     np.testing.assert_allclose(found, p.mean(axis=0), atol=2e-3)
 
 
+def test_the_loss_is_the_mean_of_those_of_the_members(make_ensemble, reviews):
+    model = make_ensemble(auxiliary=False, normalization="labels")
+    x, y = model.template.encode(*reviews)
+    scores = model.predict_members(x, verbose=0)
+    expected = -keras.ops.log_softmax(scores)
+    expected = np.mean([keras.ops.convert_to_numpy(own)[range(24), y] for own in expected])
+    model.compile(keras.optimizers.SGD(0.0))
+    assert model.train_on_batch(x, y)[0] == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_majority(make_ensemble, reviews):
     model = make_ensemble(vote="majority")
     rng = np.random.default_rng(0)
@@ -120,6 +130,8 @@ def test_its_files(small_bert, make_ensemble, reviews, tmp_path):
     expected = model.predict(data, verbose=0)
     loaded = load_model(tmp_path / "ensemble.keras")
     np.testing.assert_allclose(loaded.predict(data, verbose=0), expected, atol=1e-6)
+    with pytest.raises(IsADirectoryError, match=r"of an ensemble: give .*prompts/1\.tuned'"):
+        load_tuned(tmp_path / "prompts", *small_bert)
     bank = PromptBank(*small_bert)
     total, members = 0, model.predict_members(data, verbose=0)
     for i in (1, 2):
@@ -147,6 +159,16 @@ def test_what_it_refuses(make_ensemble, reviews, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"no virtual tokens"):
         make_ensemble("[MASK]{text}")
     model = make_ensemble()
+    for optimizer in (
+        keras.optimizers.SGD(clipnorm=0.1),
+        {"prompt": keras.optimizers.Adam(global_clipnorm=0.1)},
+    ):
+        with pytest.raises(ValueError, match=r"use `clipvalue`. Received: (global_)?clipnorm=0.1"):
+            model.compile(optimizer)
+    model.compile(keras.optimizers.SGD(clipvalue=0.1))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"saved as a folder.*/file'. Give that of a"):
+        model.save_tuned(tmp_path / "file")
     with pytest.raises(ValueError, match=r"one prompt, and there are 3"):
         model.save_checkpoint(tmp_path / "checkpoint")
     with pytest.raises(ValueError, match=r"3 prompts, and not the vectors of one.*load_tuned"):

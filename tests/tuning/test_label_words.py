@@ -225,6 +225,12 @@ def test_the_table(search):
     assert all(line.count("*") == 2 for line in lines[1:])
 
 
+def test_the_table_of_a_label_that_is_left_out():
+    words = LabelWords({"负面": [("不", 2.5)], "正面": [("很", 2.25)]}, 1)
+    del words["负面"]
+    assert str(words).split("\n")[1:] == ["负面   不 2.50", "正面   *很 2.25"]
+
+
 def test_no_infinity(search):
     """Certain words, and impossible ones."""
     assert np.isfinite(np.log(np.float32(LEAST)))
@@ -254,6 +260,9 @@ def test_bad_arguments(search, make_model, make_template, reviews, small_bert):
         search("{text}[DECODER][MASK]")
     with pytest.raises(ValueError, match=r"leave out .*dtype"):
         search(dtype="float32")
+    arguments = {"tune": "lora", "classifier": True, "data_parallel": True}
+    with pytest.raises(ValueError, match=r"leave out \['classifier', 'data_parallel', 'tune'\]"):
+        search_label_words("bert-mini-zh", PATTERN, texts, labels, **arguments)
     for name in ("words_per_label", "candidates"):
         with pytest.raises(ValueError, match=f"`{name}` must be an integer"):
             search(**{name: 0})

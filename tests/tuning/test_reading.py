@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from keras_ptuning import Template
+from keras_ptuning import PlainText, Template, build_classifier
 from keras_ptuning.layers import PtuningEmbedding
 from keras_ptuning.methods.prompt import (
     FREQUENT,
@@ -284,3 +284,10 @@ def test_plot_without_matplotlib(model, monkeypatch):
 def test_a_plot_needs_an_ending(model, tmp_path, path):
     with pytest.raises(ValueError, match=r"must end in one of \[.*'png'.*Received: path='.*plot"):
         plot_prompt(model, tmp_path / "plots" / path)
+
+
+@pytest.mark.parametrize("read", [describe_prompt, prompt_table, plot_prompt])
+def test_a_model_without_a_cloze(small_bert, tokenizer, read):
+    model = build_classifier(*small_bert[:2], PlainText(["负面", "正面"], tokenizer, maxlen=64))
+    with pytest.raises(ValueError, match=r"Only a `ClozeModel` has a prompt.*TextClassifier"):
+        read(model)

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from small_bert import CONFIG, vocabulary, write_small_bert
 
-from keras_ptuning import Template, load_model, load_tuned
+from keras_ptuning import LoRA, Prompt, Template, load_model, load_tuned
 from keras_ptuning.models import BERT
 
 pytestmark = pytest.mark.usefixtures("eagerly")
@@ -83,6 +83,88 @@ def test_what_was_frozen_by_hand_stays_frozen(make_model, make_template, reviews
     before = ops.convert_to_numpy(loaded.embedding.embeddings)
     loaded.fit(data, verbose=0)
     np.testing.assert_array_equal(ops.convert_to_numpy(loaded.embedding.embeddings), before)
+
+
+@pytest.fixture
+def by_hand(make_model):
+    """Makes a model with weights that were frozen or unfrozen by hand, as a list of names says."""
+
+    def make(options, frozen, unfrozen):
+        model = make_model(**options)
+        for name in frozen:
+            model._own_weights()[name].trainable = False
+        for name in unfrozen:
+            model.backbone.get_layer(name).trainable = True
+        return model
+
+    return make
+
+
+HEAD = {"tune": "prompt", "normalization": "labels", "classifier": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen", "unfrozen"),
+    [
+        (HEAD, ["Classifier/Classifier/kernel", "Classifier/Classifier/bias"], []),
+        ({"tune": ["prompt", "lora"]}, ["Embedding-Token/prompt"], []),
+        ({}, [], ["Embedding-Norm", "MLM-Norm"]),
+    ],
+)
+def test_what_trains_is_saved(by_hand, reviews, tmp_path, options, frozen, unfrozen):
+    """With the state of its optimizer, which has the variables of what trains alone."""
+    model = by_hand(options, frozen, unfrozen)
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(model.template.dataset(*reviews), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    for one in (loaded, type(model).from_config(model.get_config())):
+        assert [v.path for v in one.trainable_variables] == [
+            v.path for v in model.trainable_variables
+        ]
+    for found, expected in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*map(ops.convert_to_numpy, (found, expected)))
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen", "trained"),
+    [
+        (HEAD, ["Classifier/Classifier/kernel", "Classifier/Classifier/bias"], 1),
+        ({"tune": ["prompt", "lora"]}, ["Embedding-Token/prompt"], 8),
+        # What the encoder made is saved, and the encoder is not.
+        ({"tune": Prompt(encoder="mlp")}, [], 1),
+    ],
+)
+def test_what_was_frozen_stays_so_in_a_tuned_file(
+    by_hand, small_bert, tmp_path, options, frozen, trained
+):
+    model = by_hand(options, frozen, [])
+    model.save_tuned(tmp_path / "a.tuned")
+    loaded = load_tuned(tmp_path / "a.tuned", *small_bert)
+    assert len(loaded.trainable_variables) == trained
+    assert [k for k, v in loaded._own_weights().items() if not v.trainable] == frozen
+
+
+@pytest.mark.parametrize("entry", ["frozen", "unfrozen"])
+def test_weights_that_are_not_there_are_not_frozen(make_model, entry):
+    model = make_model()
+    with pytest.raises(ValueError, match=r"file is damaged: it freezes or unfreezes 'Nowhere/w'"):
+        type(model).from_config({**model.get_config(), entry: ["Nowhere/w"]})
+
+
+@pytest.mark.parametrize("given", [None, False, "auto"])
+def test_each_backend_compiles_as_it_does_by_default(make_model, tmp_path, given):
+    """Unless somebody said otherwise: XLA compiles each length of batch on TensorFlow."""
+    model = make_model()
+    model.compile() if given is None else model.compile(jit_compile=given)
+    config = model.get_compile_config()
+    assert "jit_compile" not in config
+    # What the default was on another backend, as files of earlier versions have it.
+    for theirs in ({}, {"jit_compile": True}, {"jit_compile": False}):
+        loaded = make_model()
+        loaded.compile_from_config({**config, **theirs})
+        assert loaded.jit_compile == model.jit_compile
+        assert loaded.get_compile_config() == config
 
 
 @pytest.mark.parametrize(
@@ -198,6 +280,30 @@ def test_weights_of_another_template(trained, make_model, make_template, reviews
     )
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_weights_that_do_not_fit_are_not_loaded_half(make_model, tmp_path, reviews, merged):
+    def make(rank):
+        model = make_model(tune=["prompt", LoRA(rank)])
+        model.compile(keras.optimizers.Adam(0.01))
+        model.fit(model.template.dataset(*reviews), verbose=0)
+        return model
+
+    one, other = make(4), make(8)
+    one.prompt.assign(ops.convert_to_numpy(one.prompt) + 1)
+    one.save_weights(tmp_path / "model.weights.h5")
+    before = [*other.get_weights(), *map(ops.convert_to_numpy, other.optimizer.variables)]
+    before = [np.array(value) for value in before]
+    if merged:
+        other.merge()
+    with pytest.raises(ValueError, match="shape"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    assert other.is_merged == merged
+    other.unmerge()
+    after = [*other.get_weights(), *map(ops.convert_to_numpy, other.optimizer.variables)]
+    for now, was in zip(after, before, strict=True):
+        np.testing.assert_array_equal(now, was)
+
+
 def test_weights_that_do_not_say_their_template(trained, make_model, monkeypatch, tmp_path):
     """Files of version 0.1.0 still load."""
     with monkeypatch.context() as patch:
@@ -277,6 +383,8 @@ def test_an_interrupted_save_keeps_the_old_file(trained, tmp_path, monkeypatch):
         trained.save(path, overwrite=False)
     with pytest.raises(ValueError, match=r"ends in \.keras"):
         trained.save(tmp_path / "model.h5")
+    with pytest.raises(ValueError, match=r"leave out `zipped`"):
+        trained.save(tmp_path / "model.keras", zipped=False)
     with pytest.raises(FileNotFoundError, match="no folder"):
         trained.save(tmp_path / "nowhere" / "model.keras")
 

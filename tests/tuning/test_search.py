@@ -222,6 +222,9 @@ def test_bad_searches(folder, reviews, monkeypatch):
             folder, pattern, words, texts, labels, steps=1, verbose=0, maxlen=64, **kwargs
         )
 
+    for name in ("tune", "classifier", "normalization", "auxiliary", "template", "data_parallel"):
+        with pytest.raises(ValueError, match=rf"leave out \['{name}'\]. Received: .*'any'"):
+            search(**{name: "any"})
     with pytest.raises(ValueError, match=r"needs \[T\] at each place.*'\[MASK\]\{text\}'"):
         search("[MASK]{text}")
     with pytest.raises(ValueError, match="no virtual tokens"):

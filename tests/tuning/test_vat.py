@@ -267,8 +267,8 @@ def test_a_number_of_numpy_is_saved(make_vat, small_bert, tmp_path):
 
 
 def test_bad_input(small_bert, plain, tokenizer):
-    for epsilon in (0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"`epsilon` must be positive.*Received: {epsilon}"):
+    for epsilon in (0, -1.0, float("nan"), float("inf"), "0.5", None, True):
+        with pytest.raises(ValueError, match=f"`epsilon` must be a number above 0.*{epsilon!r}"):
             build_vat_classifier(CONFIG, None, plain, epsilon=epsilon)
     with pytest.raises(TypeError, match="must be a `PlainText`"):
         build_vat_classifier(CONFIG, None, Template("[MASK]{text}", LABELS, tokenizer))
