@@ -91,8 +91,8 @@ def describe_prompt(model: ClozeModel, k: int = 5) -> list[dict[str, Any]]:
         `(token, cosine)`.
 
     Raises:
-        ValueError: if the model has no virtual tokens, or is no `ClozeModel` or a
-            `PromptEnsemble`.
+        ValueError: if the model has no virtual tokens, is a `PromptEnsemble`, or is not a
+            `ClozeModel`.
 
     Example:
 
@@ -136,8 +136,8 @@ def prompt_table(model: ClozeModel, k: int = 5) -> str:
         columns wide.
 
     Raises:
-        ValueError: if the model has no virtual tokens, or is no `ClozeModel` or a
-            `PromptEnsemble`.
+        ValueError: if the model has no virtual tokens, is a `PromptEnsemble`, or is not a
+            `ClozeModel`.
 
     Example:
 
@@ -189,8 +189,8 @@ def plot_prompt(model: ClozeModel, path: Path | None = None, k: int = 5) -> Any:
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the model has no virtual tokens, or is no `ClozeModel` or a
-            `PromptEnsemble`; if `path` has another ending.
+        ValueError: if the model has no virtual tokens, is a `PromptEnsemble`, or is not a
+            `ClozeModel`; if `path` has another ending.
 
     Example:
 
