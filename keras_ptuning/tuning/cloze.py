@@ -15,7 +15,7 @@ from keras_ptuning.methods import named_weights
 from keras_ptuning.methods.method import Tune
 from keras_ptuning.models import find_application, find_model, override, save_transformer_model
 from keras_ptuning.models.build import OTHERS
-from keras_ptuning.text import PieceTokenizer
+from keras_ptuning.text import PieceTokenizer, Tokenizer
 from keras_ptuning.text.batches import ClozeDataset, model_inputs
 from keras_ptuning.text.templates import Template
 from keras_ptuning.tuning.base import LabelModel
@@ -470,7 +470,9 @@ class ClozeModel(LabelModel):
         del settings["tokenizer"]
         text = json.dumps({**settings, "empty_text": example}, ensure_ascii=False, indent=2)
         with replacing_all(folder, OTHERS) as temporary:
-            own = tokenizer if isinstance(tokenizer, PieceTokenizer) else vocab
+            own = tokenizer
+            if not isinstance(tokenizer, PieceTokenizer):
+                own = Tokenizer(vocab, tokenizer.do_lower_case, tokenizer.pre_tokenize)
             save_transformer_model(self.backbone, temporary, config, own, dtype)
             path = os.path.join(temporary, "template.json")
             with open(path, "w", encoding="utf-8") as file:

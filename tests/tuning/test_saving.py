@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -466,3 +467,13 @@ def test_word_level_template_survives(make_model, small_bert, reviews, tmp_path)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.template.tokenizer.pre_tokenize == jieba.lcut
+
+
+def test_a_checkpoint_says_how_its_texts_are_read(make_model, tmp_path):
+    """Other libraries would take the tokenizer of the architecture."""
+    model = make_model()
+    model.save_checkpoint(tmp_path)
+    with open(tmp_path / "tokenizer_config.json", encoding="utf-8") as file:
+        assert json.load(file) == {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    # Again, into the same folder.
+    model.save_checkpoint(tmp_path)
