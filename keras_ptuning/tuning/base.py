@@ -980,11 +980,13 @@ class CountEpochs(keras.callbacks.Callback):
     def __init__(self, dataset, read):
         super().__init__()
         self.dataset, self.read, self.offset = dataset, read, None
+        # Keras may count an epoch before the first one begins.
+        self.done = dataset.epoch
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.offset is None:
             # Only now: `BackupAndRestore` says at the beginning of training which epoch is first.
-            self.offset = max(self.dataset.epoch - epoch, 0)
+            self.offset = max(self.done - epoch, 0)
         self.read.epoch = epoch + self.offset
 
     def on_epoch_end(self, epoch, logs=None):
