@@ -153,7 +153,7 @@ class LabelModel(keras.Model):
         found = {k: v for layer in self.backbone.layers for k, v in named_weights(layer).items()}
         return {name: v for name, v in found.items() if id(v) not in own}
 
-    def set_trainable(self, frozen=(), unfrozen=()):
+    def _set_trainable(self, frozen=(), unfrozen=()):
         """Freezes and unfreezes weights, by their names in a file.
 
         Raises:
@@ -947,7 +947,7 @@ class LabelModel(keras.Model):
             template = template_from_config(template)
             model.__init__(**{**config, "template": template, "tune": methods})
             try:
-                model.set_trainable(**by_hand)
+                model._set_trainable(**by_hand)
             except ValueError as error:
                 raise ValueError(f"The file is damaged: {error}.") from None
 

@@ -79,7 +79,7 @@ def load_tuned(
     check_backbone(filepath, content, model.fingerprint(), checkpoint_path or config_path)
     try:
         model.load_tensors(tensors)
-        model.set_trainable(content.get("frozen", ()))
+        model._set_trainable(content.get("frozen", ()))
     except ValueError as error:
         raise damaged(filepath, error) from None
     return model

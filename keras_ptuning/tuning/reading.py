@@ -104,12 +104,12 @@ def describe_prompt(model: ClozeModel, k: int = 5) -> list[dict[str, Any]]:
     Reference:
         - [Lester et al., 2021](https://arxiv.org/abs/2104.08691), section 7.
     """
-    if not isinstance(model, ClozeModel):
+    template, embedding = model.template, getattr(model, "embedding", None)
+    if embedding is None:
         raise ValueError(
             "Only a `ClozeModel` has a prompt, of a template with virtual tokens [u1], [u2]... "
             f"Received: {model!r:.80}."
         )
-    template, embedding = model.template, model.embedding
     vectors = ops.convert_to_numpy(embedding.vectors())
     table = ops.convert_to_numpy(embedding.embeddings)
     nearest = nearest_tokens(vectors, table, template.tokenizer.vocab, k)

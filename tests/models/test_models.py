@@ -353,8 +353,11 @@ def test_checkpoint_without_heads(broken):
         (json.dumps({**CONFIG, "max_position_embeddings": None}).encode(), "positive integer"),
         (json.dumps({**CONFIG, "hidden_dropout_prob": "0.1"}).encode(), "below 1.*'0.1'"),
         (json.dumps({**CONFIG, "initializer_range": True}).encode(), "positive number"),
-        (json.dumps({**CONFIG, "hidden_act": None}).encode(), "name of an activation"),
-        (json.dumps({**CONFIG, "hidden_act": "gelo"}).encode(), "name of an activation.*'gelo'"),
+        (
+            json.dumps({**CONFIG, "hidden_act": None}).encode(),
+            "hidden_act must be one of elu, gelu",
+        ),
+        (json.dumps({**CONFIG, "hidden_act": "gelo"}).encode(), "must be one of elu.*'gelo'"),
     ],
 )
 def test_bad_configurations(tmp_path, content, message):
