@@ -482,13 +482,13 @@ class LabelModel(keras.Model):
             chosen = ops.cast(y, scores.dtype)
         else:
             y = ops.reshape(ops.cast(y, "int32"), ops.shape(scores)[:1])
-            # A text without a label is in no column.
             count = ops.shape(scores)[-1]
-            chosen = ops.one_hot(y, count, dtype=scores.dtype)
-        losses = -ops.sum(ops.where(chosen > 0, chosen * scores, 0.0), axis=-1)
-        if not is_soft(y):
             # No check has seen those of an iterator. They are no missing ones, which train nothing.
             unknown = ops.logical_or(y < UNLABELED, y >= count)
+            # A text without a label is in no column. PyTorch refuses columns that are not there.
+            chosen = ops.one_hot(ops.where(unknown, UNLABELED, y), count, dtype=scores.dtype)
+        losses = -ops.sum(ops.where(chosen > 0, chosen * scores, 0.0), axis=-1)
+        if not is_soft(y):
             losses = ops.where(unknown, math.nan, losses)
         if sample_weight is not None:
             losses = losses * ops.reshape(ops.cast(sample_weight, losses.dtype), (-1,))
