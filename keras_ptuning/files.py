@@ -665,8 +665,9 @@ def _csv_rows(name, columns, delimiter):
 
 def _json_rows(name, columns):
     for number, row in iterate_objects(name, columns):
-        _check_cells(f"{name}, line {number}", columns, [row[column] for column in columns])
-        yield [row[column] for column in columns]
+        cells = [row[column] for column in columns]
+        _check_cells(f"{name}, line {number}", columns, cells)
+        yield cells
 
 
 def _check_cells(place, columns, cells):

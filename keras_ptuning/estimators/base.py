@@ -196,11 +196,14 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
             ValueError: if it is not a file that `save` wrote.
         """
         check_file(filepath, f"There is no file {str(filepath)!r}.")
-        damaged = (
-            f"The file {str(filepath)!r} is damaged, or was not written by `{cls.__name__}.save` "
-            "({}). Load what `model.save` wrote with `load_model`, and what `model.save_tuned` "
-            "wrote with `load_tuned`."
-        )
+
+        def damaged(error):
+            return ValueError(
+                f"The file {str(filepath)!r} is damaged, or was not written by "
+                f"`{cls.__name__}.save` ({error}). Load what `model.save` wrote with `load_model`, "
+                "and what `model.save_tuned` wrote with `load_tuned`."
+            )
+
         try:
             with zipfile.ZipFile(filepath) as archive:
                 check_archive(archive, os.path.getsize(filepath))
@@ -214,12 +217,12 @@ class TextEstimator(ClassifierMixin, BaseEstimator):
             if "checkpoint" not in parameters:
                 raise ValueError("it has no checkpoint")
         except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-            raise ValueError(damaged.format(error)) from None
+            raise damaged(error) from None
         model = load_model(filepath)
         try:
             own = cls._parameters_from_json(parameters, model)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(damaged.format(f"{type(error).__name__}: {error}")) from None
+            raise damaged(f"{type(error).__name__}: {error}") from None
         classifier = cls(**{**parameters, **own})
         classifier.model_ = model
         classifier.classes_ = np.array(sorted(model.template.label_names))

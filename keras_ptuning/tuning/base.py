@@ -579,13 +579,14 @@ class LabelModel(keras.Model):
                 if kwargs[name]:
                     kwargs[name] = for_labels(kwargs[name], self.template.num_labels)
             super().compile(optimizer=optimizer, **kwargs)
-            rates = learning_rates(self.optimizer)
-            if not all(0 <= rate < math.inf for rate in rates):
-                raise ValueError(
-                    f"A learning rate must be finite, and not below 0. Received: {rates}."
-                )
+            self._check_optimizer()
             if self.distribution is not None and self.trainable_variables:
                 self.optimizer.build(self.trainable_variables)
+
+    def _check_optimizer(self):
+        rates = learning_rates(self.optimizer)
+        if not all(0 <= rate < math.inf for rate in rates):
+            raise ValueError(f"A learning rate must be finite, and not below 0. Received: {rates}.")
 
     def _optimizer_by_method(self, optimizers):
         weights = {**self.tuned_weights(), "head": self._head_weights()}

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import keras
@@ -33,7 +33,8 @@ class PromptEnsemble(ClozeModel):
 
     Made by `build_prompt_ensemble`, whose documentation has the arguments. It is trained and used
     like a `ClozeModel`. A batch of `n` texts is read once with each prompt, as one batch of
-    `n * members` texts.
+    `n * members` texts. `compile` refuses optimizers that clip gradients by their norm, which here
+    is that of all prompts together.
 
     Attributes:
         members: The number of prompts.
@@ -203,23 +204,8 @@ class PromptEnsemble(ClozeModel):
         # Each learns from the whole of its own loss, and what is reported is their mean.
         return mean + (self.members - 1) * (mean - ops.stop_gradient(mean))
 
-    def compile(
-        self,
-        optimizer: str | keras.Optimizer | Mapping[str, str | keras.Optimizer] | None = None,
-        loss: None = None,
-        rdrop: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        """Configures training, as `ClozeModel.compile` does.
-
-        Args:
-            optimizer, loss, rdrop, **kwargs: As `ClozeModel.compile` takes them.
-
-        Raises:
-            ValueError: as `ClozeModel.compile` does, and if the optimizer clips gradients by their
-                norm, which here is that of all prompts together.
-        """
-        super().compile(optimizer, loss, rdrop, **kwargs)
+    def _check_optimizer(self):
+        super()._check_optimizer()
         for name in ("clipnorm", "global_clipnorm"):
             for one in single_optimizers(self.optimizer):
                 if getattr(one, name, None) is not None:

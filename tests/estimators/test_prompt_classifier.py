@@ -169,8 +169,9 @@ def test_bad_files(make, make_model, reviews, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no file"):
         PromptClassifier.load(tmp_path / "nowhere.keras")
     make_model().save(tmp_path / "model.keras")
+    shutil.copy(tmp_path / "model.keras", tmp_path / "{0}.keras")
     (tmp_path / "cut.keras").write_bytes((tmp_path / "model.keras").read_bytes()[:999])
-    for name in ("model.keras", "cut.keras"):
+    for name in ("model.keras", "cut.keras", "{0}.keras"):
         with pytest.raises(ValueError, match=r"was not written by `PromptClassifier\.save`"):
             PromptClassifier.load(tmp_path / name)
     with pytest.raises(IsADirectoryError, match="Received the folder"):
