@@ -119,7 +119,9 @@ def _parse(arguments):
     serve.add_argument("--port", type=int, default=8000, help="0 for any that is free")
     serve.add_argument("--batch-size", type=int, default=32, help="the most texts at a time")
     serve.add_argument("--max-bytes", type=int, default=2**20, help="of a request")
-    serve.add_argument("--max-texts", type=int, default=256, help="in a request")
+    serve.add_argument(
+        "--max-texts", type=int, default=256, help="in a request, and as many candidates"
+    )
     serve.add_argument("--max-waiting", type=int, default=1024, help="texts that wait")
     serve.set_defaults(function=_serve)
     demo = commands.add_parser("demo", help="a page to try templates on, in a browser")
@@ -170,8 +172,9 @@ def _predict(options):
     # Importing and loading take seconds.
     print(f"Loading {options.path}", flush=True)
     _import_keras()
-    from keras_ptuning.files import check_file, check_target
+    from keras_ptuning.files import check_file
     from keras_ptuning.tuning.predicting import (
+        check_output,
         count_predictions,
         count_texts,
         iterate_texts,
@@ -181,7 +184,7 @@ def _predict(options):
 
     check_file(options.path, f"There is no file {options.path!r}.")
     # A pipe would be waited for.
-    check_target(options.out)
+    check_output(options.out)
     if os.path.exists(options.out) and options.texts != STDIN:
         count = count_texts(options.texts, options.column)
         if count is not None and count == count_predictions(options.out):

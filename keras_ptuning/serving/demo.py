@@ -216,7 +216,8 @@ class Trials:
         for (_, text, label), *answers in zip(labeled, *found, strict=True):
             for side, (answer, _) in zip(SIDES, answers, strict=True):
                 right[side] += str(answer) == label
-            if answers[0][0] != answers[1][0]:
+            # A tuned file may have numbers as labels.
+            if str(answers[0][0]) != str(answers[1][0]):
                 marks = ["✓" if str(answer) == label else "✗" for answer, _ in answers]
                 cells = [f"{m} {a}  {p:.0%}" for m, (a, p) in zip(marks, answers, strict=True)]
                 rows.append([text, label, *cells])

@@ -31,7 +31,8 @@ except ImportError as error:
     ) from None
 
 logger = logging.getLogger("keras_ptuning.serving")
-# How long a client may take to send a request's headers, and then its body.
+# How long a client may take to send a request's headers, and then its body; and may read nothing of
+# an answer.
 BODY_SECONDS = 30
 # How long what is being answered may take after the signal to stop.
 STOP_SECONDS = 30
@@ -76,7 +77,8 @@ def serve(
         port: Integer. `0` is any port that is free. Defaults to `8000`.
         batch_size: Integer, the most texts that are answered at a time. Defaults to `32`.
         max_bytes: Integer, the most bytes in a request. Defaults to 1 MiB.
-        max_texts: Integer, the most texts in a request. Defaults to `256`.
+        max_texts: Integer, the most texts in a request, and the most candidates. Defaults to
+            `256`.
         max_waiting: Integer, the most texts that wait. Defaults to `1024`.
 
     Raises:
@@ -146,6 +148,11 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
+        # A transport closes when all is read, which may be never. Only Linux has the option.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            connection = transport.get_extra_info("socket")
+            milliseconds = int(1000 * BODY_SECONDS)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
         self._watch()
         if len(self.connections) > _most_connections():
             transport.close()
@@ -220,6 +227,7 @@ def make_app(worker, max_bytes, max_texts):
             except (BadText, UnknownTask) as error:
                 where = f"Request {number}: " if several else ""
                 raise type(error)(f"{where}{error}") from None
+        _check_count("candidates", sum(len(row[2]) for row in rows if len(row) > 2), max_texts)
         found = await _answers(request, worker.submit(rows))
         results = [_result(probabilities) for probabilities in found]
         return _json({"results": results} if several else results[0])
@@ -325,13 +333,15 @@ def _read_requests(content, max_texts):
             'Expected {"requests": [...]} with at least one request, and nothing else. Received: '
             f"{content!r:.60}."
         )
-    if len(requests) > max_texts:
-        raise HTTPException(
-            413,
-            f"A request may have {max_texts} texts. Received: {len(requests)}. Send several "
-            "smaller ones.",
-        )
+    _check_count("texts", len(requests), max_texts)
     return requests
+
+
+def _check_count(what, count, most):
+    if count > most:
+        raise HTTPException(
+            413, f"A request may have {most} {what}. Received: {count}. Send several smaller ones."
+        )
 
 
 def _read_row(request, templates):

@@ -276,12 +276,16 @@ class ClozeDataset(keras.utils.PyDataset):
             rows: Integer array, the places of the texts.
 
         Returns:
-            A `ClozeDataset`.
+            A dataset of the same class.
         """
-        return ClozeDataset(
+        labels = self.label_ids
+        if labels is not None:
+            # Those of words have as many entries as the sentence.
+            labels = [labels[i] for i in rows] if isinstance(labels, list) else labels[rows]
+        return type(self)(
             [self.examples[i] for i in rows],
             self.template,
-            self.label_ids[rows],
+            labels,
             None if self.sample_weight is None else self.sample_weight[rows],
             batch_size=self.batch_size,
             shuffle=self.shuffle,

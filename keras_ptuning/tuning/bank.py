@@ -337,6 +337,8 @@ class PromptBank:
             )
         if template.causal != self.causal:
             need, has = ("causal", "masked") if template.causal else ("masked", "causal")
+            if template.text_to_text:
+                need = "text-to-text"
             raise ValueError(
                 f"{where} needs a {need} language model, and the bank has a {has} one."
             )

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_ptuning.checks import check_finite
+from keras_ptuning.tuning.own_tokens import NEVER
 
 
 def calibrate(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
@@ -25,7 +26,7 @@ def calibrate(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
 
     Raises:
         ValueError: if the shapes do not fit, there are no reference texts, or a number is not
-            finite.
+            finite; if they are scores of candidates, of which some texts have fewer.
 
     Example:
 
@@ -47,14 +48,20 @@ def calibrate(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
     """
     scores, reference = np.asarray(scores), np.asarray(reference)
     fits = scores.ndim == reference.ndim == 2 and scores.shape[1] == reference.shape[1]
-    if not fits or not len(reference):
+    if not fits or not reference.size:
         raise ValueError(
-            "Expected scores of shape (n, num_labels) and (m, num_labels), m at least 1. Received: "
-            f"shapes {scores.shape} and {reference.shape}."
+            "Expected scores of shape (n, num_labels) and (m, num_labels), with at least one label "
+            f"and m at least 1. Received: shapes {scores.shape} and {reference.shape}."
         )
     arrays = [("`scores`", scores), ("`reference`", reference)]
     check_finite(arrays, "The model that predicted them is damaged.")
-    log_prior = np.log(np.exp(_log_softmax(reference)).mean(axis=0))
+    if min(scores.min(initial=0), reference.min()) <= NEVER:
+        raise ValueError(
+            "Some texts have fewer candidates than others, and no word comes in the same place "
+            "again: candidates have no prior. Calibrate the scores of a template with labels."
+        )
+    # In logarithms: a label may be too unlikely for a number.
+    log_prior = np.logaddexp.reduce(_log_softmax(reference), axis=0) - np.log(len(reference))
     return _log_softmax(_log_softmax(scores) - log_prior)
 
 

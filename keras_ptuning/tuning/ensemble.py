@@ -25,6 +25,8 @@ from keras_ptuning.tuning.own_tokens import find_own_tokens, token_bias, with_ow
 from keras_ptuning.tuning.tuned_file import write_tuned
 
 VOTES = ("mean", "majority")
+# What an optimizer of these does to a number depends on all others of the variable.
+TOGETHER = {"Adafactor", "Lamb", "Muon"}
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -33,8 +35,8 @@ class PromptEnsemble(ClozeModel):
 
     Made by `build_prompt_ensemble`, whose documentation has the arguments. It is trained and used
     like a `ClozeModel`. A batch of `n` texts is read once with each prompt, as one batch of
-    `n * members` texts. `compile` refuses optimizers that clip gradients by their norm, which here
-    is that of all prompts together.
+    `n * members` texts. `compile` refuses optimizers for which a prompt is not alone, because all
+    prompts are one variable: those that clip gradients by their norm, Adafactor, Lamb and Muon.
 
     Attributes:
         members: The number of prompts.
@@ -206,6 +208,14 @@ class PromptEnsemble(ClozeModel):
 
     def _check_optimizer(self):
         super()._check_optimizer()
+        for one in single_optimizers(self.optimizer):
+            kinds = {kind.__name__ for kind in type(one).__mro__} & TOGETHER
+            if kinds:
+                raise ValueError(
+                    f"{kinds.pop()} scales the steps of {self.members} prompts by all of them "
+                    "together, so none would train as if it were alone. Use Adam, AdamW or SGD, "
+                    "say."
+                )
         for name in ("clipnorm", "global_clipnorm"):
             for one in single_optimizers(self.optimizer):
                 if getattr(one, name, None) is not None:

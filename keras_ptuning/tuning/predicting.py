@@ -76,10 +76,11 @@ def predict_to_file(
         FileNotFoundError: if there is no file of texts, or no folder to write into.
         TypeError: if `model` is none of these; if `texts` is a table, or one of the texts is not a
             string (or a pair); what was predicted before stays.
-        ValueError: if the file of texts is a table without a `column`, damaged or binary, or a line
-            is not UTF-8; if a column is missing, or there are not as many as the template has
-            texts; if it is one of the files to write; if the interrupted predictions are damaged,
-            or of other texts or another model; if several processes share the model's work.
+        ValueError: if `filepath` ends in `.gz`, `.csv`, `.tsv` or `.parquet`; if the file of texts
+            is a table without a `column`, damaged or binary, or a line is not UTF-8; if a column is
+            missing, or there are not as many as the template has texts; if it is one of the files
+            to write; if the interrupted predictions are damaged, or of other texts or another
+            model; if several processes share the model's work.
 
     Example:
 
@@ -106,7 +107,7 @@ def predict_to_file(
             "`model.predict`."
         )
     columns = _as_columns(column, texts, model.template)
-    filepath = check_target(filepath)
+    filepath = check_output(filepath)
     files = [filepath, filepath + ".part", filepath + ".progress"]
     if isinstance(texts, str | os.PathLike):
         if os.path.realpath(texts) in files:
@@ -202,6 +203,17 @@ def count_predictions(path):
     except (KeyError, TypeError, ValueError):
         return None
     return count
+
+
+def check_output(path):
+    """Where writing predictions to a path leads, if its name does not promise another format."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending in (".gz", ".csv", ".tsv", ".parquet"):
+        raise ValueError(
+            "The predictions are lines of JSON, not compressed. Give the file a name such as "
+            f"'predictions.jsonl', without {ending!r} at its end. Received: {os.fspath(path)!r}."
+        )
+    return check_target(path)
 
 
 def _refuse_existing(path):

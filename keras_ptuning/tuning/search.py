@@ -23,7 +23,8 @@ from keras_ptuning.checks import (
 from keras_ptuning.layers import Verbalizer
 from keras_ptuning.models import find_model
 from keras_ptuning.text import as_tokenizer
-from keras_ptuning.text.templates import Template
+from keras_ptuning.text.masking import NONE
+from keras_ptuning.text.templates import Template, _as_label
 from keras_ptuning.tuning.calibration import _log_softmax
 from keras_ptuning.tuning.cloze import ClozeModel
 from keras_ptuning.tuning.label_words import (
@@ -72,15 +73,24 @@ class _Triggers:
 
     def encode(self, texts, labels):
         x, y = self.template.encode(texts, labels)
-        return {**x, "token_ids": self._moved_ids[x["token_ids"]]}, y
+        names = x.keys() & {"token_ids", "decoder_token_ids"}
+        return {**x, **{name: self._moved_ids[x[name]] for name in names}}, y
+
+    def vectors(self, tokens):
+        """The embeddings of the tokens; of an open place their mean, if there is no `[MASK]`."""
+        rows = self.table[list(tokens)]
+        is_nothing = np.equal(tokens, NONE)
+        if is_nothing.any():
+            rows[is_nothing] = self.table[self.template.ordinary_ids].mean(axis=0)
+        return rows
 
     def scores(self, tokens, x, batch_size):
         """Log-probabilities of the labels among the labels, where these are the trigger tokens."""
         found = []
         for first in range(0, len(x["token_ids"]), batch_size):
             batch = {name: array[first : first + batch_size] for name, array in x.items()}
-            vectors = self.table[list(tokens)]
-            batch["vectors"] = np.repeat(vectors[None], len(batch["token_ids"]), axis=0)
+            vectors = self.vectors(tokens)[None]
+            batch["vectors"] = np.repeat(vectors, len(batch["token_ids"]), axis=0)
             found.append(predict_one_batch(self.model, (batch,)))
         return _log_softmax(np.concatenate(found))
 
@@ -99,10 +109,10 @@ class _Triggers:
 
     def gains(self, tokens, place, x, y):
         """By how much the loss falls, to first order, with each of `ids` in one place."""
-        vectors = ops.convert_to_tensor(self.table[list(tokens)])
-        slopes = gradient(lambda v: self.loss_of_vectors(v, x, y), vectors)
+        vectors = self.vectors(tokens)
+        slopes = gradient(lambda v: self.loss_of_vectors(v, x, y), ops.convert_to_tensor(vectors))
         slope = ops.convert_to_numpy(slopes)[place]
-        return (self.table[tokens[place]] - self.table[self.ids]) @ slope
+        return (vectors[place] - self.table[self.ids]) @ slope
 
     def spell(self, tokens):
         """The pattern with the tokens as words, or `None` if it would be read as other tokens.
@@ -132,10 +142,12 @@ class _Triggers:
         return None
 
     def _read(self, pattern):
-        """The token ids of an empty text."""
+        """The token ids of an empty text, with those that a decoder reads."""
         template = Template(**self.template.get_params() | {"pattern": pattern, "labels": None})
         empty = ("", "") if len(template.slots) == 2 else ""
-        return template._examples([empty], to_score=False)[0].token_ids
+        (example,) = template._examples([empty], to_score=False)
+        parts = example.token_ids, example.decoder_ids
+        return np.concatenate([ids for ids in parts if ids is not None])
 
 
 def _trigger_ids(template):
@@ -170,11 +182,12 @@ def search_template(
     """Finds words for the open places of a template, so that it fits labelled texts.
 
     The places are `[T]` in the pattern, such as `"[T][T][T][MASK]{text}"`. All start as `[MASK]`,
-    and then get a word one after the other. After that each step takes one place and, by the
-    gradient of the loss at its vector, the words that should lower the loss most. The loss of each
-    of these is computed on a batch, and the best one takes the place if it lowers the loss there.
-    Of all templates on this way, the result is the one with the lowest loss on held-out texts. The
-    loss is the cross-entropy among the labels. Nothing in the model changes.
+    or as the mean of all words if the vocabulary has no `[MASK]`, and then get a word one after the
+    other. After that each step takes one place and, by the gradient of the loss at its vector, the
+    words that should lower the loss most. The loss of each of these is computed on a batch, and the
+    best one takes the place if it lowers the loss there. Of all templates on this way, the result
+    is the one with the lowest loss on held-out texts. The loss is the cross-entropy among the
+    labels. Nothing in the model changes.
 
     The result has words only, no vectors. They need not make sense to a reader.
 
@@ -206,7 +219,8 @@ def search_template(
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
-        TypeError: if the pattern is not a string, or `texts` and `labels` are no lists.
+        TypeError: if the pattern is not a string, `texts` and `labels` are no lists, or
+            `validation_data` is no pair of such lists.
         ValueError: if the pattern has no `[T]`, or has virtual tokens; if a label word learns, or
             `Template` refuses something; if there are more or fewer labels than texts, or texts of
             fewer than two labels; if a label has one text, and there is no `validation_data`; if no
@@ -232,6 +246,8 @@ def search_template(
     check_verbose(verbose)
     check_arguments(kwargs)
     texts, labels = check_labeled(texts, labels)
+    if validation_data is not None:
+        validation_data = _check_pair(validation_data)
     tokenizer = as_tokenizer(find_vocab(checkpoint))
     template = _open_template(pattern, words, tokenizer, maxlen, is_causal(checkpoint, kwargs))
     rng = np.random.default_rng(seed)
@@ -343,6 +359,16 @@ def _open_template(pattern, words, tokenizer, maxlen, causal):
             f"Received: {template.labels}."
         )
     return template
+
+
+def _check_pair(validation_data):
+    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+        raise TypeError(
+            "`validation_data` must be held-out texts and their labels, (texts, labels). Received: "
+            f"{validation_data!r:.80}."
+        )
+    texts, labels = validation_data
+    return as_list("texts", texts), [_as_label(label) for label in as_list("labels", labels)]
 
 
 def _split(texts, labels, rng):

@@ -98,7 +98,9 @@ class TextPredictor:
         model = _load(self.path, self.checkpoint, self._stamp())
         template = model.template
         texts = self._checked(texts, template, batch)
-        label_type = np.array(template.label_names).dtype
+        kinds = {type(name) for name in template.label_names}
+        # Otherwise numbers would become strings, as the other labels are.
+        label_type = np.array(template.label_names).dtype if len(kinds) == 1 else object
         # Without any texts, the columns still have their types.
         labels, probabilities = [np.array([], label_type)], [np.array([], "float64")]
         # A block of an engine may have any size, and tokens take more memory than texts.

@@ -212,6 +212,11 @@ def test_many_clients(prompts, server):
         ({"task": "free", "text": "书", "candidates": ["好", "好"]}, 400, "each once"),
         ({"task": "nothing", "text": "书"}, 404, "There is no task 'nothing'. There are: ['free'"),
         ({"task": ["\ud800"], "text": "书"}, 404, "There is no task"),
+        (
+            {"task": "free", "text": "书", "candidates": [chr(i) for i in range(19968, 19989)]},
+            413,
+            "may have 20 candidates. Received: 21",
+        ),
         ({"requests": []}, 400, "at least one request"),
         ({"requests": [{"task": "sentiment", "text": "书"}] * 21}, 413, "may have 20 texts"),
         (
@@ -402,6 +407,21 @@ def test_headers_that_do_not_end(monkeypatch):
                     for _ in range(100):
                         connection.sendall(b"P")
                         time.sleep(0.02)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has the option")
+def test_answers_that_nobody_reads(monkeypatch):
+    """More than the buffers take; the connection does not wait for ever."""
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.2)
+    templates = {"long": types.SimpleNamespace(pattern="x" * 20_000_000, label_names=None)}
+    worker = types.SimpleNamespace(is_alive=lambda: True, templates=templates, problems={})
+    with answering(serving.make_app(worker, 1000, 10)) as port, contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        connection.sendall(b"GET /tasks HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(3)
+        with pytest.raises(ConnectionError):
+            while connection.recv(1_000_000):
+                pass
 
 
 def test_too_many_connections(monkeypatch):

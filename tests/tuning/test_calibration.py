@@ -32,6 +32,18 @@ def test_no_word_is_favoured():
     np.testing.assert_allclose(calibrate(scores + weight, scores - weight), found)
 
 
+def test_a_label_that_is_too_unlikely_for_a_number():
+    np.testing.assert_allclose(calibrate([[-1.0, -900.0]], [[-1.0, -900.0]]), np.log([[0.5, 0.5]]))
+
+
+def test_candidates_have_no_prior():
+    """Where a text has fewer of them than others, a column has no score."""
+    with pytest.raises(ValueError, match="candidates have no prior"):
+        calibrate([[-1.0, -2.0]], [[-1.0, -1e9]])
+    with pytest.raises(ValueError, match="candidates have no prior"):
+        calibrate([[-1.0, -1e9]], [[-1.0, -2.0]])
+
+
 @pytest.mark.parametrize(
     ("scores", "reference"),
     [
@@ -39,6 +51,7 @@ def test_no_word_is_favoured():
         ([[1.0, 2.0]], 3.0),
         ([[1.0, 2.0]], [[1.0, 2.0, 3.0]]),
         ([[1.0, 2.0]], []),
+        ([[], []], [[], []]),
     ],
 )
 def test_bad_shapes(scores, reference):

@@ -165,6 +165,9 @@ def test_what_it_refuses(make_ensemble, reviews, tmp_path, capsys):
     ):
         with pytest.raises(ValueError, match=r"use `clipvalue`. Received: (global_)?clipnorm=0.1"):
             model.compile(optimizer)
+    for optimizer in (keras.optimizers.Adafactor(), keras.optimizers.Lamb()):
+        with pytest.raises(ValueError, match=rf"{type(optimizer).__name__} scales the steps of 3"):
+            model.compile(optimizer)
     model.compile(keras.optimizers.SGD(clipvalue=0.1))
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match=r"saved as a folder.*/file'. Give that of a"):

@@ -150,6 +150,9 @@ def test_bad_input(tmp_path, model, texts):
         predict_to_file(model, 3, out)
     with pytest.raises(FileNotFoundError, match="no folder"):
         predict_to_file(model, texts, tmp_path / "no" / "out.jsonl")
+    for name in ("out.jsonl.gz", "out.CSV", "out.parquet"):
+        with pytest.raises(ValueError, match="are lines of JSON"):
+            predict_to_file(model, texts, tmp_path / name)
     (tmp_path / "latin").write_bytes(b"caf\xe9\n")
     with pytest.raises(ValueError, match="line 1: expected text in UTF-8"):
         predict_to_file(model, tmp_path / "latin", out)

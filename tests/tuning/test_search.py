@@ -1,4 +1,5 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from keras_ptuning import (
     search_template,
     weigh_templates,
 )
+from keras_ptuning.checkpoints import find_checkpoint
 from keras_ptuning.models import find_model
 from keras_ptuning.tuning.search import (
     _best_weights,
@@ -214,6 +216,38 @@ def test_pairs_and_causal_models(folder, reviews):
     assert model.predict(template.dataset(texts), verbose=0).shape == (24, 2)
 
 
+def test_a_word_for_the_decoder(reviews):
+    """Its loss is that of the template as anybody builds it, and its place has a slope."""
+    words = {"负面": "不", "正面": "很"}
+    pattern = "[T]{text}[DECODER][T][MASK]"
+    template = search_template(
+        "t5-mini-zh", pattern, words, *reviews, reviews, steps=1, candidates=2, maxlen=48, verbose=0
+    )
+    x, y = template.encode(*reviews)
+    scores = build_ptuning_model("t5-mini-zh", template=template).predict(x, verbose=0)
+    loss = -ops.convert_to_numpy(ops.log_softmax(scores))[np.arange(24), y].mean()
+    assert template.history[-1]["loss"] == pytest.approx(loss, abs=1e-5)
+    triggers = open_triggers("t5-mini-zh", pattern, words, causal=True)
+    x, y = triggers.encode(*reviews)
+    for place in (0, 1):
+        assert np.abs(triggers.gains([9, 9], place, x, y)).max() > 1e-4
+
+
+def test_a_vocabulary_without_a_mask(tmp_path, reviews):
+    """The open places start as the mean of all words, and not as the last of them."""
+    path = shutil.copytree(find_checkpoint("gpt-mini-zh")[0].rsplit("/", 1)[0], tmp_path / "gpt")
+    vocab = (path / "vocab.txt").read_text("utf-8")
+    (path / "vocab.txt").write_text(vocab.replace("[MASK]\n", "[other]\n"), "utf-8")
+    triggers = open_triggers(str(path), "[T]{text}[MASK]", causal=True)
+    template = triggers.template
+    assert template.mask_id == -1
+    mean = triggers.table[template.ordinary_ids].mean(axis=0)
+    found = triggers.vectors([-1, 7])
+    np.testing.assert_allclose(found, [mean, triggers.table[7]], atol=1e-6)
+    gains = triggers.gains([-1], 0, *triggers.encode(*reviews))
+    assert np.isfinite(gains).all() and np.abs(gains).max() > 1e-4
+
+
 def test_bad_searches(folder, reviews, monkeypatch):
     texts, labels = reviews
 
@@ -251,6 +285,13 @@ def test_bad_searches(folder, reviews, monkeypatch):
         search(labels=["中", *labels[1:23], "中"])
     with pytest.raises(ValueError, match="`candidates` must be an integer"):
         search(candidates=0)
+    for held_out in (texts, texts[:2], (texts, labels, labels), 3):
+        with pytest.raises(TypeError, match="must be"):
+            search(validation_data=held_out)
+    with pytest.raises(ValueError, match="Labels must be strings or integers"):
+        search(validation_data=(texts, np.eye(2)[[0, 1] * 12]))
+    with pytest.raises(ValueError, match="one label for each text"):
+        search(validation_data=(texts, labels[:3]))
     # A tokenizer that leaves no word as it is.
     monkeypatch.setattr(_Triggers, "spell", lambda self, tokens: None)
     with pytest.raises(ValueError, match=r"can take the place 1 of \[T\].*other tokens"):

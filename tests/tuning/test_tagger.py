@@ -136,6 +136,17 @@ def test_it_learns_and_is_saved(make_tagger, tagged, small_bert, tmp_path, tune)
         np.testing.assert_allclose(again, scores, atol=1e-5)
 
 
+def test_some_of_the_sentences(tagged):
+    dataset = tagged.dataset(SENTENCES, RIGHT, batch_size=2, shuffle=False)
+    (x, y), expected = dataset.subset(np.array([2, 0]))[0], tagged.encode(SENTENCES)
+    ids = [[i for i in row if i] for row in expected["token_ids"][[2, 0]].tolist()]
+    assert [[i for i in row if i] for row in x["token_ids"].tolist()] == ids
+    assert [[i for i in row if i >= 0] for row in y.tolist()] == [
+        [TAGS.index(tag) for tag in RIGHT[i]] for i in (2, 0)
+    ]
+    assert len(tagged.dataset(SENTENCES).subset(np.array([2]))[0]) == 1
+
+
 def test_padding_is_not_drawn_together(make_tagger, tagged):
     """R-Drop, over the words alone."""
     model = make_tagger(dropout_rate=0.1)
