@@ -57,7 +57,11 @@ def parse_arguments():
         "--tasks", type=int, nargs="+", default=[1, 8, 100], help="numbers of tasks to predict for"
     )
     parser.add_argument("--turns", type=int, default=5, help="turns, of which the median counts")
-    return parser.parse_args()
+    options = parser.parse_args()
+    least = min(options.texts, options.batch_size, options.turns, *options.prompts, *options.tasks)
+    if least < 1:
+        parser.error(f"All numbers must be at least 1. Received: {least}")
+    return options
 
 
 def resident():
@@ -103,7 +107,7 @@ def main():
         bank._fingerprint = model.fingerprint()
         print("| prompts | MiB of the process | more for each |\n|---|---|---|")
         before, added = resident(), 0
-        for count in sorted(options.prompts):
+        for count in sorted(set(options.prompts)):
             for i in range(added, count):
                 bank.add(str(i), folder / f"{i}.tuned")
             now = resident()

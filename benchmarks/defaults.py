@@ -11,7 +11,6 @@ finished run is a line in the file `--out`; the same command continues where it 
 
 import argparse
 import collections
-import json
 import os
 import random
 import statistics
@@ -20,7 +19,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tasks
-from runs import read_runs
+from runs import add_run, read_runs
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -51,7 +50,10 @@ def parse_arguments():
         "--out", default="defaults.jsonl", help="file that gets a line for each run"
     )
     parser.add_argument("--table", action="store_true", help="only print the table")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.test, *options.labeled) < 1:
+        parser.error("--test and --labeled must be at least 1")
+    return options
 
 
 def load(task, data):
@@ -149,8 +151,7 @@ def main():
                 if found is None:
                     continue
                 done.add(key)
-                with open(options.out, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(found, ensure_ascii=False) + "\n")
+                add_run(options.out, found)
                 print(found, flush=True)
     print_table([found for found in read_runs(options.out) if found["at most"] == options.test])
 

@@ -12,7 +12,6 @@ Reference: https://arxiv.org/abs/2104.08691, section 6.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -24,7 +23,7 @@ import keras
 import numpy as np
 import tasks
 from methods import StepTimes
-from runs import read_runs
+from runs import add_run, read_runs
 
 from keras_ptuning import Prompt, Template, build_prompt_ensemble, build_ptuning_model, datasets
 
@@ -163,8 +162,7 @@ def main():
                 continue
             found = run(task, seed, options)
             done.add((task, seed))
-            with open(options.out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(found, ensure_ascii=False) + "\n")
+            add_run(options.out, found)
             print(found, flush=True)
     runs = read_results(options)
     if runs:

@@ -47,7 +47,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 from methods import RATES, score, train
-from runs import read_runs
+from runs import add_run, read_runs
 
 from keras_ptuning import Prompt, Template, build_ptuning_model, datasets
 
@@ -295,8 +295,7 @@ def main():
                         continue
                     found = run(planned, options)
                     done.add(json.dumps(planned))
-                    with open(options.out, "a", encoding="utf-8") as file:
-                        file.write(json.dumps(found, ensure_ascii=False) + "\n")
+                    add_run(options.out, found)
                     print(found, flush=True)
     print_tables(read_runs(options.out))
 

@@ -177,7 +177,10 @@ def add_options(parser):
         help="texts without labels, one a line (pairs: text<TAB>text_b); if left out, the task's",
     )
     parser.add_argument(
-        "--steps", type=int, default=160, help="of whole models on labelled texts alone"
+        "--steps",
+        type=int,
+        default=160,
+        help="of whole models on labelled texts alone; some more, for whole passes over the texts",
     )
     parser.add_argument("--prompt-steps", type=int, default=270, help="of tuning methods")
     parser.add_argument(

@@ -195,7 +195,10 @@ def main():
             print(f"{numbers['p@1']:7.1%}  {method}: {pattern}", flush=True)
             results[name][method] = pattern, numbers
     if not results:
-        raise SystemExit("No relation has facts to ask. Use a checkpoint with a larger vocabulary.")
+        raise SystemExit(
+            "No relation has facts to ask. Ask more --facts, allow a larger --longest, or use a "
+            "checkpoint with a larger vocabulary."
+        )
     print(table(results))
     if args.json:
         os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)

@@ -246,9 +246,16 @@ def unpack(folder):
     """Writes the runs in `results.json` as files, if the folder came without them."""
     if (folder / RESULTS).exists() and not (folder / RUNS).exists():
         records = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        (folder / RUNS).mkdir()
-        for record in records:
-            write(folder / RUNS / which(record).file, to_json(record))
+        try:
+            # All or none of them: half of them would be taken for all.
+            with replacing(folder / RUNS) as unfinished:
+                os.mkdir(unfinished)
+                for record in records:
+                    write(pathlib.Path(unfinished) / which(record).file, to_json(record))
+        except OSError:
+            # Another process may have come first.
+            if not (folder / RUNS).exists():
+                raise
 
 
 def read_runs(folder):

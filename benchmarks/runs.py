@@ -5,13 +5,23 @@ import os
 import sys
 
 
-def read_runs(path):
-    """The runs in a file; none if there is no file.
+def add_run(path, run):
+    """Appends a finished run, in place of half a line that a killed one has left."""
+    _, rest = _read(path)
+    with open(path, "ab") as file:
+        file.truncate(file.tell() - len(rest))
+        file.write(json.dumps(run, ensure_ascii=False).encode() + b"\n")
 
-    A run that was killed may have left half a line, which is cut off.
-    """
+
+def read_runs(path):
+    """The runs in a file; none if there is no file. Half a line is left out."""
+    return _read(path)[0]
+
+
+def _read(path):
+    """The runs, and what follows the last whole line."""
     if not os.path.exists(path):
-        return []
+        return [], b""
     with open(path, "rb") as file:
         content = file.read()
     *lines, rest = content.split(b"\n")
@@ -28,6 +38,4 @@ def read_runs(path):
                 "Expected --out to be a new file, or one of finished runs, a line of JSON for "
                 f"each. Received: {str(path)!r}, whose line {number} is {line[:60]!r}."
             )
-    if rest:
-        os.truncate(path, len(content) - len(rest))
-    return runs
+    return runs, rest

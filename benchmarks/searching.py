@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tasks
-from runs import read_runs
+from runs import add_run, read_runs
 
 from keras_ptuning import (
     Template,
@@ -110,7 +110,7 @@ def load(task, seed, args):
 
 
 def describe(experiment, task, seed, args):
-    """What a line begins with: all that its numbers depend on."""
+    """What the line of a run begins with: all that its numbers depend on."""
     settings = ("checkpoint", "search_steps", "steps", "batch_size", "test")
     settings = {name: getattr(args, name) for name in settings}
     return {"experiment": experiment, "task": task, "seed": seed, "settings": settings}
@@ -136,13 +136,12 @@ class Run:
 
     def add(self, method, template, scores, seconds, **found):
         result = {
-            **self.key,
             "method": method,
             "accuracy": accuracy(template, scores, self.test[1]),
             "seconds": round(seconds, 1),
             **found,
         }
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+        print(json.dumps({**self.key, **result}, ensure_ascii=False), flush=True)
         self.results.append(result)
 
     def ask(self, method, template, seconds=0.0, **found):
@@ -220,7 +219,8 @@ def run_words(run):
     run.train("found, LoRA", found["likelihood"], "lora")
 
 
-def print_tables(results):
+def print_tables(runs):
+    results = [{**run, **result} for run in runs for result in run["results"]]
     for experiment, known in EXPERIMENTS.items():
         own = [result for result in results if result["experiment"] == experiment]
         names = [task for task in known if any(result["task"] == task for result in own)]
@@ -233,7 +233,9 @@ def print_tables(results):
             for task in names:
                 there = [r for r in own if (r["task"], r["method"]) == (task, method)]
                 values = [100 * result["accuracy"] for result in there]
-                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+                spread = ""
+                if len(values) > 1:
+                    spread = f" ± {statistics.stdev(values):.1f} ({len(values)})"
                 cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
                 seconds = [result["seconds"] for result in there]
                 cells.append(f"{statistics.median(seconds):.0f}" if values else "")
@@ -247,10 +249,9 @@ def print_tables(results):
 
 def main():
     args = parse_arguments()
-    results = read_runs(args.out)
     done = [
-        {key: result[key] for key in ("experiment", "task", "seed", "settings")}
-        for result in results
+        {key: run[key] for key in ("experiment", "task", "seed", "settings")}
+        for run in read_runs(args.out)
     ]
     for seed in [] if args.table else args.seeds:
         for experiment in args.experiments:
@@ -262,11 +263,9 @@ def main():
                 run = Run(experiment, task, seed, args)
                 {"templates": run_templates, "words": run_words}[experiment](run)
                 done.append(run.key)
-                with open(args.out, "a", encoding="utf-8") as file:
-                    for result in run.results:
-                        file.write(json.dumps(result, ensure_ascii=False) + "\n")
+                add_run(args.out, {**run.key, "results": run.results})
     settings = describe(None, None, None, args)["settings"]
-    print_tables([result for result in read_runs(args.out) if result["settings"] == settings])
+    print_tables([run for run in read_runs(args.out) if run["settings"] == settings])
 
 
 if __name__ == "__main__":

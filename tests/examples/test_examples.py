@@ -309,6 +309,28 @@ def test_validation_examples_of_all_draws(fewclue, tmp_path):
         assert list(data["train"][0]) == [("train_3", "")]
 
 
+def test_fewclue_calibrated(fewclue, monkeypatch):
+    """A word that is always the likelier one wins no longer everywhere; chid has no such words."""
+
+    class Model:
+        class template:
+            @staticmethod
+            def decode(scores):
+                return ["好" if a > b else "差" for a, b in scores]
+
+        def predict(self, data, verbose):
+            return [[-0.1, -2.4], [-0.4, -1.1]]
+
+    monkeypatch.setattr(fewclue, "build", lambda *args: Model())
+    monkeypatch.setattr(fewclue, "batches", lambda *args, **kwargs: None)
+    data = {split: [["一", "二"], ["好", "差"]] for split in ("valid", "test")}
+    task = fewclue.Task("eprstmt", data, {"好": "好", "差": "差"})
+    assert fewclue.METHODS["zero-shot"].run(task, None, None)["test"] == ["好", "好"]
+    assert fewclue.METHODS["calibrated"].run(task, None, None)["test"] == ["好", "差"]
+    task = fewclue.Task("chid", data, None)
+    assert fewclue.METHODS["calibrated"].run(task, None, None) is None
+
+
 def test_fewclue_leaked_abstracts(call, tmp_path):
     """The table, without any run, and then with TF-IDF, which knows what it has seen."""
     printed = call(BENCHMARKS / "fewclue.py", "--table")

@@ -333,6 +333,27 @@ def test_results_in_one_file(call, reference, tmp_path):
     }
 
 
+def test_an_interruption_while_unpacking(reproduce, tmp_path, reference, monkeypatch):
+    """A half of the runs would be taken for all, and the table would lose the others."""
+    folder, found = tmp_path / "results", read_runs(reference[0])
+    shutil.copytree(reference[0] / "results", folder)
+    shutil.rmtree(folder / "runs")
+    write = reproduce.write
+
+    def interrupted(path, text):
+        if path.name == "few-shot-P1-0.json":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(reproduce, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.unpack(folder)
+    monkeypatch.setattr(reproduce, "write", write)
+    reproduce.unpack(folder)
+    assert read_runs(tmp_path) == found
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
 def test_another_grid(call, reference, tmp_path):
     folder = shutil.copytree(reference[0] / "results", tmp_path / "results")
     before = read_all(folder)

@@ -12,13 +12,17 @@ def runs(load_script):
     return load_script(BENCHMARKS / "runs.py")
 
 
-def test_half_a_line_is_cut_off(runs, tmp_path):
+def test_half_a_line_gives_way(runs, tmp_path):
+    """To the next run, and not before: a table only reads."""
     path = tmp_path / "runs.jsonl"
     assert runs.read_runs(path) == []
     for rest in (b"", b"{", b'{"task": "tne'):
-        path.write_bytes(b'{"seed": 0}\n{"seed": 1}\n' + rest)
+        content = b'{"seed": 0}\n{"seed": 1}\n' + rest
+        path.write_bytes(content)
         assert runs.read_runs(path) == [{"seed": 0}, {"seed": 1}]
-        assert path.read_bytes() == b'{"seed": 0}\n{"seed": 1}\n'
+        assert path.read_bytes() == content
+        runs.add_run(path, {"task": "新"})
+        assert path.read_text("utf-8") == '{"seed": 0}\n{"seed": 1}\n{"task": "新"}\n'
 
 
 @pytest.mark.parametrize("content", [b"text", b"one\ntwo", b'{"seed": 0}\n\ntwo'])
@@ -27,6 +31,8 @@ def test_another_file_stays_as_it_is(runs, tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(SystemExit, match="one of finished runs"):
         runs.read_runs(path)
+    with pytest.raises(SystemExit, match="one of finished runs"):
+        runs.add_run(path, {})
     assert path.read_bytes() == content
 
 

@@ -16,7 +16,7 @@ def searching(load_script):
 
 @pytest.fixture
 def call(searching, monkeypatch, tmp_path, eagerly):
-    """Runs the script; returns the lines of its results so far."""
+    """Runs the script; returns the results of all runs so far."""
     out = tmp_path / "out.jsonl"
 
     def call(*options):
@@ -24,14 +24,15 @@ def call(searching, monkeypatch, tmp_path, eagerly):
         usual += "--batch-size", "4", "--seeds", "1", "--data", str(tmp_path), "--out", str(out)
         monkeypatch.setattr(sys, "argv", ["searching.py", *usual, *options])
         searching.main()
-        return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+        lines = out.read_text("utf-8").splitlines()
+        return [result for line in lines for result in json.loads(line)["results"]]
 
     return call
 
 
 @pytest.mark.slow
 def test_templates(searching, call, tmp_path, monkeypatch, capsys):
-    """Each method is a line; the same command prints the table and runs nothing."""
+    """Each method is a row; the same command prints the table and runs nothing."""
     monkeypatch.setattr(searching, "LABELED", 8)
     texts = {1: "服务很满意。", 0: "服务不满意。"}
     (tmp_path / "sentiment").mkdir()
