@@ -120,7 +120,7 @@ def _parse(arguments):
     serve.add_argument("--batch-size", type=int, default=32, help="the most texts at a time")
     serve.add_argument("--max-bytes", type=int, default=2**20, help="of a request")
     serve.add_argument(
-        "--max-texts", type=int, default=256, help="in a request, and as many candidates"
+        "--max-texts", type=int, default=256, help="in a request, and as many candidates in all"
     )
     serve.add_argument("--max-waiting", type=int, default=1024, help="texts that wait")
     serve.set_defaults(function=_serve)

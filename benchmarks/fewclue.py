@@ -16,12 +16,12 @@ of further texts an ordinary classifier; so it runs on eprstmt, tnews and bustm 
 
 The numbers are those on `test_public`. The draws differ in the labelled examples. What learns, but
 for PET and TF-IDF, is taken from the epoch which is best on the draw's validation examples. The
-published methods chose
-by the validation examples of all draws together, which are five times as many; `--validate-on all`
-does the same. For csl there is a second number, without the 584 test texts whose abstract is in one
-of the draws. Each finished run is a line in the file `--out`; the same command continues where it
-was interrupted. With `--submission`, the labels of the texts in `test.json`, which `--data` has
-then, are written as the benchmark wants them. Finished runs are done again for this.
+published methods chose by the validation examples of all draws together, which are five times as
+many; `--validate-on all` does the same. For csl there is a second number, without the 584 test
+texts whose abstract is in one of the draws. Each finished run is a line in the file `--out`; the
+same command continues where it was interrupted. With `--submission`, the labels of the texts in
+`test.json`, which `--data` has then, are written as the benchmark wants them. Finished runs are
+done again for this.
 """
 
 import argparse

@@ -180,7 +180,7 @@ def add_options(parser):
         "--steps",
         type=int,
         default=160,
-        help="of whole models on labelled texts alone; some more, for whole passes over the texts",
+        help="of whole models on labelled texts alone, rounded up to whole passes",
     )
     parser.add_argument("--prompt-steps", type=int, default=270, help="of tuning methods")
     parser.add_argument(

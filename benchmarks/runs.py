@@ -6,10 +6,14 @@ import sys
 
 
 def add_run(path, run):
-    """Appends a finished run, in place of half a line that a killed one has left."""
+    """Appends a finished run, in place of half a line that a killed process has left.
+
+    Several processes need a file each.
+    """
     _, rest = _read(path)
     with open(path, "ab") as file:
-        file.truncate(file.tell() - len(rest))
+        if rest:
+            file.truncate(file.tell() - len(rest))
         file.write(json.dumps(run, ensure_ascii=False).encode() + b"\n")
 
 

@@ -182,10 +182,8 @@ def read_bio(path: Path) -> tuple[list[list[str]], list[list[str]]]:
     """
     sentences, tags = [[]], [[]]
     for number, line in enumerate(iterate_lines(path), 1):
-        line = line.rstrip("\r\n")
-        if "\t" not in line:
-            # Some files end their lines in spaces.
-            line = line.rstrip(" ")
+        # Some files end their lines in spaces.
+        line = line.rstrip("\r\n").rstrip(" ")
         if not line.strip(" \t"):
             if sentences[-1]:
                 sentences.append([])

@@ -8,7 +8,7 @@ from keras_ptuning.datasets import read_bio
 
 # A byte order mark, documents, tabs and spaces, columns in between, spaces at the end, empty lines,
 # U+2028 as a word, and no end of line.
-LINES = "-DOCSTART- O\n\n王\tB-PER\r\n明\tI-PER\n\n \t\n在 NN B-X O  \n\u2028\tO\n京 B-LOC"
+LINES = "-DOCSTART- O\n\n王\tB-PER\r\n明\tI-PER \n\n \t\n在 NN B-X O  \n\u2028\tO\n京 B-LOC"
 
 
 def test_bio(tmp_path):

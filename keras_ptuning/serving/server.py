@@ -31,8 +31,8 @@ except ImportError as error:
     ) from None
 
 logger = logging.getLogger("keras_ptuning.serving")
-# How long a client may take to send a request's headers, and then its body; and may read nothing of
-# an answer.
+# How long a client may take to send the headers of a request, how long to send the body, and how
+# long it may read nothing of an answer.
 BODY_SECONDS = 30
 # How long what is being answered may take after the signal to stop.
 STOP_SECONDS = 30
@@ -77,8 +77,8 @@ def serve(
         port: Integer. `0` is any port that is free. Defaults to `8000`.
         batch_size: Integer, the most texts that are answered at a time. Defaults to `32`.
         max_bytes: Integer, the most bytes in a request. Defaults to 1 MiB.
-        max_texts: Integer, the most texts in a request, and the most candidates. Defaults to
-            `256`.
+        max_texts: Integer, the most texts in a request, and the most candidates of all its texts
+            together. Defaults to `256`.
         max_waiting: Integer, the most texts that wait. Defaults to `1024`.
 
     Raises:
@@ -148,7 +148,8 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        # A transport closes when all is read, which may be never. Only Linux has the option.
+        # `close` waits until the client has read all, which may be never. Only Linux has the
+        # option.
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             connection = transport.get_extra_info("socket")
             milliseconds = int(1000 * BODY_SECONDS)

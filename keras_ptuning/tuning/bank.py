@@ -335,10 +335,10 @@ class PromptBank:
             raise ValueError(
                 f"{where} has no cloze, and a bank answers by the head that predicts tokens."
             )
+        if template.text_to_text:
+            raise ValueError(f"{where} has a [DECODER], and the bank's model has none.")
         if template.causal != self.causal:
             need, has = ("causal", "masked") if template.causal else ("masked", "causal")
-            if template.text_to_text:
-                need = "text-to-text"
             raise ValueError(
                 f"{where} needs a {need} language model, and the bank has a {has} one."
             )

@@ -18,7 +18,8 @@ def calibrate(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
       assumes that the labels are about equally frequent.
 
     Args:
-        scores: Array of shape `(n, num_labels)`, as `ClozeModel.predict` returns it.
+        scores: Array of shape `(n, num_labels)`, as `ClozeModel.predict` returns it for a template
+            with labels. Candidates that each text has for itself cannot be calibrated.
         reference: Array of shape `(m, num_labels)`, the same for the reference texts.
 
     Returns:
@@ -26,7 +27,7 @@ def calibrate(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
 
     Raises:
         ValueError: if the shapes do not fit, there are no reference texts, or a number is not
-            finite; if they are scores of candidates, of which some texts have fewer.
+            finite; or if some texts have fewer candidates than others.
 
     Example:
 
@@ -55,10 +56,11 @@ def calibrate(scores: ArrayLike, reference: ArrayLike) -> np.ndarray:
         )
     arrays = [("`scores`", scores), ("`reference`", reference)]
     check_finite(arrays, "The model that predicted them is damaged.")
+    scores, reference = scores.astype("float64"), reference.astype("float64")
     if min(scores.min(initial=0), reference.min()) <= NEVER:
         raise ValueError(
-            "Some texts have fewer candidates than others, and no word comes in the same place "
-            "again: candidates have no prior. Calibrate the scores of a template with labels."
+            "Some texts have fewer candidates than others. Each text has candidates of its own, "
+            "which cannot be calibrated: use the scores of a template with labels."
         )
     # In logarithms: a label may be too unlikely for a number.
     log_prior = np.logaddexp.reduce(_log_softmax(reference), axis=0) - np.log(len(reference))

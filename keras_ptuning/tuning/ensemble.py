@@ -26,7 +26,7 @@ from keras_ptuning.tuning.tuned_file import write_tuned
 
 VOTES = ("mean", "majority")
 # What an optimizer of these does to a number depends on all others of the variable.
-TOGETHER = {"Adafactor", "Lamb", "Muon"}
+TOGETHER = {"Adafactor", "Lamb"}
 
 
 @keras.saving.register_keras_serializable(package="keras_ptuning")
@@ -36,7 +36,7 @@ class PromptEnsemble(ClozeModel):
     Made by `build_prompt_ensemble`, whose documentation has the arguments. It is trained and used
     like a `ClozeModel`. A batch of `n` texts is read once with each prompt, as one batch of
     `n * members` texts. `compile` refuses optimizers for which a prompt is not alone, because all
-    prompts are one variable: those that clip gradients by their norm, Adafactor, Lamb and Muon.
+    prompts are one variable: those that clip gradients by their norm, Adafactor and Lamb.
 
     Attributes:
         members: The number of prompts.

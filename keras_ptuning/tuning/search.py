@@ -68,6 +68,10 @@ class _Triggers:
         self.table = ops.convert_to_numpy(embedding.embeddings)
         self._moved_ids = find_own_tokens(self.template, len(self.table)).moved_ids
         self.count = len(self.template.virtual_ids)
+        if self.template.mask_id == NONE:
+            # NumPy would add bfloat16 up in bfloat16.
+            mean = self.table[self.template.ordinary_ids].mean(axis=0, dtype="float32")
+            self._start = mean.astype(self.table.dtype)
         self.ids = _trigger_ids(self.template)
         self._template_ids = self._read(self.template.pattern)
 
@@ -81,15 +85,14 @@ class _Triggers:
         rows = self.table[list(tokens)]
         is_nothing = np.equal(tokens, NONE)
         if is_nothing.any():
-            rows[is_nothing] = self.table[self.template.ordinary_ids].mean(axis=0)
+            rows[is_nothing] = self._start
         return rows
 
     def scores(self, tokens, x, batch_size):
         """Log-probabilities of the labels among the labels, where these are the trigger tokens."""
-        found = []
+        found, vectors = [], self.vectors(tokens)[None]
         for first in range(0, len(x["token_ids"]), batch_size):
             batch = {name: array[first : first + batch_size] for name, array in x.items()}
-            vectors = self.vectors(tokens)[None]
             batch["vectors"] = np.repeat(vectors, len(batch["token_ids"]), axis=0)
             found.append(predict_one_batch(self.model, (batch,)))
         return _log_softmax(np.concatenate(found))
@@ -222,10 +225,10 @@ def search_template(
         TypeError: if the pattern is not a string, `texts` and `labels` are no lists, or
             `validation_data` is no pair of such lists.
         ValueError: if the pattern has no `[T]`, or has virtual tokens; if a label word learns, or
-            `Template` refuses something; if there are more or fewer labels than texts, or texts of
-            fewer than two labels; if a label has one text, and there is no `validation_data`; if no
-            word can take a place; or if an argument of `build_ptuning_model` is given that a search
-            sets itself.
+            `Template` refuses something; if there are more or fewer labels than texts, no held-out
+            texts, a label that `words` do not have, or texts of fewer than two labels; if a label
+            has one text, and there is no `validation_data`; if no word can take a place; or if an
+            argument of `build_ptuning_model` is given that a search sets itself.
 
     Example:
 
@@ -368,7 +371,8 @@ def _check_pair(validation_data):
             f"{validation_data!r:.80}."
         )
     texts, labels = validation_data
-    return as_list("texts", texts), [_as_label(label) for label in as_list("labels", labels)]
+    texts, labels = as_list("validation_data[0]", texts), as_list("validation_data[1]", labels)
+    return texts, [_as_label(label) for label in labels]
 
 
 def _split(texts, labels, rng):

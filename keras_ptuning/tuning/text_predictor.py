@@ -42,7 +42,8 @@ class TextPredictor:
     Returns:
         A dictionary or a DataFrame, as it was given, with the same columns and two more: `label`
         has the best label of each text, and `probability` has the probability of this label. Both
-        are those that `predict_to_file` writes, but for rounding where the batches differ.
+        are those that `predict_to_file` writes, but for rounding where the batches differ. If some
+        labels are numbers and others strings, all labels of the column are strings.
 
     Raises:
         FileNotFoundError: at the first call, if there is no such file.
@@ -98,9 +99,8 @@ class TextPredictor:
         model = _load(self.path, self.checkpoint, self._stamp())
         template = model.template
         texts = self._checked(texts, template, batch)
-        kinds = {type(name) for name in template.label_names}
-        # Otherwise numbers would become strings, as the other labels are.
-        label_type = np.array(template.label_names).dtype if len(kinds) == 1 else object
+        # Strings, if some labels are: a column of a table has one type.
+        label_type = np.array(template.label_names).dtype
         # Without any texts, the columns still have their types.
         labels, probabilities = [np.array([], label_type)], [np.array([], "float64")]
         # A block of an engine may have any size, and tokens take more memory than texts.

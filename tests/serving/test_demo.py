@@ -104,7 +104,7 @@ def test_compare(functions, bank, tokenizer, tuned):
     numbers = ("", "", tuned)
     error, summary, _ = functions["compare"]("书\t0\n屏\t1", *numbers, *numbers)
     assert error == "" and summary.startswith("A: ")
-    # The page's labels are strings. Each text has another answer with one order of the words.
+    # The page's labels are strings. Two orders of the words give opposite answers.
     rows = []
     for words in ("0: 不\n1: 很", "0: 很\n1: 不"):
         written = "[MASK]满意。{text}", words, None

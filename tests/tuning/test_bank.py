@@ -212,6 +212,8 @@ def test_what_a_bank_refuses(small_bert, make_template, make_model, tmp_path):
     refused("has 64 positions", make_template("[MASK]{text}", maxlen=65))
     causal = Template("{text}[MASK]", {"a": "不", "b": "很"}, small_bert[2], 48, causal=True)
     refused("needs a causal language model, and the bank has a masked one", causal)
+    written = Template("{text}[DECODER][MASK]", {"a": "不", "b": "很"}, small_bert[2], 48)
+    refused(r"has a \[DECODER\], and the bank's model has none", written)
     other = tmp_path / "other"
     other.mkdir()
     paths = write_small_bert(other, values=small.tensors(seed=1))

@@ -36,11 +36,11 @@ def test_a_label_that_is_too_unlikely_for_a_number():
     np.testing.assert_allclose(calibrate([[-1.0, -900.0]], [[-1.0, -900.0]]), np.log([[0.5, 0.5]]))
 
 
-def test_candidates_have_no_prior():
+def test_candidates_are_not_calibrated():
     """Where a text has fewer of them than others, a column has no score."""
-    with pytest.raises(ValueError, match="candidates have no prior"):
+    with pytest.raises(ValueError, match="which cannot be calibrated"):
         calibrate([[-1.0, -2.0]], [[-1.0, -1e9]])
-    with pytest.raises(ValueError, match="candidates have no prior"):
+    with pytest.raises(ValueError, match="which cannot be calibrated"):
         calibrate([[-1.0, -1e9]], [[-1.0, -2.0]])
 
 

@@ -290,6 +290,8 @@ def test_bad_searches(folder, reviews, monkeypatch):
             search(validation_data=held_out)
     with pytest.raises(ValueError, match="Labels must be strings or integers"):
         search(validation_data=(texts, np.eye(2)[[0, 1] * 12]))
+    with pytest.raises(ValueError, match=r"`validation_data\[0\]` must not be empty"):
+        search(validation_data=([], []))
     with pytest.raises(ValueError, match="one label for each text"):
         search(validation_data=(texts, labels[:3]))
     # A tokenizer that leaves no word as it is.
