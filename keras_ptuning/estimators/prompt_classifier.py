@@ -63,7 +63,8 @@ class PromptClassifier(TextEstimator):
             `ClozeModel.compile`. The dense layer has a rate of its own, 5e-3.
         epochs: Integer, the most passes over the labelled texts. Defaults to as many as the methods
             need, at least 4. LoRA and the whole model need 60 steps, but no more than 10 passes.
-            Other methods need 250 steps. Of several methods the one with the fewest steps decides.
+            Other methods need 250 steps, but no more than 100 passes. Of several methods the one
+            with the fewest steps decides.
         batch_size: Integer. Defaults to `16`.
         interpolation: Float above 0, at most 1. After training each weight goes back to this share
             of its way, as in WiSE-FT: 1 keeps what was learned, and near 0 the model is the

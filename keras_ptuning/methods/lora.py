@@ -1,8 +1,9 @@
 """LoRA: low-rank updates of frozen kernels."""
 
 import keras
+import numpy as np
 
-from keras_ptuning.checks import check_integer
+from keras_ptuning.checks import check_integer, check_positive
 from keras_ptuning.layers import Dense
 from keras_ptuning.methods.method import Method, named_weights
 
@@ -48,9 +49,7 @@ class LoRA(Method):
         layers: str | list[str] | tuple[str, ...] = ("query", "value"),
     ) -> None:
         check_integer("rank", rank, 1)
-        number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-        if not number or not 0 < alpha < float("inf"):
-            raise ValueError(f"`alpha` must be a positive number. Received: alpha={alpha!r}.")
+        check_positive("alpha", alpha)
         layers = [layers] if isinstance(layers, str) else layers
         listed = isinstance(layers, list | tuple) and all(isinstance(name, str) for name in layers)
         if not listed or not layers:
@@ -58,7 +57,8 @@ class LoRA(Method):
                 f"`layers` must be names of dense layers. Received: layers={layers!r}."
             )
         self.rank = int(rank)
-        self.alpha = alpha
+        # A number of NumPy has no place in JSON.
+        self.alpha = alpha.item() if isinstance(alpha, np.number) else alpha
         self.layers = list(dict.fromkeys(layers))
 
     def attach(self, model, template):

@@ -81,8 +81,9 @@ def build_transformer_model(
             segment alone. Defaults to what the configuration says: `"lm"` if its `is_decoder` is
             true. A GPT-2 is always `"lm"`, and a T5 `"encoder-decoder"`.
         **kwargs: Further arguments of the model:
-            with_pool: Return the first token's vector through the pooler, `(batch, hidden)`. With
-                more than one of these three, a list in the order pool, mean, tokens.
+            with_pool: Return the first token's vector through the pooler, `(batch, hidden)`; with
+                the name of an activation, such as `"linear"`, in place of tanh. With more than one
+                of these three, a list in the order pool, mean, tokens.
             with_mean: Return the mean vector of each text's tokens, `(batch, hidden)`.
             with_mlm: Return probabilities of tokens, `(batch, length, vocabulary)`; with
                 `"linear"`, logits.
@@ -406,9 +407,15 @@ def save_transformer_model(
     texts = {"config.json": f"{text}\n"}
     if not isinstance(tokenizer, PieceTokenizer):
         texts["vocab.txt"] = "\n".join(tokens) + "\n"
-    if isinstance(vocab, Tokenizer):
-        # Others would take the architecture's own tokenizer, and lower-case. A list says nothing.
-        reading = {"tokenizer_class": "BertTokenizer", "do_lower_case": vocab.do_lower_case}
+    # Others would take the architecture's own tokenizer, and lower-case. A list says nothing.
+    reading = None
+    if isinstance(tokenizer, PieceTokenizer):
+        reading = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    elif isinstance(vocab, Tokenizer):
+        words = vocab.pre_tokenize and known == "roformer"
+        kind = "RoFormerTokenizer" if words else "BertTokenizer"
+        reading = {"tokenizer_class": kind, "do_lower_case": vocab.do_lower_case}
+    if reading is not None:
         texts["tokenizer_config.json"] = json.dumps(reading) + "\n"
     weights = written.get("hugging_face") or written["google"]
     with np.errstate(over="ignore"):

@@ -268,6 +268,11 @@ class Transformer:
                 f"{', '.join(sorted(self.used - self.given))}; and places for Prefix, and for "
                 "adapters, such as Transformer-0-FeedForward-Adapter."
             )
+        if self.hierarchical_position and "Embedding-Position" not in self.used:
+            raise ValueError(
+                f"A {type(self).__name__} has no table of positions: leave out "
+                f"`hierarchical_position`. Received: {self.hierarchical_position!r}."
+            )
         model = keras.Model(list(inputs.values()), outputs, name=self.name)
         if self.dtype is not None:
             # Where casts happen decides about the last bits of bfloat16.
@@ -427,12 +432,13 @@ class Transformer:
                     f"A {type(self).__name__} has no pooler: leave out `with_pool`. Received: "
                     f"with_pool={self.with_pool!r}."
                 )
-            outputs.append(self.dense("Pooler-Dense", "tanh")(x[:, 0]))
+            activation = "tanh" if self.with_pool is True else self.with_pool
+            outputs.append(self.dense("Pooler-Dense", activation)(x[:, 0]))
         if self.with_mean:
             if self.pad_id is None:
                 raise ValueError(
-                    "A mean vector needs a token for padding, and the tokenizer has none: give "
-                    "`pad_token` in its `tokenizer_config.json`."
+                    "A mean vector needs a token for padding, which begins no text, and the "
+                    "tokenizer has none: give `pad_token` in its `tokenizer_config.json`."
                 )
             is_token = self.is_token(inputs["Input-Token"])
             outputs.append(self.layer("Output-Mean", MeanVector)(x, is_token))

@@ -80,8 +80,8 @@ def pretrain(
 
     Raises:
         TypeError: if `dataset` or `held_out` is no `PackedDataset`.
-        ValueError: if `folder` has the state of a training with other settings, or an argument
-            is out of range.
+        ValueError: if `folder` has the state of a training with other settings, if an argument
+            is out of range, or if the model's variables are in half precision.
         BlockingIOError: if another training uses the folder.
         FloatingPointError: if the loss or a weight is not a number any more. The last good state
             stays.
@@ -112,6 +112,12 @@ def pretrain(
                 f"`{name}` must be a `PackedDataset`, or for a T5 a `TextToTextDataset`. Received: "
                 f"{given!r:.60}."
             )
+    half = {v.dtype for v in model.trainable_variables} & {"bfloat16", "float16"}
+    if half:
+        raise ValueError(
+            f"Variables of the type {half.pop()} cannot be trained, since most steps are too small "
+            "for them. Build the model with dtype='mixed_bfloat16', which has them in float32."
+        )
     if dataset.steps is None:
         raise ValueError(
             "The dataset needs `steps`, the number of batches after which the state is written: "
@@ -214,16 +220,26 @@ def _train(model, dataset, folder, held_out, settings, callbacks):
     curve = _read_curve(folder, done)
     if done < epochs:
         evaluations = min(epochs, EVALUATIONS)
-        model.fit(
-            dataset,
-            initial_epoch=done,
-            epochs=epochs,
-            shuffle=False,
-            validation_data=held_out,
-            validation_freq=[round(epochs * i / evaluations) for i in range(1, evaluations + 1)],
-            # The state comes last: what was done before it is done again after an interruption.
-            callbacks=[*keras.tree.flatten(callbacks), _Recorder(dataset, folder, curve, schedule)],
-        )
+        recorder = _Recorder(dataset, folder, curve, schedule)
+        # Until there is a state to go on from.
+        recorder.first_weights = None if done else model.get_weights()
+        try:
+            model.fit(
+                dataset,
+                initial_epoch=done,
+                epochs=epochs,
+                shuffle=False,
+                validation_data=held_out,
+                validation_freq=[
+                    round(epochs * i / evaluations) for i in range(1, evaluations + 1)
+                ],
+                # The state comes last: what was done before it is done again after an interruption.
+                callbacks=[*keras.tree.flatten(callbacks), recorder],
+            )
+        except BaseException:
+            if recorder.first_weights is not None:
+                model.set_weights(recorder.first_weights)
+            raise
     plot = os.path.join(folder, PLOT)
     if curve and (done < epochs or not os.path.exists(plot)):
         # The training is done, with or without a plot.
@@ -334,3 +350,4 @@ class _Recorder(keras.callbacks.Callback):
             self.model.save_weights(temporary)
             with h5py.File(temporary, "a") as file:
                 file.attrs[EPOCHS] = epoch + 1
+        self.first_weights = None

@@ -224,6 +224,7 @@ class TaggedText(PlainText):
                     f"Each word needs a tag. Received: sentence {i} has {len(words)} words and "
                     f"{len(own)} tags."
                 )
+            own = [tag.item() if isinstance(tag, np.generic) else tag for tag in own]
             for j, tag in enumerate(own):
                 if not is_label(tag) or tag not in self._label_index:
                     raise ValueError(

@@ -31,7 +31,13 @@ from keras_ptuning.methods import Prefix, Prompt
 from keras_ptuning.models import find_model, fingerprint
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.build import load, make_transformer
-from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_inputs, padding_of
+from keras_ptuning.text.batches import (
+    COMPILED_LENGTH_STEP,
+    LENGTH_STEP,
+    hidden_id,
+    model_inputs,
+    padding_of,
+)
 from keras_ptuning.text.masking import NONE
 from keras_ptuning.text.piece_tokenizer import as_tokenizer
 from keras_ptuning.text.templates import Template
@@ -135,7 +141,7 @@ class PromptBank:
             "gather_positions": True,
             "own_vectors": True,
             "own_prefix": True,
-            "pad_id": self._tokenizer.pad_id,
+            "pad_id": hidden_id(self._tokenizer),
             **kwargs,
         }
         if find_architecture(config, kwargs.get("model")).writes:

@@ -41,7 +41,7 @@ from keras_ptuning.methods import (
 )
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, load_config, read_config
-from keras_ptuning.text.batches import UNLABELED, ClozeDataset
+from keras_ptuning.text.batches import UNLABELED, ClozeDataset, hidden_id
 from keras_ptuning.text.tags import template_from_config
 from keras_ptuning.tuning.data import (
     check_batch_size,
@@ -50,6 +50,7 @@ from keras_ptuning.tuning.data import (
     check_sizes,
     check_token_order,
     check_weights,
+    split_off,
     weighted,
 )
 from keras_ptuning.tuning.metrics import LabelAccuracy, for_labels, is_soft
@@ -126,7 +127,7 @@ class LabelModel(keras.Model):
             self.methods if methods is None else methods,
             self.template,
             gather_positions=True,
-            pad_id=self.template.tokenizer.pad_id,
+            pad_id=hidden_id(self.template.tokenizer),
             name="backbone",
             **settings,
             **kwargs,
@@ -694,6 +695,10 @@ class LabelModel(keras.Model):
         check_batch_size(x, batch_size)
         y = check_label_ids(self.template, y, x, sample_weight)
         sample_weight = check_weights(x, sample_weight)
+        if class_weight is not None and isinstance(x, Mapping) and validation_data is None:
+            # Keras would split later, and the held-out texts would have weights of classes too.
+            share = kwargs.pop("validation_split", None)
+            (x, y, sample_weight), validation_data = split_off(x, y, sample_weight, share)
         if validation_data is not None:
             validation_data = self._checked_validation(validation_data)
         data, sample_weight = weighted(self.template, x, y, sample_weight, class_weight)

@@ -1,6 +1,7 @@
 """What models are given: templates, the data that these make, labels and their weights."""
 
 import copy
+import math
 import warnings
 from collections.abc import Mapping, Sequence, Set
 
@@ -8,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_ptuning.checkpoints import find_vocab
-from keras_ptuning.checks import as_list, as_weights
+from keras_ptuning.checks import as_list, as_weights, check_number
 from keras_ptuning.models import max_length, override
 from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.piece_tokenizer import PieceTokenizer
@@ -243,6 +244,26 @@ def weighted(template, x, y, sample_weight, class_weight):
     dataset = copy.copy(dataset)
     dataset.sample_weight = weights
     return dataset, None
+
+
+def split_off(x, y, sample_weight, share):
+    """The arrays to train with, and those to validate with: the last ones, as in Keras."""
+    if not share:
+        return (x, y, sample_weight), None
+    check_number("validation_split", share, 0, 1)
+    count = math.floor(len(y) * (1 - share))
+    if not count:
+        raise ValueError(
+            f"`validation_split` leaves no text to train with. Received: {share}, and {len(y)} "
+            "texts."
+        )
+
+    def part(rows):
+        weights = [] if sample_weight is None else [sample_weight[rows]]
+        return {name: array[rows] for name, array in x.items()}, y[rows], *weights
+
+    train, held_out = part(slice(count)), part(slice(count, None))
+    return (*train, None)[:3], held_out
 
 
 def class_factors(template, class_weight, label_ids):

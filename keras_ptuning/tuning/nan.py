@@ -14,7 +14,9 @@ class StopAtNaN(keras.callbacks.Callback):
     """Stops where the loss is not finite, and brings back the weights of the best epoch.
 
     The best epoch is that of the smallest `val_loss`, or `loss` without validation; before the
-    first epoch ends, the weights are those from before the training. `fit` then raises `error`.
+    first epoch ends, the weights are those from before the training. Without validation, the loss
+    of the next step must be finite too, as that of an epoch is from before its last step. `fit`
+    then raises `error`.
 
     Args:
         dataset: Optional `ClozeDataset`, to name the texts of the batch.
@@ -28,6 +30,8 @@ class StopAtNaN(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.least, self.best_epoch, self.best = (True, math.inf), None, self._weights()
+        # What takes their place if it gives a finite loss.
+        self.candidate = None
 
     def _weights(self):
         return [np.array(ops.convert_to_numpy(v)) for v in self.model.trainable_variables]
@@ -47,6 +51,8 @@ class StopAtNaN(keras.callbacks.Callback):
             if self.dataset is not None and self.model.steps_per_execution == 1:
                 # The next epoch has other batches.
                 self.texts = sorted(self.dataset.batches[batch].tolist())
+        elif self.candidate is not None:
+            self._keep(self.candidate)
 
     def on_epoch_end(self, epoch, logs=None):
         weights, self.loss = self._weights(), logs["loss"]
@@ -58,7 +64,13 @@ class StopAtNaN(keras.callbacks.Callback):
         loss = logs.get("val_loss", self.loss)
         value = ("val_loss" not in logs, loss)
         if math.isfinite(loss) and value < self.least:
-            self.least, self.best_epoch, self.best = value, epoch, weights
+            self.candidate = value, epoch, weights
+            if "val_loss" in logs:
+                self._keep(self.candidate)
+
+    def _keep(self, found):
+        self.least, self.best_epoch, self.best = found
+        self.candidate = None
 
     def on_train_end(self, logs=None):
         if self.error is not None:

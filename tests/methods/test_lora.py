@@ -1,5 +1,7 @@
 """LoRA: low-rank updates that start at nothing, and merge."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -102,9 +104,9 @@ def test_layers_that_do_not_exist(make_lora):
     [
         ({"rank": 0}, "`rank` must be"),
         ({"rank": 1.5}, "`rank` must be"),
-        ({"alpha": 0}, "`alpha` must be a positive number"),
-        ({"alpha": True}, "`alpha` must be a positive number"),
-        ({"alpha": float("inf")}, "`alpha` must be a positive number"),
+        ({"alpha": 0}, "`alpha` must be a number above 0"),
+        ({"alpha": True}, "`alpha` must be a number above 0"),
+        ({"alpha": float("inf")}, "`alpha` must be a number above 0"),
         ({"layers": 5}, "`layers` must be names"),
         ({"layers": []}, "`layers` must be names"),
         ({"layers": [3]}, "`layers` must be names"),
@@ -113,6 +115,11 @@ def test_layers_that_do_not_exist(make_lora):
 def test_bad_settings(kwargs, message):
     with pytest.raises((ValueError, TypeError), match=message):
         LoRA(**kwargs)
+
+
+def test_numbers_of_numpy():
+    method = LoRA(np.int64(4), np.float32(8))
+    assert json.dumps(method.get_config()["alpha"]) == "8.0"
 
 
 def test_a_rank_that_is_too_large(make_lora):

@@ -31,6 +31,15 @@ def predict(model, tokens=TOKENS):
     return model.predict([tokens, np.zeros_like(tokens)], verbose=0)
 
 
+def test_activation_of_the_pooler(small_bert):
+    linear, pooled = (
+        predict(build_transformer_model(*small_bert[:2], with_pool=pool))
+        for pool in ("linear", True)
+    )
+    np.testing.assert_allclose(np.tanh(linear), pooled, atol=1e-6)
+    assert np.abs(linear - pooled).max() > 1e-3
+
+
 def test_names_and_outputs(small_bert):
     config, checkpoint, _ = small_bert
     model = build_transformer_model(config, checkpoint, with_mlm=True, with_pool=True)
@@ -376,6 +385,7 @@ def test_bad_arguments(small_bert):
         ({"model": "gpt2", "application": "encoder"}, "`application` must be 'lm' for a GPT2"),
         ({"application": "unilm", "segment_vocab_size": 0}, r"by their segments.*has none"),
         ({"with_mlp": True}, r"Unknown arguments \['with_mlp'\]"),
+        ({"model": "nezha", "hierarchical_position": True}, "NEZHA has no table of positions"),
     ):
         with pytest.raises(ValueError, match=message):
             build_transformer_model(small_bert[0], **kwargs)

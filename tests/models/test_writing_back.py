@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import small_bert
 import small_checkpoints
+import small_decoders
 import small_gpt2
 from small_checkpoints import ARGUMENTS, HUGGING_FACE, TENSORFLOW
 
 from keras_ptuning import (
+    PieceTokenizer,
     Template,
     Tokenizer,
     build_ptuning_model,
@@ -226,6 +228,32 @@ def test_others_read_texts_alike(tmp_path, small_bert, lower):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Tokenizer(tmp_path, do_lower_case=lower)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces"])
+def test_others_read_pieces_alike(tmp_path, kind):
+    small_decoders.write_tokenizer(tmp_path, kind)
+    small_decoders.write_small_decoder(tmp_path, "llama")
+    tokenizer = PieceTokenizer(tmp_path)
+    model = build_transformer_model(tmp_path, with_mlm=True)
+    save_transformer_model(model, tmp_path / "new", tmp_path, tokenizer)
+    written = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text("utf-8"))
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert written["pad_token"] == "<|pad|>"
+    transformers = pytest.importorskip("transformers")
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
+    first = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    assert found(small_decoders.TEXTS).input_ids == first(small_decoders.TEXTS).input_ids
+
+
+def test_others_read_words_alike(tmp_path):
+    """Only the tokenizer of a RoFormer splits a text into words."""
+    small_checkpoints.write_hugging_face(tmp_path, "roformer")
+    tokenizer = Tokenizer(small_bert.vocabulary(), pre_tokenize="jieba")
+    model = build_transformer_model(tmp_path, with_mlm=True)
+    save_transformer_model(model, tmp_path / "new", tmp_path, tokenizer)
+    written = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text("utf-8"))
+    assert written["tokenizer_class"] == "RoFormerTokenizer"
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "spiece.model"])

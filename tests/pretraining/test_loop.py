@@ -168,6 +168,27 @@ def test_interrupted_training_is_the_same(
     assert len({row["loss"] for row in curve}) == 5
 
 
+def test_an_interruption_before_there_is_a_state(make_dataset, tmp_path):
+    """The same model goes on from where it began."""
+    expected = pretrain(make_model(), make_dataset(), 2, tmp_path / "whole")
+    model = make_model()
+    with pytest.raises(Interruption):
+        stop = interrupt("on_train_batch_end", 1)
+        pretrain(model, make_dataset(), 2, tmp_path / "parts", callbacks=[stop])
+    assert_same_weights(model, make_model())
+    assert_same_curve(pretrain(model, make_dataset(), 2, tmp_path / "parts"), expected)
+
+
+def test_half_precision(make_dataset, tmp_path):
+    dataset = make_dataset()
+    model = build_transformer_model(
+        TINY, with_mlm="linear", dtype="bfloat16", **dataset.model_options
+    )
+    with pytest.raises(ValueError, match=r"type bfloat16 cannot.*dtype='mixed_bfloat16'"):
+        pretrain(model, dataset, 1, tmp_path / "half")
+    assert not (tmp_path / "half").exists()
+
+
 def test_an_interruption_between_curve_and_state(make_dataset, tmp_path, monkeypatch):
     expected = pretrain(make_model(), make_dataset(), 3, tmp_path / "whole")
     model = make_model()

@@ -742,6 +742,17 @@ def test_not_finite_from_the_beginning(make_model, make_template, reviews):
     np.testing.assert_array_equal(ops.convert_to_numpy(model.prompt), before)
 
 
+def test_weights_that_no_loss_was_measured_with(make_model, make_template, reviews):
+    """That of an epoch of one step is from before its weights."""
+    model = make_model(auxiliary=False, tune="all")
+    data = make_template().dataset(*reviews, batch_size=24)
+    model.compile(keras.optimizers.SGD(1e25))
+    with pytest.raises(FloatingPointError, match="weights from before this training"):
+        model.fit(data, epochs=3, verbose=0)
+    model.compile(keras.optimizers.SGD(1e-3))
+    assert np.isfinite(model.fit(data, epochs=3, verbose=0).history["loss"]).all()
+
+
 def test_many_classes(make_model, make_template, tmp_path):
     """119 of them: one gather, however many words there are."""
     words = [a + b for a in "很不满意好差理想这趟北" for b in "京之旅我感觉错一书房间"][:119]
@@ -885,6 +896,21 @@ def test_class_weights_are_not_of_the_validation(weighting, reviews):
     np.testing.assert_allclose(history["val_loss"], [loss] * 2, rtol=1e-5)
     assert min(history["loss"]) > 1.5 * loss
     assert dataset.epoch == 2 and dataset.sample_weight is None
+
+
+def test_class_weights_and_a_share_to_validate_with(weighting):
+    model, _, x, y, losses = weighting
+    weights = np.linspace(1, 2, len(y))
+    options = {"validation_split": 0.25, "verbose": 0, "class_weight": {"负面": 3.0, "正面": 3.0}}
+    count = len(y) * 3 // 4
+    for own in (None, weights):
+        factors = 1 if own is None else own
+        history = model.fit(x, y, 64, sample_weight=own, **options).history
+        found = history["loss"][0], history["val_loss"][0]
+        expected = 3 * (factors * losses)[:count].mean(), (factors * losses)[count:].mean()
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="leaves no text to train with"):
+        model.fit(x, y, **{**options, "validation_split": 0.99})
 
 
 def test_class_weights_of_soft_labels_and_without_labels(make_model, make_template, reviews):

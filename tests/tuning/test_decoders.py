@@ -1,5 +1,7 @@
 """Tuning methods on decoders of today: byte-level vocabulary, no `[CLS]`, id 0 is a token."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -56,6 +58,27 @@ def test_scores_are_those_of_each_word_by_itself(folder, template):
             log_p = ops.convert_to_numpy(ops.log_softmax(model([ids])))[0]
             own = [log_p[len(text_ids) - 1 + i, token] for i, token in enumerate(word)]
             assert score == pytest.approx(3 * np.mean(own), abs=1e-4)
+
+
+def test_padding_that_texts_begin_with(tmp_path):
+    """As the beginning the model sees it."""
+    write_tokenizer(tmp_path, "pieces")
+    write_small_decoder(tmp_path, "llama")
+    found = []
+    for pad in ("<|pad|>", "<|end|>"):
+        config = {"pad_token": pad, "eos_token": "<|end|>"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+        template = Template(PATTERN, LABELS, tmp_path, maxlen=48, causal=True)
+        assert (template.tokenizer.pad_id == template.tokenizer.start_id) == (pad == "<|end|>")
+        keras.utils.set_random_seed(0)
+        model = build_ptuning_model(tmp_path, template=template)
+        model.save_tuned(tmp_path / "a.tuned")
+        bank = PromptBank(tmp_path)
+        bank.add("a", tmp_path / "a.tuned")
+        found.append(model.predict(template.dataset(TEXTS), verbose=0))
+        found.append(bank.scores([("a", text) for text in TEXTS]))
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,12 @@ def test_padding_is_not_drawn_together(make_tagger, tagged):
     assert loss == pytest.approx((-chosen.mean() + 2 * apart.mean()) / 2, rel=1e-5)
 
 
+def test_numbers_of_numpy_as_tags(tokenizer):
+    tagged = TaggedText([0, 1], tokenizer)
+    for tags in ([np.array([1, 0])], [[np.int64(1), 0]]):
+        assert tagged.dataset([["书", "贵"]], tags)[0][1][0, :2].tolist() == [1, 0]
+
+
 def test_bad_input(tagged, make_tagger, small_bert, tokenizer):
     with pytest.raises(TypeError, match=r"list\(text\).*sentence 1 is '书贵'"):
         tagged.encode([["书"], "书贵"])
