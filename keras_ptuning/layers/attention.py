@@ -247,8 +247,9 @@ class MultiHeadAttention(keras.layers.Layer):
             return ops.matmul(x, y)
         # The heads that share keys in one product, so that no key is repeated.
         batch, _, n, k = ops.shape(x)
-        x = ops.reshape(x, (batch, self.key_heads, -1, k))
-        return ops.reshape(ops.matmul(x, y), (batch, self.heads, n, -1))
+        # No -1, since there may be no prefix: `m`, or `k`, is 0 then.
+        x = ops.reshape(x, (batch, self.key_heads, self.heads // self.key_heads * n, k))
+        return ops.reshape(ops.matmul(x, y), (batch, self.heads, n, ops.shape(y)[3]))
 
     def _rotate(self, x, waves):
         """Turns pairs of numbers of `(batch, heads, length, size)` by the angle of the position."""
