@@ -96,6 +96,8 @@ def build_transformer_model(
                 of the last one that sees it. A causal model then reads several continuations of
                 one text in one sequence: a token that a continuation ends with reaches only to
                 there. Positions count what a token sees.
+            first_is_text: Whether the first token is text even if it is the one for padding, which
+                a LLaMA may begin texts with. Then padding must follow the texts.
             own_vectors: Add an input, `(batch, n, embedding)`: vectors that each text has for
                 itself. The token ids from the size of the vocabulary on mean these. With
                 `with_mlm` there is a last output, `(batch, length, n)`: their logits, without bias.
@@ -410,7 +412,9 @@ def save_transformer_model(
     # Others would take the architecture's own tokenizer, and lower-case. A list says nothing.
     reading = None
     if isinstance(tokenizer, PieceTokenizer):
-        reading = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        # Older versions of Transformers would give segments too.
+        names = ["input_ids", "attention_mask"]
+        reading = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
     elif isinstance(vocab, Tokenizer):
         words = vocab.pre_tokenize and known == "roformer"
         kind = "RoFormerTokenizer" if words else "BertTokenizer"

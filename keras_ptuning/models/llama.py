@@ -125,12 +125,14 @@ class LLaMA(GPT2):
         check_setting("The configuration: rope_theta", theta, *_POSITIVE_NUMBER)
         # Older files call the type of the weights `torch_dtype`.
         stored = config.get("dtype") or config.get("torch_dtype")
+        pad_id = config.get("pad_token_id")
         return {
             **settings,
             "dtype": "bfloat16" if stored == "bfloat16" else None,
             "rope_theta": float(theta),
             "tie_embeddings": read_flag(config, "tie_word_embeddings", False),
-            "pad_id": config.get("pad_token_id"),
+            # What texts begin with is to be seen.
+            "pad_id": None if pad_id == config.get("bos_token_id") else pad_id,
         }
 
     @classmethod

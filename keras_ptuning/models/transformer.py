@@ -126,6 +126,7 @@ class Transformer:
         own_prefix=False,
         tie_embeddings=True,
         pad_id=0,
+        first_is_text=False,
         layers=None,
         pretrained=False,
         dtype=None,
@@ -171,6 +172,7 @@ class Transformer:
         self.own_prefix = own_prefix
         self.tie_embeddings = tie_embeddings
         self.pad_id = pad_id
+        self.first_is_text = first_is_text
         self.layers = dict(layers or {})
         self.given = set(self.layers)
         self.pretrained = pretrained
@@ -390,7 +392,11 @@ class Transformer:
         """Which are no padding; all of them if no token means that."""
         if self.pad_id is None:
             return ops.ones_like(token_ids, "bool")
-        return ops.not_equal(token_ids, self.pad_id)
+        is_token = ops.not_equal(token_ids, self.pad_id)
+        if self.first_is_text:
+            place = ops.cumsum(ops.ones_like(token_ids), axis=1)
+            is_token = ops.logical_or(is_token, ops.equal(place, 1))
+        return is_token
 
     def positions(self, attention_mask, inputs, prefixes, prefix_mask):
         """The position of each token; `None` where it is the token's place in the sequence.
@@ -437,8 +443,8 @@ class Transformer:
         if self.with_mean:
             if self.pad_id is None:
                 raise ValueError(
-                    "A mean vector needs a token for padding, which begins no text, and the "
-                    "tokenizer has none: give `pad_token` in its `tokenizer_config.json`."
+                    "A mean vector needs a token for padding, and the tokenizer has none: give "
+                    "`pad_token` in its `tokenizer_config.json`."
                 )
             is_token = self.is_token(inputs["Input-Token"])
             outputs.append(self.layer("Output-Mean", MeanVector)(x, is_token))

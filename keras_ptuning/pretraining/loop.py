@@ -84,7 +84,7 @@ def pretrain(
             is out of range, or if the model's variables are in half precision.
         BlockingIOError: if another training uses the folder.
         FloatingPointError: if the loss or a weight is not a number any more. The last good state
-            stays.
+            stays; in the first epoch the model is as it was.
 
     Example:
 
@@ -321,11 +321,12 @@ class _Recorder(keras.callbacks.Callback):
                 f"The state before these {self.dataset.steps} steps stays in {self.folder!r}: for "
                 "another learning rate, choose another folder."
             )
+            advice = "The model is as it was before. Use a smaller learning rate."
+            if epoch:
+                advice = f"Build the model again, and use a smaller learning rate. {kept}"
             raise FloatingPointError(
                 f"The loss is {logs['loss']} after step {step}, with a learning rate of {rate:.2g}"
-                f"{'' if weights else ', and weights are not finite'}. Build the model "
-                "again, and use a smaller learning rate. "
-                f"{kept if epoch else 'Nothing was kept.'}"
+                f"{'' if weights else ', and weights are not finite'}. {advice}"
             )
         row = {
             "step": step,

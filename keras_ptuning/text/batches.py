@@ -57,11 +57,6 @@ def padding_of(template):
     return 0 if pad_id is None else pad_id
 
 
-def hidden_id(tokenizer):
-    """The id that a model is not to see, that of padding; `None` if texts begin with it too."""
-    return None if tokenizer.pad_id == tokenizer.start_id else tokenizer.pad_id
-
-
 def pad_words(words, length, value=0):
     """Stacks words, lists of integers, into an array of shape `(len(words), length)`."""
     return pad([np.array(word, "int32") for word in words], length, value)

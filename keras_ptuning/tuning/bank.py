@@ -31,13 +31,7 @@ from keras_ptuning.methods import Prefix, Prompt
 from keras_ptuning.models import find_model, fingerprint
 from keras_ptuning.models.architectures import find_architecture
 from keras_ptuning.models.build import load, make_transformer
-from keras_ptuning.text.batches import (
-    COMPILED_LENGTH_STEP,
-    LENGTH_STEP,
-    hidden_id,
-    model_inputs,
-    padding_of,
-)
+from keras_ptuning.text.batches import COMPILED_LENGTH_STEP, LENGTH_STEP, model_inputs, padding_of
 from keras_ptuning.text.masking import NONE
 from keras_ptuning.text.piece_tokenizer import as_tokenizer
 from keras_ptuning.text.templates import Template
@@ -127,7 +121,7 @@ class PromptBank:
         **kwargs: Any,
     ) -> None:
         fixed = {"branching", "gather_positions", "layers", "own_prefix", "own_vectors", "with_mlm"}
-        fixed |= {"document_start_id", "pad_id", "with_mean", "with_pool"}
+        fixed |= {"document_start_id", "first_is_text", "pad_id", "with_mean", "with_pool"}
         fixed = sorted(fixed & set(kwargs))
         if fixed:
             raise ValueError(f"A PromptBank sets {fixed} itself; leave them out.")
@@ -141,7 +135,8 @@ class PromptBank:
             "gather_positions": True,
             "own_vectors": True,
             "own_prefix": True,
-            "pad_id": hidden_id(self._tokenizer),
+            "pad_id": self._tokenizer.pad_id,
+            "first_is_text": self._tokenizer.pad_id == self._tokenizer.start_id,
             **kwargs,
         }
         if find_architecture(config, kwargs.get("model")).writes:

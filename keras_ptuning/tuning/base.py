@@ -41,7 +41,7 @@ from keras_ptuning.methods import (
 )
 from keras_ptuning.methods.method import assign
 from keras_ptuning.models import Transformer, fingerprint, load_config, read_config
-from keras_ptuning.text.batches import UNLABELED, ClozeDataset, hidden_id
+from keras_ptuning.text.batches import UNLABELED, ClozeDataset
 from keras_ptuning.text.tags import template_from_config
 from keras_ptuning.tuning.data import (
     check_batch_size,
@@ -92,7 +92,8 @@ class LabelModel(keras.Model):
 
     def __init__(self, config, template, tune=None, name=None, **kwargs):
         fixed = {"layers", "with_mlm", "with_mean", "with_pool", "gather_positions", "pad_id"}
-        fixed |= {"branching", "document_start_id", "own_prefix", "own_vectors", "sequence_length"}
+        fixed |= {"branching", "document_start_id", "first_is_text", "own_prefix", "own_vectors"}
+        fixed |= {"sequence_length"}
         fixed &= set(kwargs)
         if fixed:
             raise ValueError(
@@ -121,13 +122,15 @@ class LabelModel(keras.Model):
         checkpoint = None if checkpoint is None else open_checkpoint(checkpoint)
         check_token_order(self.template, checkpoint, self.init_config.get("keep_tokens"))
         settings = {key: value for key, value in self.init_config.items() if key != "config"}
+        tokenizer = self.template.tokenizer
         return build_tuned_backbone(
             self.init_config["config"],
             checkpoint,
             self.methods if methods is None else methods,
             self.template,
             gather_positions=True,
-            pad_id=hidden_id(self.template.tokenizer),
+            pad_id=tokenizer.pad_id,
+            first_is_text=tokenizer.pad_id == tokenizer.start_id,
             name="backbone",
             **settings,
             **kwargs,

@@ -14,9 +14,9 @@ class StopAtNaN(keras.callbacks.Callback):
     """Stops where the loss is not finite, and brings back the weights of the best epoch.
 
     The best epoch is that of the smallest `val_loss`, or `loss` without validation; before the
-    first epoch ends, the weights are those from before the training. Without validation, the loss
-    of the next step must be finite too, as that of an epoch is from before its last step. `fit`
-    then raises `error`.
+    first epoch ends, the weights are those from before the training. The loss of an epoch does not
+    show what its last step did. So without validation, the loss of the next step, or of the next
+    `steps_per_execution` steps, must be finite too. `fit` then raises `error`.
 
     Args:
         dataset: Optional `ClozeDataset`, to name the texts of the batch.

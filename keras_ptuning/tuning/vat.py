@@ -76,7 +76,7 @@ class VATClassifier(TextClassifier):
     def _perturbation(self, x, token_ids, distances):
         """The direction of greatest divergence, by one step of the power method."""
         x = ops.stop_gradient(x)
-        is_token = ops.not_equal(token_ids, self.template.tokenizer.pad_id)
+        is_token = self.backbone.transformer.is_token(token_ids)
         tokens = ops.cast(is_token, "float32")[..., None]
         squares = ops.sum(ops.square(x) * tokens, axis=(1, 2), keepdims=True)
         unit = ops.sqrt(squares / ops.sum(tokens, axis=(1, 2), keepdims=True))

@@ -244,9 +244,10 @@ def test_others_read_pieces_alike(tmp_path, kind):
     found = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     first = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
     assert found(small_decoders.TEXTS).input_ids == first(small_decoders.TEXTS).input_ids
+    assert set(found("好")) == {"input_ids", "attention_mask"}
 
 
-def test_others_read_words_alike(tmp_path):
+def test_the_tokenizer_of_words(tmp_path):
     """Only the tokenizer of a RoFormer splits a text into words."""
     small_checkpoints.write_hugging_face(tmp_path, "roformer")
     tokenizer = Tokenizer(small_bert.vocabulary(), pre_tokenize="jieba")

@@ -61,7 +61,7 @@ def test_scores_are_those_of_each_word_by_itself(folder, template):
 
 
 def test_padding_that_texts_begin_with(tmp_path):
-    """As the beginning the model sees it."""
+    """As the beginning the model sees it, and a mean vector too."""
     write_tokenizer(tmp_path, "pieces")
     write_small_decoder(tmp_path, "llama")
     found = []
@@ -75,10 +75,26 @@ def test_padding_that_texts_begin_with(tmp_path):
         model.save_tuned(tmp_path / "a.tuned")
         bank = PromptBank(tmp_path)
         bank.add("a", tmp_path / "a.tuned")
-        found.append(model.predict(template.dataset(TEXTS), verbose=0))
-        found.append(bank.scores([("a", text) for text in TEXTS]))
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], atol=1e-5)
+        scores = [
+            model.predict(template.dataset(TEXTS), verbose=0),
+            bank.scores([("a", text) for text in TEXTS]),
+        ]
+        options = {"classifier": True, "normalization": "labels", "tune": "lora"}
+        plain = Template("{text}[MASK][MASK][MASK]", LABELS, tmp_path, maxlen=48, causal=True)
+        model = build_ptuning_model(tmp_path, template=plain, **options)
+        found.append([*scores, model.predict(plain.dataset(TEXTS), verbose=0)])
+    for own, other in zip(*found, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-5)
+
+
+def test_padding_that_is_the_first_token(tmp_path):
+    """Of a configuration alone."""
+    ids = np.array([[2, 5, 6, 7]])
+    found = []
+    for pad in (None, 2):
+        folder = write_small_decoder(tmp_path, "llama", pad_token_id=pad)
+        found.append(build_transformer_model(folder, with_mlm="linear").predict([ids], verbose=0))
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize(
